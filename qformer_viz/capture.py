@@ -1,0 +1,332 @@
+"""The only hooks of the project: record what a Q-Former attends to while the model runs as usual.
+
+The hooks read the outputs of the Q-Former's `query` and `key` linear layers. These are floating point
+whatever the precision of the weights and are there whatever computes the attention (eager, SDPA, ...),
+so nothing about the model has to be switched. softmax(q kᵀ / sqrt(d) + mask) is evaluated once, in float32
+on the CPU, when the block ends. A model in half precision evaluates its own scores in half; the recorded
+maps are the float32 softmax of the same q and k. In training mode they are the maps before dropout.
+"""
+
+import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+from .errors import GridMismatch, ManyCaptured, NotAQFormer, NothingCaptured, StillRecording
+from .types import Capture
+
+# Which recordings the running thread or task has entered. Hooks sit on the shared model, so each one asks
+# here whether the call is its own. Keys, not recordings: a context that outlives a block keeps nothing alive.
+_entered: ContextVar[frozenset[object]] = ContextVar("qformer_viz_entered", default=frozenset())
+
+
+class Recording:
+    """What `capture` yields. After the block it offers every attribute of the single Capture it holds.
+
+    captures: one Capture per Q-Former call, in order. result: the Capture, if there is exactly one.
+    Reading anything inside the block raises StillRecording; `result` and the attributes raise
+    NothingCaptured or ManyCaptured if there is not exactly one call.
+    """
+
+    def __init__(self):
+        self._captures: tuple[Capture, ...] | None = None
+
+    @property
+    def captures(self) -> tuple[Capture, ...]:
+        if self._captures is None:
+            raise StillRecording(
+                "a recording whose block has not ended",
+                "to be read after the `with qformer_viz.capture(model)` block",
+                "move the reading line out of the block",
+            )
+        return self._captures
+
+    @property
+    def result(self) -> Capture:
+        if not self.captures:
+            raise NothingCaptured(
+                "no Q-Former call in the block",
+                "exactly one, made in the thread or task that entered it",
+                "run generate(), get_image_features() or the Q-Former inside the block; if a thread does it, "
+                "enter the block in that thread",
+            )
+        if len(self.captures) > 1:
+            raise ManyCaptured(
+                f"{len(self.captures)} Q-Former calls in the block",
+                "exactly one",
+                "choose one with recording.captures[i], or open one block per call",
+            )
+        return self.captures[0]
+
+    def __getattr__(self, name: str):
+        if name in _DELEGATED:
+            return getattr(self.result, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        if self._captures is None:
+            return "Recording(still recording)"
+        return f"Recording({len(self._captures)} Q-Former calls)"
+
+    def _repr_html_(self) -> str:
+        if not self._captures:
+            return f"<p>{'Nothing captured' if self._captures == () else 'Still recording'}</p>"
+        return "".join(one._repr_html_() for one in self._captures)
+
+
+_DELEGATED = frozenset({"image", *(field.name for field in fields(Capture))})
+
+
+@contextmanager
+def capture(model: nn.Module) -> Iterator[Recording]:
+    """Record every image call of the model's Q-Former inside the block.
+
+    model: any transformers model with a BLIP-2 or InstructBLIP Q-Former, in any precision. Outputs stay
+    bit-identical. Blocks nest, and calls of other threads and tasks on the same model are not seen. Hooks are
+    gone when the block ends, with or without an exception; calls completed until then are kept.
+    Q-Former calls on text alone (the text side of contrastive retrieval) have no maps and are passed over.
+    Raises NotAQFormer on entry; GridMismatch on exit if the image tokens do not fit the patch grid.
+    """
+    site = _find(model)
+    tape = _Tape(site)
+    recording = Recording()
+    handles: list = []
+    _entered.set(_entered.get() | {tape.key})
+    try:
+        tape.attach(handles)
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()
+        # Not reset(token): a generator may be finished in another context than it was started in.
+        _entered.set(_entered.get() - {tape.key})
+        recording._captures = ()
+        recording._captures = tuple(_seal(call, site) for call in tape.calls)
+
+
+@dataclass(frozen=True, eq=False)
+class _Site:
+    """Where the Q-Former of a model is, found by structure rather than by class."""
+
+    qformer: nn.Module
+    owner: nn.Module
+    conv: nn.Module | None
+    grid: tuple[int, int]
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.qformer.encoder.layer
+
+    @property
+    def cross_layers(self) -> tuple[int, ...]:
+        return tuple(i for i, layer in enumerate(self.layers) if hasattr(layer, "crossattention"))
+
+
+@dataclass(eq=False)
+class _Call:
+    """One running Q-Former call: raw tensors where the model left them, detached."""
+
+    queries: int
+    self_mask: Tensor | None
+    cross_mask: Tensor | None
+    grid: tuple[int, int] | None
+    states: list[Tensor] = field(default_factory=list)
+    projections: dict[tuple[str, int, str], Tensor] = field(default_factory=dict)
+
+
+class _Tape:
+    """The hooks of one recording. A call is open between the Q-Former's pre-hook and its hook."""
+
+    def __init__(self, site: _Site):
+        self.site, self.key, self.calls = site, object(), []
+        self._signature = inspect.signature(site.qformer.forward)
+        # Per thread, so that two threads sharing one context do not write into one call.
+        self._local = threading.local()
+
+    def attach(self, handles: list) -> None:
+        site = self.site
+        if site.conv is not None:
+            handles.append(site.conv.register_forward_hook(self._patched))
+        handles.append(site.qformer.register_forward_pre_hook(self._open, with_kwargs=True))
+        handles.append(site.layers[0].register_forward_pre_hook(self._embedded))
+        for index, layer in enumerate(site.layers):
+            handles.append(layer.register_forward_hook(self._state))
+            for kind, block in (("self", layer.attention), ("cross", getattr(layer, "crossattention", None))):
+                if block is None:
+                    continue
+                for part in ("query", "key"):
+                    linear = getattr(block.attention, part)
+                    handles.append(linear.register_forward_hook(self._projection(kind, index, part)))
+        handles.append(site.qformer.register_forward_hook(self._close))
+
+    def _mine(self) -> bool:
+        return self.key in _entered.get()
+
+    def _current(self) -> _Call | None:
+        return getattr(self._local, "call", None) if self._mine() else None
+
+    def _patched(self, module, args, output) -> None:
+        if self._mine():
+            self._local.grid = tuple(output.shape[-2:])
+
+    # kwargs is optional because torch registers a hook before it notes that the hook takes keywords: another
+    # thread that runs the model in between calls it without.
+    def _open(self, module, args, kwargs=None) -> None:
+        if not self._mine():
+            return
+        given = self._signature.bind(*args, **(kwargs or {})).arguments
+        embeds, queries = given.get("query_embeds"), given.get("query_length")
+        if queries is None:
+            queries = 0 if embeds is None else embeds.shape[1]
+        self._local.call = None
+        if queries:
+            self._local.call = _Call(
+                queries,
+                given.get("attention_mask"),
+                given.get("encoder_attention_mask"),
+                getattr(self._local, "grid", None),
+            )
+
+    def _embedded(self, module, args) -> None:
+        self._add_state(args[0])
+
+    def _state(self, module, args, output) -> None:
+        self._add_state(output)
+
+    def _add_state(self, hidden: Tensor) -> None:
+        call = self._current()
+        if call is not None:
+            # A copy: the last state is what the caller gets, and may be written to.
+            call.states.append(hidden.detach()[:, : call.queries].clone())
+
+    def _projection(self, kind: str, index: int, part: str):
+        def hook(module, args, output) -> None:
+            call = self._current()
+            if call is not None:
+                call.projections[kind, index, part] = output.detach()
+
+        return hook
+
+    def _close(self, module, args, output) -> None:
+        call = self._current()
+        if call is not None:
+            self._local.call = None
+            self.calls.append(call)
+
+
+def _find(model: nn.Module) -> _Site:
+    """The one Q-Former of a model, its owner (which holds query_tokens) and its patch grid."""
+    kind = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise NotAQFormer(f"a {kind}", "a transformers model", "pass the model itself, for instance pipe.model")
+    names = [name for name, module in model.named_modules() if _is_qformer(module)]
+    if len(names) != 1:
+        raise NotAQFormer(
+            f"{len(names) or 'no'} Q-Formers in {kind}" + (f" ({', '.join(names)})" if names else ""),
+            "exactly one module with encoder.layer[i].crossattention.attention.query and .key",
+            "pass one model with a Q-Former, for instance Blip2ForConditionalGeneration or "
+            "InstructBlipForConditionalGeneration",
+        )
+    qformer = model.get_submodule(names[0])
+    owner = model.get_submodule(names[0].rpartition(".")[0])
+    vision = getattr(getattr(owner, "config", None), "vision_config", None)
+    if owner is qformer or not isinstance(getattr(owner, "query_tokens", None), Tensor) or vision is None:
+        raise NotAQFormer(
+            f"a Q-Former in {kind} without query_tokens and config.vision_config beside it",
+            "the model that owns both",
+            "pass the whole model, not model.qformer",
+        )
+    convs = (m for m in getattr(owner, "vision_model", nn.Identity()).modules() if isinstance(m, nn.Conv2d))
+    rows, columns = (a // b for a, b in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True))
+    return _Site(qformer, owner, next(convs, None), (rows, columns))
+
+
+def _is_qformer(module: nn.Module) -> bool:
+    layers = getattr(getattr(module, "encoder", None), "layer", None)
+    if not isinstance(layers, nn.ModuleList):
+        return False
+    blocks = [getattr(layer, "attention", None) for layer in layers]
+    crosses = [layer.crossattention for layer in layers if hasattr(layer, "crossattention")]
+    attentions = [getattr(block, "attention", None) for block in blocks + crosses]
+    return bool(crosses) and all(hasattr(a, "query") and hasattr(a, "key") for a in attentions)
+
+
+def _pair(size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _seal(call: _Call, site: _Site) -> Capture:
+    """Turn a finished call into a Capture, away from whatever autograd or autocast mode surrounds the block."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        cross = [_probabilities(call, site, "cross", i, call.cross_mask) for i in site.cross_layers]
+        own = [_probabilities(call, site, "self", i, call.self_mask) for i in range(len(site.layers))]
+        images = max(maps.shape[0] for maps in cross)
+        cross = torch.stack([maps.expand(images, -1, -1, -1) for maps in cross])
+        own = torch.stack([maps[..., : call.queries].expand(images, -1, -1, -1) for maps in own])
+        states = torch.stack([_cpu(state).expand(images, -1, -1) for state in call.states])
+        tokens = _cpu(site.owner.query_tokens)[0].clone()
+        return Capture(
+            cross_attention=cross,
+            self_attention=own,
+            query_states=states,
+            query_tokens=tokens,
+            cross_layers=site.cross_layers,
+            grid=_grid(call, site, cross.shape[-1]),
+            attn_implementation=site.qformer.config._attn_implementation,
+        )
+
+
+def _probabilities(call: _Call, site: _Site, kind: str, index: int, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / sqrt(d) + mask) of one layer for the query positions: [b, h, q, keys]."""
+    layer = site.layers[index]
+    attention = (layer.attention if kind == "self" else layer.crossattention).attention
+    try:
+        q, k = (_cpu(call.projections[kind, index, part]) for part in ("query", "key"))
+    except KeyError:
+        raise NotAQFormer(
+            f"{kind}-attention of layer {index} that ran without its query or key layer",
+            "both to be called once per Q-Former call",
+            "load the model without replaced or fused attention modules",
+        ) from None
+    heads = attention.num_attention_heads
+    q = q[:, : call.queries].unflatten(-1, (heads, -1)).transpose(1, 2)
+    k = k.unflatten(-1, (heads, -1)).transpose(1, 2)
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + _additive(mask, call.queries)
+    return scores.softmax(-1)
+
+
+def _additive(mask: Tensor, queries: int) -> Tensor:
+    """A mask as transformers accepts it ([b, keys] or [b, 1 or h, rows, keys]) as a term added to the scores."""
+    mask = mask.detach().cpu()
+    if mask.dim() == 2:
+        mask = mask[:, None, None, :].bool()
+    if mask.shape[-2] > 1:
+        mask = mask[..., :queries, :]
+    if mask.dtype == torch.bool:
+        # Finite, so that a row without any key comes out even instead of NaN.
+        return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    return mask.float()
+
+
+def _grid(call: _Call, site: _Site, tokens: int) -> tuple[int, int]:
+    """The grid the ViT used in this block (another one where position embeddings were interpolated), or the
+    configured one if the image features came from elsewhere."""
+    for grid in (call.grid, site.grid):
+        if grid is not None and grid[0] * grid[1] + 1 == tokens:
+            return grid
+    raise GridMismatch(
+        f"{tokens} image tokens in cross-attention",
+        f"{site.grid[0]} × {site.grid[1]} patches and CLS = {site.grid[0] * site.grid[1] + 1}",
+        "give the Q-Former the complete output of the model's own vision tower, CLS first",
+    )
+
+
+def _cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32)

@@ -1,0 +1,40 @@
+"""The error tree. Every message says what was found, what was expected, and the fix."""
+
+
+class QFormerVizError(Exception):
+    """Base of everything this package raises on purpose; the message is meant for the user."""
+
+    def __init__(self, found: str, expected: str, fix: str):
+        self.found, self.expected, self.fix = found, expected, fix
+        super().__init__(found, expected, fix)
+
+    def __str__(self) -> str:
+        return f"Found {self.found}; expected {self.expected}. Fix: {self.fix}."
+
+
+class NotAQFormer(QFormerVizError):
+    """The model holds no Q-Former that can be recorded."""
+
+
+class NothingCaptured(QFormerVizError):
+    """The block ended without a Q-Former call that belongs to this recording."""
+
+
+class ManyCaptured(QFormerVizError):
+    """Several Q-Former calls were recorded where a single one was asked for."""
+
+
+class StillRecording(QFormerVizError):
+    """A recording was read before its block ended."""
+
+
+class GridMismatch(QFormerVizError):
+    """The number of image tokens is not that of the model's patch grid and one CLS token."""
+
+
+class BadShape(QFormerVizError, ValueError):
+    """A tensor does not have the shape its name promises."""
+
+
+class BadSelection(QFormerVizError, ValueError):
+    """An image, layer, head, query or threshold that does not exist."""

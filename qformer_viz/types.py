@@ -1,0 +1,105 @@
+"""The nouns of the package and its shape glossary.
+
+b image, l cross-attention layer, L every layer, h head, q query, p image token (CLS first, then the
+patches row by row), gh gw rows and columns of the patch grid, t generated token, d width.
+"""
+
+from dataclasses import dataclass, replace
+from html import escape
+
+from torch import Tensor
+
+from .errors import BadSelection, BadShape
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """What one Q-Former call saw: float32 tensors on the CPU, independent of the model.
+
+    cross_attention: [l, b, h, q, p] probabilities, CLS first; each row sums to one.
+    self_attention: [L, b, h, q, q] probabilities between queries. Where the Q-Former also reads text,
+        the softmax includes the text, so a row sums to one minus what went to text tokens.
+    query_states: [L + 1, b, q, d]; 0 is what enters the first layer, i + 1 the output of layer i.
+    query_tokens: [q, d] the learned queries, before the embedding LayerNorm.
+    cross_layers: the layer number of each entry of l, for instance (0, 2, 4).
+    grid: (gh, gw).
+    attn_implementation: how the Q-Former itself computed attention, for instance "sdpa".
+    """
+
+    cross_attention: Tensor
+    self_attention: Tensor
+    query_states: Tensor
+    query_tokens: Tensor
+    cross_layers: tuple[int, ...]
+    grid: tuple[int, int]
+    attn_implementation: str
+
+    def __post_init__(self):
+        for name, letters in _AXES.items():
+            if getattr(self, name).dim() != len(letters):
+                raise BadShape(
+                    f"{name} of shape {list(getattr(self, name).shape)}",
+                    f"[{', '.join(letters)}]",
+                    "see qformer_viz.types.Capture",
+                )
+        layers, images, heads, queries, tokens = self.cross_attention.shape
+        every, width = self.self_attention.shape[0], self.query_states.shape[-1]
+        expected = {
+            "self_attention": (every, images, heads, queries, queries),
+            "query_states": (every + 1, images, queries, width),
+            "query_tokens": (queries, width),
+        }
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise BadShape(
+                    f"{name} of shape {list(getattr(self, name).shape)}",
+                    f"{list(shape)}, to agree with cross_attention {list(self.cross_attention.shape)}",
+                    "take all tensors from one Q-Former call",
+                )
+        if len(self.cross_layers) != layers or self.grid[0] * self.grid[1] + 1 != tokens:
+            raise BadShape(
+                f"cross_layers {self.cross_layers} and grid {self.grid}",
+                f"{layers} layers and a grid of {tokens - 1} patches",
+                "take layers and grid from the call that gave the maps",
+            )
+
+    def image(self, index: int) -> "Capture":
+        """The same capture for one image of the batch, as copies with b = 1. Negative counts from the end."""
+        images = self.cross_attention.shape[1]
+        if not -images <= index < images:
+            raise BadSelection(
+                f"image {index}", f"an image in 0..{images - 1}", "choose an image of the captured batch"
+            )
+        one = slice(index % images, index % images + 1)
+        return replace(
+            self,
+            cross_attention=self.cross_attention[:, one].clone(),
+            self_attention=self.self_attention[:, one].clone(),
+            query_states=self.query_states[:, one].clone(),
+        )
+
+    def __repr__(self) -> str:
+        return "Capture(" + ", ".join(f"{name} {value}" for name, value in self._rows()) + ")"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._rows())
+        return f"<table><caption>Q-Former capture</caption>{rows}</table>"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        shapes = [
+            (name, f"[{' '.join(letters)}] = {list(getattr(self, name).shape)}") for name, letters in _AXES.items()
+        ]
+        return [
+            *shapes,
+            ("cross_layers", str(list(self.cross_layers))),
+            ("grid", f"{self.grid[0]} × {self.grid[1]}"),
+            ("attention", self.attn_implementation),
+        ]
+
+
+_AXES = {
+    "cross_attention": ("l", "b", "h", "q", "p"),
+    "self_attention": ("L", "b", "h", "q", "q"),
+    "query_states": ("L + 1", "b", "q", "d"),
+    "query_tokens": ("q", "d"),
+}
