@@ -1,0 +1,114 @@
+"""The nouns that pass between the pipeline and its callers; importing this loads no torch.
+
+Shape words: b image, q query, p patch with CLS first, t token, d width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from model.errors import DecodingError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+Turn = tuple[str, str]
+"""One earlier turn of a conversation: (question, answer). A caption turn has the question ""."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the language model picks words. The default is greedy and therefore repeatable.
+
+    temperature, top_p and seed act only with `do_sample=True`; beams and sampling exclude one another.
+    """
+
+    max_new_tokens: int = 40
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 0.9
+    num_beams: int = 1
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        whole = {"max_new_tokens": (1, 1024), "num_beams": (1, 16)}
+        for name, (low, high) in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise DecodingError(f"{name} is {value!r}; give a whole number from {low} to {high}.")
+        real = {"temperature": (0.01, 10.0), "top_p": (0.01, 1.0), "repetition_penalty": (0.1, 10.0)}
+        for name, (low, high) in real.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+                raise DecodingError(f"{name} is {value!r}; give a number from {low} to {high}.")
+        if self.do_sample and self.num_beams > 1:
+            raise DecodingError(
+                f"do_sample=True with num_beams={self.num_beams}: choose sampling (num_beams=1) or beams "
+                "(do_sample=False)."
+            )
+        if self.seed is not None and (not isinstance(self.seed, int) or not 0 <= self.seed < 2**63):
+            raise DecodingError(f"seed is {self.seed!r}; give a whole number from 0 to 2**63 - 1, or None.")
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same question must get the same answer again."""
+        return not self.do_sample or self.seed is not None
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """What one ViT and Q-Former pass leaves behind: the expensive thing, and the cache's value.
+
+    image    RGB at the upload's own geometry (EXIF applied, long side at most the working size)
+    sha256   of the decoded pixels and size
+    queries  [1, q, d] query outputs projected to the language model's width, on the model's device
+    vision   [1, p, d] ViT output after its last LayerNorm, or None
+    record   what `observe` yielded around the pass (the app's attention recording), or None
+    question the text the Q-Former read (InstructBLIP only), else None
+    """
+
+    image: Image.Image
+    sha256: str
+    queries: Tensor
+    vision: Tensor | None = None
+    record: Any = None
+    question: str | None = None
+    notices: tuple[str, ...] = ()
+    owner: Any = field(default=None, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the projected queries: all the language model ever learns of the image.
+
+        Answers and key-value caches are filed under this, not under the pixels, so that an EncodedImage
+        whose queries were replaced (a knock-out) never meets the original's answers.
+        """
+        queries = self.queries.detach().float().cpu().contiguous()
+        return hashlib.sha256(queries.numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated text, whole or still growing.
+
+    text       without special tokens, stripped; "" when the model ended at once (finish "empty")
+    tokens     [t] readable pieces whose concatenation, stripped, is the text; end-of-sequence left out
+    logprobs   [t] natural log-probability of each token from the raw logits, before any penalty,
+               temperature or nucleus. With beams: from one teacher-forced pass over the result
+    finish     "eos", "length", "stopped", "empty", or None while a stream is still growing
+    seconds    spent in the language model when the answer was made; a replayed answer keeps that figure
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str | None
+    prompt: str
+    seconds: float
+    notices: tuple[str, ...] = ()
