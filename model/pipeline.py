@@ -2,49 +2,262 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import platform
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
+
+from model.caching import Recent
+from model.checkpoints import Checkpoint
+from model.encoding import Encoder, Observe
+from model.errors import MemoryError_
+from model.generation import Generator
+from model.images import decode
+from model.prompts import Prompt, Prompter
+from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn
+from model.wording import pieces, readable
+
+ANSWERS = 256
 
 
 class Pipeline:
-    """A loaded checkpoint. Made by `model.load`; safe to share between threads.
+    """A loaded checkpoint, made by `model.load` and safe to share between threads.
 
-    name, checkpoint, model (transformers model), processor, device, dtype, quantization, reason, family
+    name, checkpoint, model (the transformers model), processor, device, dtype, quantization, family;
+    reason says in one line why this device and precision.
+
+    Nothing is computed twice: images, and answers that must come out the same (greedy, beams, or sampled with
+    a seed), are kept in bounded caches; over a conversation the language model reads only what is new.
     """
 
-    def encode(self, image: Any, question: str | None = None) -> EncodedImage:
-        """Run ViT and Q-Former once for this image (for InstructBLIP: the Q-Former once per question)."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: Any,
+        processor: Any,
+        *,
+        quantization: str | None = None,
+        reason: str = "",
+        observe: Observe | None = None,
+    ) -> None:
+        self.checkpoint, self.model, self.processor = checkpoint, model, processor
+        self.name, self.family = checkpoint.id, checkpoint.family
+        self.quantization, self.reason = quantization, reason
+        # model.dtype is that of the first parameter, the fp32 query tokens of an fp16 BLIP-2.
+        self.dtype: torch.dtype = model.language_projection.weight.dtype
+        self.device: torch.device = model.language_projection.weight.device
+        self._prompts = Prompter(checkpoint, processor, model.config)
+        self._encoder = Encoder(model, processor, observe=observe, owner=self)
+        self._generator = Generator(model, reuse=quantization != "8bit")
+        self._answers: Recent[Answer] = Recent(ANSWERS)
+        self._lock = threading.RLock()
 
-    def caption(self, image: Any, decoding: Decoding = Decoding()) -> Answer:
-        raise NotImplementedError
+    def encode(self, image: Any, question: str | None = None) -> EncodedImage:
+        """Run ViT and Q-Former once for this image; whoever asks for it again, from any thread, gets the same.
+
+        image: whatever `model.decode` takes. For InstructBLIP, whose Q-Former reads the question, the Q-Former
+        runs once per question (None: the caption prompt) and the ViT once per image; BLIP-2 ignores `question`.
+        Raises ImageError, QuestionError, MemoryError_.
+        """
+        instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
+        return self._encode(image, instruction)
+
+    def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
+        """Describe an image or an EncodedImage. Raises ImageError, MemoryError_."""
+        return self._answer(image, None, (), decoding)
 
     def ask(
-        self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding = Decoding()
+        self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding | None = None
     ) -> Answer:
-        raise NotImplementedError
+        """Answer a question about an image or an EncodedImage, after the earlier turns of a conversation.
+
+        history: (question, answer) pairs, oldest first; a caption turn has the question "". Turns that no
+        longer fit are left out, oldest first, and the answer's notices say so. Raises ImageError,
+        QuestionError, MemoryError_.
+        """
+        return self._answer(image, question, history, decoding)
 
     def stream_caption(
-        self, image: Any, decoding: Decoding = Decoding(), stop: threading.Event | None = None
+        self, image: Any, decoding: Decoding | None = None, stop: threading.Event | None = None
     ) -> Iterator[Answer]:
-        raise NotImplementedError
+        """`caption`, as growing answers; the last one has `finish` set. Beams yield the last one only."""
+        return stream(lambda emit, stopped: self._answer(image, None, (), decoding, emit, stopped), stop)
 
     def stream_ask(
         self,
         image: Any,
         question: str,
         history: Sequence[Turn] = (),
-        decoding: Decoding = Decoding(),
+        decoding: Decoding | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[Answer]:
-        raise NotImplementedError
+        """`ask`, as growing answers. Set `stop` to end after the current token (finish "stopped")."""
+        return stream(lambda emit, stopped: self._answer(image, question, history, decoding, emit, stopped), stop)
 
     def forget(self) -> None:
         """Drop every cached image, answer and key-value cache."""
+        self._encoder.forget()
+        self._generator.forget()
+        self._answers.clear()
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest needs: model, revision, precision, device, library versions, attention."""
-        raise NotImplementedError
+        """What a manifest needs to say which computation made a picture or an answer."""
+        parts = {"vision": "vision_model", "qformer": "qformer", "language": "language_model"}
+        return {
+            "model": self.name,
+            "title": self.checkpoint.title,
+            "family": self.family,
+            "world": self.checkpoint.world,
+            "licence": self.checkpoint.licence,
+            "verified": self.checkpoint.verified,
+            "revision": self.checkpoint.revision or getattr(self.model.config, "_commit_hash", None),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "quantization": self.quantization,
+            "device": str(self.device),
+            "reason": self.reason,
+            "attn_implementation": {
+                part: getattr(self.model, name).config._attn_implementation for part, name in parts.items()
+            },
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "pillow")},
+        }
+
+    def _encode(self, image: Any, instruction: str | None) -> EncodedImage:
+        decoded = decode(image)
+        encoded = self._encoder.known(decoded, instruction)
+        if encoded is not None:
+            return encoded
+        with self._guard():
+            # Another thread may have encoded it while this one waited.
+            encoded = self._encoder.known(decoded, instruction)
+            if encoded is None:
+                inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
+                encoded = self._encoder.run(decoded, instruction, inputs)
+        return encoded
+
+    def _answer(
+        self,
+        image: Any,
+        question: str | None,
+        history: Sequence[Turn],
+        decoding: Decoding | None,
+        emit: Emit | None = None,
+        stopped: Stopped = lambda: False,
+    ) -> Answer:
+        """question None: a caption."""
+        decoding = decoding or Decoding()
+        prompt = (
+            self._prompts.caption(decoding.max_new_tokens)
+            if question is None
+            else self._prompts.question(question, history, decoding.max_new_tokens)
+        )
+        encoded = self._encoded(image, prompt)
+        notices = tuple(dict.fromkeys((*encoded.notices, *prompt.notices)))
+        key = (encoded.fingerprint, prompt.ids, decoding)
+        known = self._answers.get(key) if decoding.repeatable else None
+        if known is None:
+            with self._guard(stopped):
+                known = self._answers.get(key) if decoding.repeatable else None
+                if known is None and not stopped():
+                    answer = self._generate(encoded, prompt, decoding, notices, emit, stopped)
+                    if decoding.repeatable and answer.finish != "stopped":
+                        self._answers.put(key, answer)
+                    return answer
+        if known is None:
+            return Answer("", (), (), (), "stopped", prompt.text, 0.0, notices)
+        if emit is not None:
+            for count in range(1, len(known.tokens)):
+                emit(_beginning(known, count))
+        return replace(known, notices=notices)
+
+    def _encoded(self, image: Any, prompt: Prompt) -> EncodedImage:
+        """The image as this pipeline's Q-Former sees it for this prompt."""
+        instruction = prompt.instruction if self.family == "instructblip" else None
+        if isinstance(image, EncodedImage):
+            ours = image.owner is None or image.owner is self
+            if ours and image.question == instruction:
+                return image
+            image = image.image
+        return self._encode(image, instruction)
+
+    def _generate(
+        self,
+        encoded: EncodedImage,
+        prompt: Prompt,
+        decoding: Decoding,
+        notices: tuple[str, ...],
+        emit: Emit | None,
+        stopped: Stopped,
+    ) -> Answer:
+        start = time.perf_counter()
+
+        def answer(ids: list[int], logprobs: list[float], finish: str | None) -> Answer:
+            text = readable(self.processor.tokenizer, ids)
+            if finish == "eos" and not text:
+                finish = "empty"
+            tokens = tuple(pieces(self.processor.tokenizer, ids))
+            seconds = time.perf_counter() - start
+            return Answer(text, tokens, tuple(ids), tuple(logprobs), finish, prompt.text, seconds, notices)
+
+        def progress(ids: list[int], logprobs: list[float]) -> None:
+            emit(answer(ids, logprobs, None))
+
+        result = self._generator.run(
+            encoded.queries,
+            encoded.fingerprint,
+            prompt.ids,
+            decoding,
+            stopped,
+            None if emit is None else progress,
+        )
+        return answer(result.ids, result.logprobs, result.finish)
+
+    @contextlib.contextmanager
+    def _guard(self, stopped: Stopped = lambda: False) -> Iterator[None]:
+        """One user of the weights at a time; memory that runs out becomes an error with the fix.
+
+        Waiting ends early when the caller asks to stop: it must look at `stopped` before it touches the model.
+        """
+        held = False
+        while not held and not stopped():
+            held = self._lock.acquire(timeout=0.05)
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory(error) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise self._out_of_memory(error) from error
+        finally:
+            if held:
+                self._lock.release()
+
+    def _out_of_memory(self, error: BaseException) -> MemoryError_:
+        self.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return MemoryError_(
+            f"{self.name} ran out of memory on {self.device} ({str(error)[:200] or type(error).__name__}). The caches "
+            'are emptied: ask again with a shorter answer or fewer beams, or load with quantization="8bit" or "4bit".'
+        )
+
+
+def _beginning(answer: Answer, count: int) -> Answer:
+    """The first `count` tokens of a finished answer, as the stream showed them."""
+    tokens = answer.tokens[:count]
+    return replace(
+        answer,
+        text="".join(tokens).strip(),
+        tokens=tokens,
+        token_ids=answer.token_ids[:count],
+        logprobs=answer.logprobs[:count],
+        finish=None,
+    )

@@ -1,0 +1,164 @@
+"""Which checkpoints this program loads, how each is spoken to, and what may be said about it.
+
+Prompts are those of the BLIP-2 paper (arXiv 2301.12597) and its reference code. Nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model.errors import CheckpointError
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+CARD = "explorer.json"
+"""Optional file in a local folder that sets any of title, question_prompt, caption_prompt, world, licence."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint.
+
+    id               name for `model.load`, and the hub id where there is one
+    family           "blip2" or "instructblip"; "" until the configuration of a folder has been read
+    question_prompt  what the language model reads after the image; {} is the question
+    caption_prompt   the same for a caption
+    world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
+    parameters       in billions, for choosing a precision; None: judged by the files
+    revision         the hub revision to load; None is the newest
+    verified         whether this project has run these very weights
+    """
+
+    id: str
+    title: str
+    family: str = ""
+    question_prompt: str = "Question: {} Answer:"
+    caption_prompt: str = "a photo of"
+    world: str = "photographs"
+    licence: str = "unknown"
+    parameters: float | None = None
+    revision: str | None = None
+    verified: bool = False
+    folder: Path | None = None
+
+    @property
+    def location(self) -> str:
+        """What `from_pretrained` is given."""
+        return str(self.folder) if self.folder else self.id
+
+    def memory(self, bytes_per_weight: float = 2.0) -> float | None:
+        """Approximate size of the weights in GB (2 bytes: bf16, 1: int8, 0.5: NF4)."""
+        return None if self.parameters is None else self.parameters * bytes_per_weight
+
+
+_OPT = "MIT (Salesforce); the OPT language model under Meta's OPT-175B licence, research use"
+_VICUNA = "research use (Salesforce; Vicuna and LLaMA licences)"
+_MIT = "MIT (Salesforce); FlanT5 under Apache-2.0"
+
+
+def _blip2(name: str, title: str, parameters: float) -> Checkpoint:
+    opt = "opt" in name
+    return Checkpoint(
+        id=f"Salesforce/{name}",
+        title=title,
+        family="blip2",
+        question_prompt="Question: {} Answer:" if opt else "Question: {} Short answer:",
+        licence=_OPT if opt else _MIT,
+        parameters=parameters,
+    )
+
+
+def _instructblip(name: str, title: str, parameters: float) -> Checkpoint:
+    return Checkpoint(
+        id=f"Salesforce/{name}",
+        title=title,
+        family="instructblip",
+        question_prompt="{}",
+        caption_prompt="A short image description:",
+        licence=_VICUNA if "vicuna" in name else _MIT,
+        parameters=parameters,
+    )
+
+
+_ENTRIES = (
+    Checkpoint(
+        id="blip2-emoji",
+        title="BLIP-2 emoji (bundled)",
+        family="blip2",
+        world="emoji scenes",
+        licence="Apache-2.0; trained on openly licensed emoji artwork",
+        parameters=0.01,
+        verified=True,
+        folder=ASSETS / "blip2-emoji",
+    ),
+    _blip2("blip2-opt-2.7b", "BLIP-2 OPT-2.7B", 3.7),
+    _blip2("blip2-opt-6.7b", "BLIP-2 OPT-6.7B", 7.8),
+    _blip2("blip2-opt-2.7b-coco", "BLIP-2 OPT-2.7B, tuned on COCO captions", 3.7),
+    _blip2("blip2-opt-6.7b-coco", "BLIP-2 OPT-6.7B, tuned on COCO captions", 7.8),
+    _blip2("blip2-flan-t5-xl", "BLIP-2 FlanT5-XL", 3.9),
+    _blip2("blip2-flan-t5-xl-coco", "BLIP-2 FlanT5-XL, tuned on COCO captions", 3.9),
+    _blip2("blip2-flan-t5-xxl", "BLIP-2 FlanT5-XXL", 12.2),
+    _instructblip("instructblip-vicuna-7b", "InstructBLIP Vicuna-7B", 7.9),
+    _instructblip("instructblip-vicuna-13b", "InstructBLIP Vicuna-13B", 14.2),
+    _instructblip("instructblip-flan-t5-xl", "InstructBLIP FlanT5-XL", 4.0),
+    _instructblip("instructblip-flan-t5-xxl", "InstructBLIP FlanT5-XXL", 12.3),
+)
+
+CHECKPOINTS: dict[str, Checkpoint] = {entry.id: entry for entry in _ENTRIES}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CARD_TEXTS = {"title", "question_prompt", "caption_prompt", "world", "licence"}
+
+
+def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint:
+    """The entry for a listed name, a local folder, or a hub id that the operator allowed.
+
+    Raises CheckpointError for anything else; nothing is read from the network.
+    """
+    name = str(name_or_path)
+    if name in CHECKPOINTS:
+        entry = CHECKPOINTS[name]
+        if entry.folder and not (entry.folder / "config.json").is_file():
+            raise CheckpointError(
+                f"The bundled model {name!r} is not in {entry.folder.parent.name}/{entry.folder.name}. Get the "
+                "repository complete (git checkout -- assets), or give another checkpoint."
+            )
+        return entry
+    if name and Path(name).is_dir():
+        return _local(Path(name).resolve())
+    if name in set(allow):
+        return Checkpoint(id=name, title=name, world="unknown")
+    if _HUB_ID.fullmatch(name) and not Path(name).exists():
+        raise CheckpointError(
+            f"{name!r} is neither a folder here nor on the list of checkpoints ({', '.join(CHECKPOINTS)}). If you "
+            f"trust it, pass allow=({name!r},) to model.load, or --allow {name} to the program."
+        )
+    raise CheckpointError(
+        f"There is no checkpoint {name!r}: expected a listed name ({', '.join(CHECKPOINTS)}) or a folder saved "
+        "with save_pretrained. Check the spelling or the path."
+    )
+
+
+def _local(folder: Path) -> Checkpoint:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. Give the "
+            "folder that save_pretrained wrote."
+        )
+    entry = Checkpoint(id=folder.name, title=folder.name, world="unknown", folder=folder)
+    card = folder / CARD
+    if not card.is_file():
+        return entry
+    try:
+        texts = json.loads(card.read_text(encoding="utf-8"))
+        unknown = set(texts) - _CARD_TEXTS
+        if unknown or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError(f"only strings for {', '.join(sorted(_CARD_TEXTS))} are read, found {texts}")
+        if texts.get("question_prompt", "{}").count("{}") != 1:
+            raise ValueError("question_prompt must hold {} once, where the question goes")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{folder.name}/{CARD} cannot be used: {error}. Correct or delete it.") from error
+    return replace(entry, **texts)

@@ -1,0 +1,82 @@
+"""The one ViT and Q-Former pass per image, and its bounded cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.caching import Recent
+from model.images import Decoded
+from model.types import EncodedImage
+
+IMAGES = 16
+
+Observe = Callable[[Any], contextlib.AbstractContextManager[Any]]
+
+
+class Encoder:
+    """Computes what `generate` computes before its language model, step by step. The pipeline holds the lock.
+
+    observe(model) is entered around exactly the pass, in the thread that runs it.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, observe: Observe | None, owner: Any) -> None:
+        self.model, self.processor, self.observe, self.owner = model, processor, observe, owner
+        self._encoded: Recent[EncodedImage] = Recent(IMAGES)
+        self._vision: Recent[Tensor] = Recent(IMAGES)
+
+    def known(self, decoded: Decoded, instruction: str | None) -> EncodedImage | None:
+        return self._encoded.get((decoded.sha256, instruction))
+
+    @torch.no_grad()
+    def run(self, decoded: Decoded, instruction: str | None, instruction_inputs: Any) -> EncodedImage:
+        """instruction and its token ids are None for BLIP-2, whose Q-Former reads no text."""
+        vision = self._vision.get(decoded.sha256)
+        pixels = None if vision is not None else self._pixels(decoded)
+        with contextlib.nullcontext() if self.observe is None else self.observe(self.model) as record:
+            if vision is None:
+                vision = self.model.vision_model(pixel_values=pixels).last_hidden_state
+            queries = self._queries(vision, instruction_inputs)
+        encoded = EncodedImage(
+            image=decoded.image,
+            sha256=decoded.sha256,
+            queries=queries,
+            vision=vision,
+            record=record,
+            question=instruction,
+            notices=decoded.notices,
+            owner=self.owner,
+        )
+        self._vision.put(decoded.sha256, vision)
+        self._encoded.put((decoded.sha256, instruction), encoded)
+        return encoded
+
+    def forget(self) -> None:
+        self._encoded.clear()
+        self._vision.clear()
+
+    def _pixels(self, decoded: Decoded) -> Tensor:
+        pixels = self.processor.image_processor(decoded.image, return_tensors="pt")["pixel_values"]
+        weight = self.model.vision_model.embeddings.patch_embedding.weight
+        return pixels.to(weight.device, weight.dtype)
+
+    def _queries(self, vision: Tensor, instruction: Any) -> Tensor:
+        """[1, q, d] at the language model's width."""
+        tokens = self.model.query_tokens.expand(vision.shape[0], -1, -1)
+        seen = torch.ones(vision.shape[:-1], dtype=torch.long, device=vision.device)
+        extra = {}
+        if instruction is not None:
+            mask = torch.ones(tokens.shape[:-1], dtype=torch.long, device=vision.device)
+            extra = {
+                "input_ids": instruction["input_ids"].to(vision.device),
+                "attention_mask": torch.cat([mask, instruction["attention_mask"].to(vision.device)], dim=1),
+            }
+        states = self.model.qformer(
+            query_embeds=tokens, encoder_hidden_states=vision, encoder_attention_mask=seen, **extra
+        ).last_hidden_state[:, : tokens.shape[1]]
+        # Under fp16 the Q-Former stays in fp32 and its output is cast back, as `generate` does.
+        return self.model.language_projection(states.to(self.model.language_projection.weight.dtype))

@@ -1,0 +1,245 @@
+"""The language model's own `generate`, fed with projected queries, and what is learned while it runs.
+
+Two additions to stock generation: the log-probability of every token from the raw logits, and the reuse of
+key-value caches of the image prefix and earlier turns where that repeats the uncached pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicLayer
+
+from model.caching import Recent
+from model.types import Decoding
+
+PREFIXES = 8
+"""Key-value caches kept: one per conversation in flight, about 50 MB each for OPT-2.7B in bf16."""
+
+Progress = Callable[[list[int], list[float]], None]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Token ids and log-probabilities [t], the end-of-sequence token left out; finish as in Answer."""
+
+    ids: list[int]
+    logprobs: list[float]
+    finish: str
+
+
+class Generator:
+    """Generation over one language model. Not safe under threads by itself: the pipeline holds its lock."""
+
+    def __init__(self, model: Any, *, reuse: bool) -> None:
+        """reuse: allow key-value reuse. LLM.int8 picks outlier columns over all tokens of a pass, so that a
+        pass in two pieces is a different computation: the caller says no for 8-bit weights."""
+        self.model = model
+        self.language = model.language_model
+        self.decoder_only = not self.language.config.is_encoder_decoder
+        self.reuse = reuse and self.decoder_only
+        self._prefixes: Recent[tuple[tuple[Tensor, Tensor], ...]] = Recent(PREFIXES)
+        ends = self.language.generation_config.eos_token_id
+        ends = self.language.config.eos_token_id if ends is None else ends
+        self.ends = frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
+
+    def forget(self) -> None:
+        self._prefixes.clear()
+
+    @torch.no_grad()
+    def run(
+        self,
+        queries: Tensor,
+        fingerprint: str,
+        prompt: Sequence[int],
+        decoding: Decoding,
+        stopped: Callable[[], bool],
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Continue the prompt: placeholders replaced by `queries` [1, q, d], then text.
+
+        progress(ids, logprobs) is called after every token, except with beams.
+        """
+        ids = torch.tensor([prompt], device=queries.device)
+        inputs = {"inputs_embeds": self.embed(ids, queries), "attention_mask": torch.ones_like(ids)}
+        if self.decoder_only:
+            inputs["input_ids"] = ids
+        single = decoding.num_beams == 1
+        past = self._recall(fingerprint, prompt) if self.reuse and single else None
+        if past is not None:
+            inputs["past_key_values"] = past
+        watch = _Watch(self.ends, stopped, progress if single else None)
+        with _seeded(decoding.seed if decoding.do_sample else None, queries.device):
+            out = self.language.generate(
+                **inputs,
+                **self._settings(decoding),
+                logits_processor=watch.processors(decoding.repetition_penalty) if single else None,
+                stopping_criteria=StoppingCriteriaList([watch.criterion]),
+                return_dict_in_generate=True,
+            )
+        sequence = out.sequences[0].tolist()
+        new = sequence[len(prompt) :] if self.decoder_only else sequence[1:]
+        if self.reuse and single:
+            self._keep(fingerprint, sequence, out.past_key_values)
+        kept = self._until_end(new)
+        if single:
+            logprobs = [value.item() for value in watch.logprobs[: len(kept)]]
+        else:
+            logprobs = self.logprobs(inputs["inputs_embeds"], kept)
+        return Generated(kept, logprobs, self._finish(kept, new, watch.was_stopped))
+
+    def embed(self, ids: Tensor, queries: Tensor) -> Tensor:
+        """[1, t, d]: text embeddings with the placeholders replaced by the queries, in order."""
+        embedded = self.language.get_input_embeddings()(ids)
+        slots = (ids == self.model.config.image_token_index).unsqueeze(-1)
+        if int(slots.sum()) != queries.shape[1]:
+            raise AssertionError(f"{int(slots.sum())} image placeholders for {queries.shape[1]} queries")
+        return embedded.masked_scatter(slots, queries.to(embedded.dtype))
+
+    def logprobs(self, prompt: Tensor, ids: list[int]) -> list[float]:
+        """log p(ids | prompt) [t], teacher-forced in one clean pass; prompt is embedded, [1, t, d]."""
+        if not ids:
+            return []
+        new = torch.tensor([ids], device=prompt.device)
+        if self.decoder_only:
+            embeds = torch.cat([prompt, self.language.get_input_embeddings()(new)], dim=1)
+            logits = self.language(inputs_embeds=embeds, use_cache=False).logits[:, prompt.shape[1] - 1 : -1]
+        else:
+            start = self.language.generation_config.decoder_start_token_id
+            start = self.language.config.decoder_start_token_id if start is None else start
+            shifted = torch.cat([torch.full_like(new[:, :1], start), new[:, :-1]], dim=1)
+            logits = self.language(inputs_embeds=prompt, decoder_input_ids=shifted, use_cache=False).logits
+        return logits.float().log_softmax(-1).gather(-1, new.unsqueeze(-1))[0, :, 0].tolist()
+
+    def _settings(self, decoding: Decoding) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "num_beams": decoding.num_beams,
+            "do_sample": decoding.do_sample,
+            # Alone, the watch applies the penalty, after it has read the raw logits.
+            "repetition_penalty": decoding.repetition_penalty if decoding.num_beams > 1 else 1.0,
+        }
+        if decoding.do_sample:
+            settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        if self.language.generation_config.pad_token_id is None and self.ends:
+            settings["pad_token_id"] = min(self.ends)
+        return settings
+
+    def _until_end(self, new: list[int]) -> list[int]:
+        return next((new[:i] for i, token in enumerate(new) if token in self.ends), new)
+
+    @staticmethod
+    def _finish(kept: list[int], new: list[int], stopped: bool) -> str:
+        if len(kept) < len(new):
+            return "eos"
+        return "stopped" if stopped else "length"
+
+    def _recall(self, fingerprint: str, prompt: Sequence[int]) -> DynamicCache | None:
+        """A private copy of the longest kept beginning of this prompt; at least one token stays to be read."""
+        best, longest = None, 0
+        for key, layers in self._prefixes.items():
+            kept_for, ids = key
+            if kept_for == fingerprint:
+                shared = min(_shared(ids, prompt), len(prompt) - 1)
+                if shared > longest:
+                    best, longest, used = layers, shared, key
+        if best is None:
+            return None
+        self._prefixes.get(used)
+        cache = DynamicCache(config=self.language.config)
+        for index, (keys, values) in enumerate(best):
+            cache.update(keys[..., :longest, :].clone(), values[..., :longest, :].clone(), index)
+        return cache
+
+    def _keep(self, fingerprint: str, sequence: list[int], cache: Any) -> None:
+        """File what the pass has read; a conversation's newer cache replaces the one it grew from."""
+        layers = getattr(cache, "layers", ())
+        if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+            return  # sliding windows forget, so their caches are not prefixes
+        ids = tuple(sequence[: cache.get_seq_length()])
+        for key, _ in self._prefixes.items():
+            if key[0] == fingerprint and _shared(key[1], ids) == len(key[1]):
+                self._prefixes.drop(key)
+        kept = tuple((layer.keys[..., : len(ids), :], layer.values[..., : len(ids), :]) for layer in layers)
+        self._prefixes.put((fingerprint, ids), kept)
+
+
+class _Watch:
+    """Sees every step of one generation: raw log-probabilities first, the chosen token after."""
+
+    def __init__(self, ends: frozenset[int], stopped: Callable[[], bool], progress: Progress | None) -> None:
+        self.ends, self.stopped, self.progress = ends, stopped, progress
+        self.ids: list[int] = []
+        self.logprobs: list[Tensor] = []
+        self.was_stopped = False
+        self._distribution: Tensor | None = None
+        self.criterion = _Criterion(self)
+
+    def processors(self, repetition_penalty: float) -> LogitsProcessorList:
+        chain: list[LogitsProcessor] = [_Reader(self)]
+        if repetition_penalty != 1.0:
+            chain.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
+        return LogitsProcessorList(chain)
+
+    def read(self, logits: Tensor) -> None:
+        self._distribution = logits[0].float().log_softmax(-1)
+
+    def chosen(self, sequences: Tensor) -> bool:
+        """Note the newest token; say whether to stop."""
+        if self._distribution is not None:
+            token = sequences[0, -1]
+            self.logprobs.append(self._distribution[token])
+            if self.progress is not None:
+                self.ids.append(int(token))
+                if self.ids[-1] not in self.ends:
+                    self.progress(self.ids, [value.item() for value in self.logprobs])
+        self.was_stopped = self.was_stopped or self.stopped()
+        return self.was_stopped
+
+
+class _Reader(LogitsProcessor):
+    def __init__(self, watch: _Watch) -> None:
+        self.watch = watch
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.watch.read(scores)
+        return scores
+
+
+class _Criterion(StoppingCriteria):
+    def __init__(self, watch: _Watch) -> None:
+        self.watch = watch
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        stop = self.watch.chosen(input_ids)
+        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None, device: torch.device):
+    """Make sampling repeatable without disturbing anyone else's random numbers; generate takes no generator."""
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,213 @@
+"""The only `from_pretrained` and the only quantisation; device and precision with the reason printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from model.checkpoints import Checkpoint, resolve
+from model.encoding import Observe
+from model.errors import CheckpointError, MemoryError_
+from model.pipeline import Pipeline
+
+FAMILIES = {
+    "blip-2": ("blip2", "Blip2ForConditionalGeneration", "Blip2Processor"),
+    "instructblip": ("instructblip", "InstructBlipForConditionalGeneration", "InstructBlipProcessor"),
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The Q-Former stays float, so that its maps come from float queries and keys; the list replaces the library's
+# own, and generation fails with a quantised lm_head.
+_FLOAT = ["qformer", "query_tokens", "language_projection", "lm_head"]
+
+
+def load(
+    name_or_path: str | Path = "blip2-emoji",
+    *,
+    quantization: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    observe: Observe | None = None,
+    allow: Collection[str] = (),
+) -> Pipeline:
+    """Load a listed checkpoint, a folder that save_pretrained wrote, or a hub id named in `allow`.
+
+    quantization None, "8bit" (LLM.int8) or "4bit" (NF4); device and dtype None: chosen, with the reason printed.
+    observe(model) is a context manager entered around every Q-Former pass; what it yields becomes
+    EncodedImage.record. Safetensors only, no remote code. Raises CheckpointError, MemoryError_.
+    """
+    checkpoint = resolve(name_or_path, allow)
+    if quantization not in (None, "8bit", "4bit"):
+        raise CheckpointError(f'quantization is {quantization!r}; expected None, "8bit" or "4bit".')
+    config = _attempt(checkpoint, transformers.AutoConfig.from_pretrained)
+    if config.model_type not in FAMILIES:
+        raise CheckpointError(
+            f"{checkpoint.id} is a {config.model_type!r} model; expected one with a Q-Former and a language model "
+            f"({', '.join(FAMILIES)}). Choose another checkpoint."
+        )
+    family, model_class, processor_class = FAMILIES[config.model_type]
+    checkpoint = replace(checkpoint, family=family)
+    place, place_reason = _choose_device(device)
+    precision, precision_reason = _choose_dtype(dtype, place, checkpoint, config)
+    reason = f"device {place} ({place_reason}), {str(precision).removeprefix('torch.')} ({precision_reason})"
+    options: dict[str, Any] = {"dtype": precision, "use_safetensors": True, "output_loading_info": True}
+    if quantization is not None:
+        options["quantization_config"] = _quantization(quantization, precision)
+        reason += f", {quantization} weights except the Q-Former"
+    if quantization is not None or place.type != "cpu":
+        options["device_map"] = {"": place}
+    model, info = _attempt(checkpoint, getattr(transformers, model_class).from_pretrained, **options)
+    _check_complete(checkpoint, info)
+    processor = _attempt(checkpoint, getattr(transformers, processor_class).from_pretrained)
+    _check_placeholders(checkpoint, processor, config)
+    model.eval().requires_grad_(False)
+    print(f"{checkpoint.title}: {reason}")
+    return Pipeline(checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe)
+
+
+def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:
+    """Call a from_pretrained; whatever it raises becomes an error that names the fix."""
+    if checkpoint.folder is None:
+        options["revision"] = checkpoint.revision
+    else:
+        options["local_files_only"] = True
+    bar = transformers_logging.is_progress_bar_enabled()
+    if checkpoint.folder is not None:
+        transformers_logging.disable_progress_bar()
+    try:
+        return loader(checkpoint.location, trust_remote_code=False, **options)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MemoryError_(
+            f"{checkpoint.id} does not fit into memory ({_first_line(error)}). Load it with quantization=\"8bit\" or "
+            '"4bit", or choose a smaller checkpoint.'
+        ) from error
+    except Exception as error:
+        # transformers, safetensors, tokenizers and the hub client share no base class below Exception.
+        raise CheckpointError(_explain(checkpoint, error)) from error
+    finally:
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _explain(checkpoint: Checkpoint, error: Exception) -> str:
+    detail = _first_line(error)
+    if checkpoint.folder is not None:
+        return (
+            f"The folder {checkpoint.folder.name!r} cannot be loaded: {detail}. It must hold config.json, the weights "
+            "as safetensors, and the processor's and tokenizer's files; save the model and its processor there again "
+            "with save_pretrained."
+        )
+    return (
+        f"{checkpoint.id} could not be fetched from the hub or its cache: {detail}. Check the network (or unset "
+        "HF_HUB_OFFLINE), download it beforehand with `hf download "
+        f"{checkpoint.id}`, or use the bundled model blip2-emoji, which needs no network."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text[:300].rstrip(". ")
+
+
+def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """transformers fills absent weights with random numbers and only logs it."""
+    for kind in ("missing_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in info.get(kind, ()))
+        if keys:
+            raise CheckpointError(
+                f"{checkpoint.id} lacks {len(keys)} of the weights its configuration asks for ({', '.join(keys[:3])}"
+                f"{', ...' if len(keys) > 3 else ''}; {kind.replace('_', ' ')}). Get the checkpoint complete."
+            )
+
+
+def _check_placeholders(checkpoint: Checkpoint, processor: Any, config: Any) -> None:
+    """A processor that does not know the number of queries drops the image without a word."""
+    if processor.num_query_tokens is None:
+        processor.num_query_tokens = config.num_query_tokens
+    if processor.num_query_tokens != config.num_query_tokens:
+        raise CheckpointError(
+            f"{checkpoint.id}: the processor inserts {processor.num_query_tokens} image placeholders but the model has "
+            f"{config.num_query_tokens} queries. Save the processor again with num_query_tokens="
+            f"{config.num_query_tokens}."
+        )
+    token = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
+    if token != config.image_token_index:
+        raise CheckpointError(
+            f"{checkpoint.id}: the tokenizer's image token has id {token}, the model's configuration says "
+            f"{config.image_token_index}. Save the processor the model was trained with beside it."
+        )
+
+
+def _quantization(kind: str, precision: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CheckpointError(
+            f'quantization="{kind}" needs bitsandbytes, which is not installed: pip install -r requirements.txt.'
+        )
+    if kind == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(_FLOAT))
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=precision,
+        bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=list(_FLOAT),
+    )
+
+
+def _choose_device(device: str | torch.device | None) -> tuple[torch.device, str]:
+    if device is not None:
+        try:
+            place = torch.device(device)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f'device is {device!r}; expected "cpu", "cuda", "cuda:1", "mps" or None.'
+            ) from error
+        if place.type == "cuda" and not torch.cuda.is_available():
+            raise CheckpointError(f"device {place} was asked for, but no CUDA device was found. Leave device out.")
+        return place, "as asked"
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0), torch.cuda.get_device_name(0)
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "no CUDA device, Apple GPU found"
+    return torch.device("cpu"), "no CUDA device found"
+
+
+def _choose_dtype(
+    dtype: str | torch.dtype | None, place: torch.device, checkpoint: Checkpoint, config: Any
+) -> tuple[torch.dtype, str]:
+    if dtype is not None:
+        chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
+        if chosen is None:
+            raise CheckpointError(f"dtype is {dtype!r}; expected {', '.join(_DTYPES)} or None.")
+        return chosen, "as asked"
+    billions = checkpoint.parameters or _stored_parameters(checkpoint)
+    if billions < 0.5:
+        return torch.float32, "small enough for full precision"
+    t5 = not config.use_decoder_only_language_model
+    if place.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return (torch.float32, "FlanT5 overflows in float16") if t5 else (torch.float16, "this GPU has no bfloat16")
+    if place.type == "cpu" and 4e9 * billions < 0.5 * _physical_memory():
+        return torch.float32, f"{4 * billions:.1f} GB of weights fit into memory"
+    return torch.bfloat16, f"{2 * billions:.1f} GB of weights instead of {4 * billions:.1f}"
+
+
+def _stored_parameters(checkpoint: Checkpoint) -> float:
+    """Billions, judged by the files of a folder (two bytes each); a hub id that is not listed counts as large."""
+    if checkpoint.folder is None:
+        return 4.0
+    return sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) / 2e9
+
+
+def _physical_memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return 8e9

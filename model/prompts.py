@@ -1,0 +1,128 @@
+"""From a question and the conversation so far to the exact token ids the processor would build.
+
+Questions are text, never markup: a typed "<image>" or "</s>" stays the characters it is.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.checkpoints import Checkpoint
+from model.errors import QuestionError
+from model.types import Turn
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """text: what the language model reads after the image; ids: [t] with one placeholder per query in front;
+    instruction: what the Q-Former reads (InstructBLIP), the current question only."""
+
+    text: str
+    ids: tuple[int, ...]
+    instruction: str
+    notices: tuple[str, ...] = ()
+
+
+class Prompter:
+    """Builds prompts for one checkpoint and refuses what its language model cannot read."""
+
+    def __init__(self, checkpoint: Checkpoint, processor: Any, config: Any) -> None:
+        self.checkpoint = checkpoint
+        self.tokenizer = processor.tokenizer
+        self.image_token = config.image_token_index
+        self.queries = config.num_query_tokens
+        text = config.text_config
+        # T5 has relative positions and no hard limit; n_positions is what it was trained on.
+        self.limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 512
+        self.decoder_only = config.use_decoder_only_language_model
+        self.qformer_tokenizer = getattr(processor, "qformer_tokenizer", None)
+        self.qformer_limit = getattr(config.qformer_config, "max_position_embeddings", 512)
+
+    def caption(self, max_new_tokens: int) -> Prompt:
+        return self._fit(self.checkpoint.caption_prompt, (), max_new_tokens)
+
+    def question(self, question: Any, history: Sequence[Turn], max_new_tokens: int) -> Prompt:
+        """The newest question after as many earlier turns as fit; the oldest go first, with a notice.
+
+        Raises QuestionError when the question is empty, not text, or too long by itself.
+        """
+        asked = self.checkpoint.question_prompt.format(clean(question, "The question"))
+        return self._fit(asked, [self._turn(turn) for turn in history], max_new_tokens)
+
+    def instruction(self, question: str | None) -> str:
+        """What InstructBLIP's Q-Former reads for this question (None: the caption prompt)."""
+        if question is None:
+            return self.checkpoint.caption_prompt
+        return self.checkpoint.question_prompt.format(clean(question, "The question"))
+
+    def instruction_inputs(self, instruction: str) -> Any:
+        """input_ids and attention_mask [1, t] for InstructBLIP's Q-Former."""
+        inputs = self.qformer_tokenizer(instruction, return_tensors="pt", return_token_type_ids=False)
+        count = inputs["input_ids"].shape[1]
+        if count > self.qformer_limit:
+            raise QuestionError(
+                f"The question has {count} tokens; this model's Q-Former reads at most {self.qformer_limit}. "
+                "Shorten the question."
+            )
+        return inputs
+
+    def _turn(self, turn: Any) -> str:
+        if isinstance(turn, str) or not isinstance(turn, Sequence) or len(turn) != 2:
+            raise QuestionError(f"An earlier turn is {turn!r}; expected a pair (question, answer).")
+        question, answer = (clean(text, "An earlier turn", empty=True) for text in turn)
+        start = self.checkpoint.question_prompt.format(question) if question else self.checkpoint.caption_prompt
+        end = "" if answer.endswith((".", "!", "?")) else "."
+        return f"{start} {answer}{end}".strip()
+
+    def _fit(self, asked: str, turns: Sequence[str], max_new_tokens: int) -> Prompt:
+        # A decoder-only model's answer takes positions after its prompt; an encoder-decoder's does not.
+        room = self.limit - (max_new_tokens if self.decoder_only else 0)
+        for first in range(len(turns) + 1):
+            text = " ".join([*turns[first:], asked])
+            ids = self._ids(text)
+            if len(ids) <= room:
+                return Prompt(text, ids, asked, self._dropped(first))
+        spent = f"{len(ids)} tokens, {self.queries} of them the image"
+        answer = f" and {max_new_tokens} are kept for the answer" if self.decoder_only else ""
+        raise QuestionError(
+            f"The question is too long: with its prompt it takes {spent}{answer}, but this language model reads at "
+            f"most {self.limit}. Shorten the question{' or the answer length' if answer else ''}."
+        )
+
+    def _dropped(self, count: int) -> tuple[str, ...]:
+        if not count:
+            return ()
+        turns = "turn was" if count == 1 else f"{count} turns were"
+        return (
+            f"The conversation is longer than this language model can read ({self.limit} tokens): the oldest "
+            f"{turns} left out.",
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """The processor's own order: placeholders, then the text with its special tokens."""
+        encoded = self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
+        ids = (*[self.image_token] * self.queries, *encoded)
+        if ids.count(self.image_token) != self.queries:
+            raise QuestionError(
+                f"The prompt holds {ids.count(self.image_token)} image placeholders instead of {self.queries}. "
+                "Leave the image token out of the question."
+            )
+        return ids
+
+
+def clean(text: Any, what: str, *, empty: bool = False) -> str:
+    """One line of text: white space collapsed, control characters and lone surrogates removed."""
+    if not isinstance(text, str):
+        raise QuestionError(f"{what} is a value of type {type(text).__name__}; expected text.")
+    kept = (
+        " " if character.isspace() else character
+        for character in text
+        if character.isspace() or unicodedata.category(character) not in {"Cc", "Cs"}
+    )
+    line = " ".join("".join(kept).split())
+    if not line and not empty:
+        raise QuestionError(f"{what} is empty. Type a question about the image, such as: what is in the picture?")
+    return line
