@@ -1,0 +1,303 @@
+// QFormerViz.mount(root, payload, options): the explorer of one image's cross-attention, drawn in the browser.
+// options: theme "host" (dark under an ancestor of class dark) or "auto" (the reader's preference);
+//          hash true keeps the selection in the page's address; header true shows the model's name.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const { el, label, number, percent, words } = QFV.parts;
+  const MAX_OUTLINES = 8;
+  const DEFAULTS = { queries: [0], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
+    palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.7, grey: false };
+
+  class Explorer {
+    constructor(root, options) {
+      this.options = options;
+      this.root = el("div", { class: "qfv", "data-theme": options.theme || "host" });
+      root.append(this.root);
+      this.state = { ...DEFAULTS, ...(options.hash ? QFV.link.read(location.hash) : {}) };
+      this.compare = false;
+      this.turn = 0;
+      this.abort = new AbortController();
+      const listen = { signal: this.abort.signal };
+      document.addEventListener("qfv:set", (event) => this.change(event.detail || {}, "set"), listen);
+      if (options.hash) {
+        global.addEventListener("hashchange", () => this.change(QFV.link.read(location.hash), "link"), listen);
+      }
+      this.root.addEventListener("keydown", (event) => this.key(event));
+      this.resize = new ResizeObserver(() => this.paintStage());
+    }
+
+    async setPayload(payload) {
+      const turn = ++this.turn;
+      if (!payload) return this.empty();
+      const maps = await QFV.maps.load(payload);
+      if (turn !== this.turn) return;
+      const again = Boolean(this.payload); // a patch of one picture means nothing in the next
+      this.payload = payload;
+      this.maps = maps;
+      this.sheetKey = null;
+      this.compare = false;
+      this.state = this.valid(again ? { ...this.state, patch: null } : { ...this.state, pinned: this.state.patch !== null });
+      this.parts = QFV.layout.build(this, payload, maps);
+      QFV.link.header(this);
+      this.root.replaceChildren(...[this.header, this.parts.node].filter(Boolean));
+      this.furnish();
+      this.render();
+    }
+
+    empty() {
+      this.payload = this.maps = this.parts = null;
+      this.resize.disconnect();
+      this.root.replaceChildren(el("div", { class: "qfv-empty" }, el("b", {}, "Nothing to look at yet"),
+        el("span", {}, "Choose an image. What each query attends to is drawn here.")));
+    }
+
+    furnish() {
+      const { stage, sheet, note } = this.parts;
+      const { image } = this.payload;
+      // A strip thinner than 6 : 1 would leave no patch to point at; it is drawn wider, and the caption says so.
+      const aspect = image.width / image.height;
+      this.aspect = Math.min(Math.max(aspect, 1 / 3), 6);
+      this.stretched = this.aspect !== aspect;
+      stage.image.src = image.src;
+      stage.node.style.setProperty("--qfv-aspect", this.aspect);
+      this.root.style.setProperty("--qfv-thumb", Math.min(Math.max(aspect, 0.6), 1.8));
+      note.textContent = QFV.link.note(this.payload.meta);
+      this.resize.disconnect();
+      this.resize.observe(stage.node);
+      stage.node.addEventListener("pointermove", (e) => e.pointerType !== "touch" && this.hover(this.patchAt(e)));
+      stage.node.addEventListener("pointerleave", () => this.hover(null));
+      stage.node.addEventListener("click", (e) => this.pin(this.patchAt(e)));
+      sheet.list.addEventListener("click", (event) => {
+        const item = event.target.closest(".qfv-item");
+        if (item) this.pick(Number(item.dataset.query), event, "sheet");
+      });
+    }
+
+    // Keeps what exists in this payload, and falls back to the defaults for what does not.
+    valid(state) {
+      const { maps, payload } = this;
+      const out = { ...state };
+      const whole = (v, n) => Number.isInteger(v) && v >= 0 && v < n;
+      out.queries = [...new Set([].concat(out.queries))].filter((q) => whole(q, maps.queries));
+      if (!out.queries.length) out.queries = this.state.queries.filter((q) => whole(q, maps.queries));
+      if (!out.queries.length) out.queries = [0];
+      if (!maps.crossLayers.includes(out.layer)) out.layer = "mean";
+      if (!whole(out.head, maps.heads)) out.head = "mean";
+      if (!whole(out.patch, maps.patches)) out.patch = null;
+      if (out.patch === null) out.pinned = false;
+      if (!payload.palettes[out.palette]) out.palette = Object.keys(payload.palettes)[0];
+      return out;
+    }
+
+    // Every change of the selection or of its drawing goes through here.
+    change(change, source) {
+      const next = { ...this.state };
+      for (const name of Object.keys(DEFAULTS)) if (change[name] !== undefined) next[name] = change[name];
+      if (change.query !== undefined && change.queries === undefined) next.queries = [change.query];
+      if (change.patch !== undefined && change.pinned === undefined) next.pinned = change.patch !== null;
+      if (!this.maps) {
+        this.state = next;
+        return;
+      }
+      this.state = this.valid(next);
+      this.render();
+      if (source !== "hover") this.announce(source);
+    }
+
+    announce(source) {
+      if (this.options.hash) history.replaceState(null, "", "#" + QFV.link.write(this.state));
+      this.root.dispatchEvent(new CustomEvent("qfv:select", { bubbles: true, detail: { ...this.get(), source } }));
+    }
+
+    get() {
+      const state = { ...this.state, queries: [...this.state.queries], query: this.state.queries[0] };
+      return { ...state, fragment: QFV.link.write(state) };
+    }
+
+    order() {
+      const block = this.block();
+      const all = Array.from({ length: this.maps.queries }, (_, q) => q);
+      const by = { entropy: (q) => block.entropy[q], cls: (q) => -block.cls[q] }[this.state.sort];
+      return by ? all.sort((a, b) => by(a) - by(b) || a - b) : all;
+    }
+
+    block() {
+      return this.maps.block(this.state.layer, this.state.head);
+    }
+
+    step(by) {
+      const order = this.order();
+      const at = order.indexOf(this.state.queries[this.state.queries.length - 1]);
+      this.change({ queries: [order[(at + by + order.length) % order.length]] }, "step");
+    }
+
+    stepLayer(by) {
+      const all = [...this.maps.crossLayers, "mean"];
+      this.change({ layer: all[(all.indexOf(this.state.layer) + by + all.length) % all.length] }, "step");
+    }
+
+    pick(query, event, source) {
+      const { queries } = this.state;
+      if (!(this.compare || event.shiftKey || event.ctrlKey || event.metaKey)) return this.change({ queries: [query] }, source);
+      const without = queries.filter((q) => q !== query);
+      this.change({ queries: without.length === queries.length ? [...queries, query] : without.length ? without : queries }, source);
+    }
+
+    toggleCompare() {
+      this.compare = !this.compare;
+      this.render();
+    }
+
+    patchAt(event) {
+      const box = this.parts.stage.canvas.getBoundingClientRect();
+      const x = Math.floor(((event.clientX - box.left) / box.width) * this.maps.columns);
+      const y = Math.floor(((event.clientY - box.top) / box.height) * this.maps.rows);
+      const inside = x >= 0 && y >= 0 && x < this.maps.columns && y < this.maps.rows;
+      return inside ? y * this.maps.columns + x : null;
+    }
+
+    hover(patch) {
+      if (!this.state.pinned && patch !== this.state.patch) this.change({ patch, pinned: false }, "hover");
+    }
+
+    pin(patch) {
+      const same = this.state.pinned && this.state.patch === patch;
+      this.change(same ? { patch: null } : { patch, pinned: true }, "patch");
+    }
+
+    movePatch(dx, dy) {
+      const { columns, rows } = this.maps;
+      const at = this.state.patch ?? this.block().peakAt[this.state.queries[0]];
+      const start = this.state.patch === null ? [0, 0] : [dx, dy];
+      const x = Math.min(Math.max((at % columns) + start[0], 0), columns - 1);
+      const y = Math.min(Math.max(Math.floor(at / columns) + start[1], 0), rows - 1);
+      this.change({ patch: y * columns + x, pinned: true }, "patch");
+    }
+
+    key(event) {
+      if (!this.maps || event.altKey || event.metaKey || event.target.closest("select, input")) return;
+      const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      const item = event.target.closest(".qfv-item");
+      if (arrow && item && event.ctrlKey) this.focusItem(item, arrow[0] || arrow[1]);
+      else if (arrow && event.shiftKey) this.movePatch(...arrow);
+      else if (arrow) {
+        if (arrow[0]) this.step(arrow[0]);
+        else this.stepLayer(arrow[1]);
+        if (item) this.parts.sheet.items[this.state.queries[0]].node.focus();
+      } else if (item && (event.key === " " || event.key === "Enter")) {
+        this.pick(Number(item.dataset.query), { shiftKey: event.key === " " }, "sheet");
+      } else if (item && (event.key === "Home" || event.key === "End")) {
+        this.change({ queries: [this.order().at(event.key === "Home" ? 0 : -1)] }, "sheet");
+        this.parts.sheet.items[this.state.queries[0]].node.focus();
+      } else if (event.key === "Escape") {
+        if (this.state.patch !== null) this.change({ patch: null }, "patch");
+        else if (this.state.queries.length > 1) this.change({ queries: [this.state.queries[0]] }, "sheet");
+        else return;
+      } else return;
+      event.preventDefault();
+      event.stopPropagation();
+    }
+
+    focusItem(item, by) {
+      const order = this.order();
+      const at = order.indexOf(Number(item.dataset.query));
+      this.parts.sheet.items[order[(at + by + order.length) % order.length]].node.focus();
+    }
+
+    // Everything the painters need to know about what is on screen.
+    scene() {
+      const { state, maps } = this;
+      const block = this.block();
+      const values = maps.mean(block, state.queries);
+      const top = { raw: 1, shared: block.top, map: Math.max(...values) }[state.scale];
+      const several = state.queries.length > 1 && state.queries.length <= MAX_OUTLINES;
+      const outlines = several ? state.queries.map((q, i) => this.outline(block, q, i)) : [];
+      return { block, values, top, outlines, columns: maps.columns, rows: maps.rows, opacity: state.opacity,
+        colours: QFV.paint.table(this.payload.palettes[state.palette]), smooth: state.drawing === "smooth",
+        grid: state.patch !== null, patch: state.patch, pinned: state.pinned };
+    }
+
+    outline(block, query, i) {
+      const { columns, rows } = this.maps;
+      const members = QFV.maps.core(this.maps.of(block, query));
+      const at = block.peakAt[query];
+      return { query, colour: this.payload.outlines[i], label: label(query),
+        segments: QFV.paint.border(members, columns, rows), at: { x: at % columns, y: Math.floor(at / columns) } };
+    }
+
+    // What is drawn, in words: the caption under the picture, the file names and the status line agree.
+    describe(scene) {
+      const { state, maps } = this;
+      const title = words.queries(state.queries) + " · " + words.layer(maps, state.layer) + " · " + words.head(maps, state.head);
+      const parts = ["Attention weight; " + words.scale(maps, state.scale)];
+      if (scene.smooth) parts.push("interpolated between patches for the eye");
+      if (scene.outlines.length) parts.push("outlines: the patches that hold half of each query’s attention on patches");
+      if (this.stretched) parts.push("picture not at its own aspect ratio, which is too thin to draw");
+      const cls = state.queries.reduce((sum, q) => sum + scene.block.cls[q], 0) / state.queries.length;
+      return { title, caption: parts.join(". ") + ".", cls };
+    }
+
+    render() {
+      if (!this.parts) return;
+      const start = performance.now();
+      this.current = this.scene();
+      this.paintStage();
+      QFV.panels.update(this, this.current);
+      this.lastRedrawMs = performance.now() - start;
+    }
+
+    paintStage() {
+      if (!this.parts || !this.current) return;
+      const { canvas, node } = this.parts.stage;
+      const ratio = global.devicePixelRatio || 1;
+      const width = Math.round(node.clientWidth * ratio);
+      const height = Math.round(node.clientHeight * ratio);
+      if (!width || !height) return;
+      if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+      const context = canvas.getContext("2d");
+      context.clearRect(0, 0, width, height);
+      QFV.paint.stage(context, width, height, this.current, ratio);
+    }
+
+    async save(kind) {
+      const name = "qformer-viz_" + (kind === "sheet" ? "sheet" : this.state.queries.slice(0, 4).map((q) => "q" + label(q)).join("-"));
+      const where = "_layer-" + this.state.layer + "_head-" + this.state.head;
+      QFV.files.download(await QFV.files[kind](this), name + where + (kind === "svg" ? ".svg" : ".png"));
+    }
+
+    copyLink() {
+      return QFV.link.copy(location.href.split("#")[0] + "#" + QFV.link.write(this.state));
+    }
+
+    stats() {
+      const { entropy, effective, cls, peak } = this.block();
+      return { entropy: [...entropy], effective: [...effective], cls: [...cls], peak: [...peak] };
+    }
+
+    destroy() {
+      this.turn++;
+      this.abort.abort();
+      this.resize.disconnect();
+      this.root.remove();
+    }
+  }
+
+  QFV.mount = function (root, payload, options) {
+    const view = new Explorer(root, options || {});
+    const fail = (error) => view.root.replaceChildren(el("div", { class: "qfv-empty", role: "alert" },
+      el("b", {}, "This view could not be drawn"), el("span", {}, String(error.message || error))));
+    const handle = {
+      select: (change) => view.change(change, "select"),
+      get: () => view.get(),
+      stats: () => view.stats(),
+      setPayload: (next) => (handle.ready = view.setPayload(next).catch(fail)),
+      destroy: () => view.destroy(),
+      get lastRedrawMs() {
+        return view.lastRedrawMs;
+      },
+    };
+    handle.setPayload(payload);
+    return handle;
+  };
+})(window);

@@ -1,0 +1,49 @@
+// The selection as an address fragment, and the sentences that say what the view is.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const { el } = QFV.parts;
+  const numeric = (text) => (text !== null && /^\d{1,5}$/.test(text) ? Number(text) : null);
+
+  function write(state) {
+    const out = "q=" + state.queries.join(",") + "&layer=" + state.layer + "&head=" + state.head;
+    return state.patch !== null && state.pinned ? out + "&patch=" + state.patch : out;
+  }
+
+  function read(hash) {
+    const given = new URLSearchParams(hash.replace(/^#/, ""));
+    const out = {};
+    const queries = (given.get("q") || "").split(",").map(numeric).filter((q) => q !== null);
+    if (queries.length) out.queries = queries;
+    if (given.has("layer")) out.layer = numeric(given.get("layer")) ?? "mean";
+    if (given.has("head")) out.head = numeric(given.get("head")) ?? "mean";
+    if (numeric(given.get("patch")) !== null) out.patch = numeric(given.get("patch"));
+    return out;
+  }
+
+  async function copy(text) {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const box = el("textarea", { class: "qfv-offscreen" });
+    box.value = text;
+    document.body.append(box);
+    box.select();
+    document.execCommand("copy");
+    box.remove();
+  }
+
+  function note(meta) {
+    const scope = meta.scope === "image and question" ? "this image and question" : "this image, whatever is asked";
+    return "Shows where each query reads from, for " + scope + ", not for single words of an answer. " +
+      "Attention is not an explanation until it has been checked.";
+  }
+
+  function header(view) {
+    const { meta } = view.payload;
+    const facts = [meta.model, meta.precision].filter(Boolean);
+    view.header = view.options.header && facts.length
+      ? el("div", { class: "qfv-header" }, ...facts.map((f) => el("span", {}, String(f))))
+      : null;
+  }
+
+  QFV.link = { copy, header, note, read, write };
+})(window);

@@ -1,0 +1,181 @@
+// Drawing: colour tables, a map as cells or smoothed, outlines, grid. Works on any 2D context.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const tables = new Map();
+  const FINE = 8; // drawn points per patch side when smoothing
+
+  // 256 colours, linear in sRGB between equally spaced control points, as palette.py computes them.
+  function table(stops) {
+    const key = stops.join();
+    if (!tables.has(key)) {
+      const rgb = stops.map((s) => [1, 3, 5].map((i) => parseInt(s.slice(i, i + 2), 16)));
+      const out = new Uint8Array(256 * 3);
+      for (let i = 0; i < 256; i++) {
+        const at = (i * (rgb.length - 1)) / 255;
+        const low = Math.min(Math.floor(at), rgb.length - 2);
+        for (let c = 0; c < 3; c++) {
+          out[3 * i + c] = Math.floor(rgb[low][c] + (at - low) * (rgb[low + 1][c] - rgb[low][c]) + 0.5);
+        }
+      }
+      tables.set(key, out);
+    }
+    return tables.get(key);
+  }
+
+  function level(value, top) {
+    return top > 0 ? Math.floor(Math.min(Math.max(value / top, 0), 1) * 255 + 0.5) : 0;
+  }
+
+  function css(colours, value, top) {
+    const i = 3 * level(value, top);
+    return "rgb(" + colours[i] + "," + colours[i + 1] + "," + colours[i + 2] + ")";
+  }
+
+  // Writes a map into a canvas of exactly its own size: one pixel per value.
+  function raster(canvas, values, columns, rows, top, colours) {
+    if (canvas.width !== columns || canvas.height !== rows) {
+      canvas.width = columns;
+      canvas.height = rows;
+    }
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(columns, rows);
+    for (let p = 0; p < values.length; p++) {
+      const i = 3 * level(values[p], top);
+      image.data[4 * p] = colours[i];
+      image.data[4 * p + 1] = colours[i + 1];
+      image.data[4 * p + 2] = colours[i + 2];
+      image.data[4 * p + 3] = 255;
+    }
+    context.putImageData(image, 0, 0);
+    return canvas;
+  }
+
+  // Bilinear between patch centres, on the values and not on the colours, so that the legend still holds.
+  function smooth(values, columns, rows) {
+    const width = columns * FINE;
+    const height = rows * FINE;
+    const out = new Float32Array(width * height);
+    for (let y = 0; y < height; y++) {
+      const v = Math.min(Math.max((y + 0.5) / FINE - 0.5, 0), rows - 1);
+      const y0 = Math.floor(v);
+      const y1 = Math.min(y0 + 1, rows - 1);
+      for (let x = 0; x < width; x++) {
+        const u = Math.min(Math.max((x + 0.5) / FINE - 0.5, 0), columns - 1);
+        const x0 = Math.floor(u);
+        const x1 = Math.min(x0 + 1, columns - 1);
+        const upper = values[y0 * columns + x0] * (x0 + 1 - u) + values[y0 * columns + x1] * (u - x0);
+        const lower = values[y1 * columns + x0] * (x0 + 1 - u) + values[y1 * columns + x1] * (u - x0);
+        out[y * width + x] = upper * (y0 + 1 - v) + lower * (v - y0);
+      }
+    }
+    return { values: out, columns: width, rows: height };
+  }
+
+  // The border of a set of patches as segments [x0, y0, x1, y1] in patch units.
+  function border(members, columns, rows) {
+    const has = (x, y) => x >= 0 && y >= 0 && x < columns && y < rows && members[y * columns + x] === 1;
+    const out = [];
+    for (let y = 0; y < rows; y++) {
+      for (let x = 0; x < columns; x++) {
+        if (!has(x, y)) continue;
+        if (!has(x, y - 1)) out.push([x, y, x + 1, y]);
+        if (!has(x, y + 1)) out.push([x, y + 1, x + 1, y + 1]);
+        if (!has(x - 1, y)) out.push([x, y, x, y + 1]);
+        if (!has(x + 1, y)) out.push([x + 1, y, x + 1, y + 1]);
+      }
+    }
+    return out;
+  }
+
+  function trace(context, segments, sx, sy) {
+    context.beginPath();
+    for (const [x0, y0, x1, y1] of segments) {
+      context.moveTo(x0 * sx, y0 * sy);
+      context.lineTo(x1 * sx, y1 * sy);
+    }
+  }
+
+  function twoTone(context, draw, colour, width) {
+    context.lineJoin = context.lineCap = "round";
+    context.strokeStyle = "rgba(0,0,0,.75)";
+    context.lineWidth = width * 2;
+    draw();
+    context.stroke();
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    draw();
+    context.stroke();
+  }
+
+  const scratch = document.createElement("canvas");
+
+  // scene: values, columns, rows, top, colours, opacity, smooth, outlines [{segments, colour, label, at}],
+  //        grid (bool), patch (index or null), pinned (bool). `unit` is the width of a thin line.
+  function stage(context, width, height, scene, unit) {
+    const { columns, rows } = scene;
+    const sx = width / columns;
+    const sy = height / rows;
+    const drawn = scene.smooth ? smooth(scene.values, columns, rows) : scene;
+    raster(scratch, drawn.values, drawn.columns, drawn.rows, scene.top, scene.colours);
+    context.save();
+    context.globalAlpha = scene.opacity;
+    context.imageSmoothingEnabled = Boolean(scene.smooth);
+    context.drawImage(scratch, 0, 0, width, height);
+    context.restore();
+    if (scene.grid) {
+      context.beginPath();
+      for (let x = 1; x < columns; x++) {
+        context.moveTo(x * sx, 0);
+        context.lineTo(x * sx, height);
+      }
+      for (let y = 1; y < rows; y++) {
+        context.moveTo(0, y * sy);
+        context.lineTo(width, y * sy);
+      }
+      context.strokeStyle = "rgba(255,255,255,.28)";
+      context.lineWidth = unit;
+      context.stroke();
+    }
+    for (const outline of scene.outlines) {
+      twoTone(context, () => trace(context, outline.segments, sx, sy), outline.colour, 2 * unit);
+    }
+    for (const outline of scene.outlines) tag(context, outline, sx, sy, unit, width, height);
+    if (scene.patch !== null) {
+      const x = (scene.patch % columns) * sx;
+      const y = Math.floor(scene.patch / columns) * sy;
+      const box = () => {
+        context.beginPath();
+        context.rect(x, y, sx, sy);
+      };
+      twoTone(context, box, "#fff", (scene.pinned ? 2.5 : 1.5) * unit);
+    }
+  }
+
+  function tag(context, outline, sx, sy, unit, width, height) {
+    const w = 22 * unit;
+    const h = 16 * unit;
+    const x = Math.min(Math.max((outline.at.x + 0.5) * sx - w / 2, 0), width - w);
+    const y = Math.min(Math.max((outline.at.y + 0.5) * sy - h / 2, 0), height - h);
+    context.fillStyle = outline.colour;
+    context.strokeStyle = "rgba(0,0,0,.75)";
+    context.lineWidth = unit;
+    context.beginPath();
+    context.roundRect(x, y, w, h, 3 * unit);
+    context.fill();
+    context.stroke();
+    context.fillStyle = ink(outline.colour);
+    context.font = "600 " + 11 * unit + "px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillText(outline.label, x + w / 2, y + h / 2 + 0.5 * unit);
+  }
+
+  // Black or white, whichever reads better on the colour.
+  function ink(colour) {
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16) / 255);
+    return 0.2126 * r ** 2.2 + 0.7152 * g ** 2.2 + 0.0722 * b ** 2.2 > 0.18 ? "#000" : "#fff";
+  }
+
+  QFV.paint = { border, css, ink, level, raster, smooth, stage, table };
+})(window);

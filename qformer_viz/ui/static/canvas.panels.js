@@ -1,0 +1,157 @@
+// Updates what surrounds the picture: controls, legend, numbers, ranking, contact sheet, status line.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const { bar, el, label, number, percent, words } = QFV.parts;
+  const MAX_ROWS = 8;
+
+  function controls(view) {
+    const { controls, display, sheet } = view.parts;
+    const { state } = view;
+    controls.current.textContent = state.queries.length === 1 ? label(state.queries[0]) : state.queries.length + " of " + view.maps.queries;
+    controls.compare.setAttribute("aria-pressed", String(view.compare));
+    controls.layers.show(state.layer);
+    controls.heads.show(state.head);
+    display.draw.show(state.drawing);
+    display.palette.value = state.palette;
+    display.scale.value = state.scale;
+    display.opacity.value = Math.round(100 * state.opacity);
+    display.grey.checked = state.grey;
+    sheet.sort.show(state.sort);
+    view.parts.stage.image.classList.toggle("qfv-grey", state.grey);
+  }
+
+  function legend(view, scene) {
+    const { stage } = view.parts;
+    const key = view.state.palette;
+    if (stage.bar.dataset.palette !== key) {
+      const ramp = Float32Array.from({ length: 256 }, (_, i) => i / 255);
+      QFV.paint.raster(stage.bar, ramp, 256, 1, 1, scene.colours);
+      stage.bar.dataset.palette = key;
+    }
+    [0, scene.top / 2, scene.top].forEach((v, i) => (stage.ticks[i].textContent = number(v)));
+    const even = 1 / (view.maps.patches + 1);
+    stage.even.hidden = even > scene.top;
+    stage.even.style.left = (100 * even) / scene.top + "%";
+    stage.even.title = "Even spread over all image tokens: " + number(even);
+    const value = scene.patch === null ? null : scene.values[scene.patch];
+    stage.marker.hidden = value === null;
+    if (value !== null) stage.marker.style.left = 100 * Math.min(1, scene.top > 0 ? value / scene.top : 0) + "%";
+    stage.caption.textContent = view.describe(scene).caption;
+    stage.tip.hidden = value === null;
+    if (value !== null) tip(view, scene, value);
+  }
+
+  function tip(view, scene, value) {
+    const { tip } = view.parts.stage;
+    const x = (scene.patch % scene.columns) / scene.columns;
+    const y = Math.floor(scene.patch / scene.columns) / scene.rows;
+    tip.textContent = number(value) + " at " + words.patch(view.maps, scene.patch);
+    tip.style.left = x < 0.5 ? 100 * (x + 1 / scene.columns) + "%" : "auto";
+    tip.style.right = x < 0.5 ? "auto" : 100 * (1 - x) + "%";
+    tip.style.top = y < 0.8 ? 100 * (y + 1 / scene.rows) + "%" : "auto";
+    tip.style.bottom = y < 0.8 ? "auto" : 100 * (1 - y) + "%";
+  }
+
+  function row(name, colour, values, maps) {
+    const length = bar();
+    length.set(values.cls);
+    const swatch = colour ? el("span", { class: "qfv-swatch" }) : null;
+    if (swatch) swatch.style.background = colour;
+    return el("tr", {},
+      el("th", { scope: "row" }, swatch, name),
+      el("td", { class: "qfv-cls" }, length.track, percent(values.cls)),
+      el("td", {}, values.entropy.toFixed(2)),
+      el("td", {}, values.effective.toFixed(0) + " of " + maps.patches),
+      el("td", {}, number(values.peak)));
+  }
+
+  function readings(view, scene) {
+    const { queries } = view.state;
+    const { block } = scene;
+    const of = (q) => ({ cls: block.cls[q], entropy: block.entropy[q], effective: block.effective[q], peak: block.peak[q] });
+    const outlined = (q) => (scene.outlines.find((o) => o.query === q) || {}).colour;
+    const rows = queries.slice(0, MAX_ROWS).map((q) => row(label(q), outlined(q), of(q), view.maps));
+    if (queries.length > 1) {
+      const whole = { ...QFV.maps.describe(scene.values), cls: view.describe(scene).cls };
+      rows.push(row(queries.length > MAX_ROWS ? "mean of " + queries.length : "mean", null, whole, view.maps));
+    }
+    view.parts.read.body.replaceChildren(...rows);
+  }
+
+  function ranking(view, scene) {
+    const { rank } = view.parts;
+    const { maps, state } = view;
+    const shown = scene.patch !== null;
+    rank.title.textContent = shown ? "Who looks at " + words.patch(maps, scene.patch) : "Who looks at a patch";
+    rank.hint.textContent = shown
+      ? state.pinned ? "Pinned. Escape or a second click releases it." : "Click to pin."
+      : "Point at the picture, or tap it: the queries are ranked by the attention they spend there.";
+    rank.list.classList.toggle("qfv-idle", !shown);
+    if (!shown) return;
+    const at = (q) => scene.block.values[q * maps.patches + scene.patch];
+    const order = Array.from({ length: maps.queries }, (_, q) => q).sort((a, b) => at(b) - at(a) || a - b);
+    rank.rows.forEach((r, i) => {
+      const q = order[i];
+      r.node.dataset.query = q;
+      r.node.classList.toggle("qfv-on", state.queries.includes(q));
+      r.node.setAttribute("aria-label", "Query " + label(q) + ", " + number(at(q)) + ". Select it.");
+      r.name.textContent = label(q);
+      r.value.textContent = number(at(q));
+      r.length.set(scene.block.top > 0 ? at(q) / scene.block.top : 0);
+    });
+  }
+
+  // Thumbnails change with layer, head, colours and scale, not with the query: most redraws leave them alone.
+  function sheet(view, scene) {
+    const { sheet } = view.parts;
+    const { state, maps } = view;
+    const key = [state.layer, state.head, state.palette, state.scale, state.drawing].join("/");
+    if (view.sheetKey !== key) {
+      view.sheetKey = key;
+      sheet.items.forEach((item, q) => {
+        const top = { raw: 1, shared: scene.block.top, map: scene.block.peak[q] }[state.scale];
+        QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, top, scene.colours);
+        item.canvas.classList.toggle("qfv-smooth", scene.smooth);
+        item.entropy.textContent = scene.block.entropy[q].toFixed(2);
+        item.cls.set(scene.block.cls[q]);
+        item.node.setAttribute("aria-label", "Query " + label(q) + ", entropy " + scene.block.entropy[q].toFixed(2) +
+          " nats, " + percent(scene.block.cls[q]) + " on CLS");
+        item.node.title = item.node.getAttribute("aria-label");
+      });
+    }
+    const order = view.order();
+    const sorted = order.join();
+    if (sheet.list.dataset.order !== sorted) {
+      const focused = sheet.list.contains(document.activeElement) ? document.activeElement : null;
+      sheet.list.append(...order.map((q) => sheet.items[q].node));
+      sheet.list.dataset.order = sorted;
+      if (focused) focused.focus();
+    }
+    sheet.items.forEach((item, q) => {
+      const at = state.queries.indexOf(q);
+      item.node.setAttribute("aria-selected", String(at >= 0));
+      item.node.tabIndex = q === state.queries[0] ? 0 : -1;
+      const outline = scene.outlines.find((o) => o.query === q);
+      item.node.style.setProperty("--qfv-mark", outline ? outline.colour : "");
+    });
+  }
+
+  function status(view, scene) {
+    const { title, cls } = view.describe(scene);
+    const peak = QFV.maps.describe(scene.values);
+    view.parts.status.textContent = title + ". Strongest at " + words.patch(view.maps, peak.peakAt) + " with " +
+      number(peak.peak) + "; " + percent(cls) + " on CLS.";
+  }
+
+  QFV.panels = {
+    update(view, scene) {
+      controls(view);
+      legend(view, scene);
+      readings(view, scene);
+      ranking(view, scene);
+      sheet(view, scene);
+      status(view, scene);
+    },
+  };
+})(window);
