@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import GridMismatch, ManyCaptured, NotAQFormer, NothingCaptured, StillRecording
+from .locate import Site, find
 from .types import Capture
 
 # Which recordings the running thread or task has entered. Hooks sit on the shared model, so each one asks
@@ -92,7 +93,7 @@ def capture(model: nn.Module) -> Iterator[Recording]:
     Q-Former calls on text alone (the text side of contrastive retrieval) have no maps and are passed over.
     Raises NotAQFormer on entry; GridMismatch on exit if the image tokens do not fit the patch grid.
     """
-    site = _find(model)
+    site = find(model)
     tape = _Tape(site)
     recording = Recording()
     handles: list = []
@@ -107,24 +108,6 @@ def capture(model: nn.Module) -> Iterator[Recording]:
         _entered.set(_entered.get() - {tape.key})
         recording._captures = ()
         recording._captures = tuple(_seal(call, site) for call in tape.calls)
-
-
-@dataclass(frozen=True, eq=False)
-class _Site:
-    """Where the Q-Former of a model is, found by structure rather than by class."""
-
-    qformer: nn.Module
-    owner: nn.Module
-    conv: nn.Module | None
-    grid: tuple[int, int]
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.qformer.encoder.layer
-
-    @property
-    def cross_layers(self) -> tuple[int, ...]:
-        return tuple(i for i, layer in enumerate(self.layers) if hasattr(layer, "crossattention"))
 
 
 @dataclass(eq=False)
@@ -142,7 +125,7 @@ class _Call:
 class _Tape:
     """The hooks of one recording. A call is open between the Q-Former's pre-hook and its hook."""
 
-    def __init__(self, site: _Site):
+    def __init__(self, site: Site):
         self.site, self.key, self.calls = site, object(), []
         self._signature = inspect.signature(site.qformer.forward)
         # Per thread, so that two threads sharing one context do not write into one call.
@@ -219,49 +202,8 @@ class _Tape:
             self.calls.append(call)
 
 
-def _find(model: nn.Module) -> _Site:
-    """The one Q-Former of a model, its owner (which holds query_tokens) and its patch grid."""
-    kind = type(model).__name__
-    if not isinstance(model, nn.Module):
-        raise NotAQFormer(f"a {kind}", "a transformers model", "pass the model itself, for instance pipe.model")
-    names = [name for name, module in model.named_modules() if _is_qformer(module)]
-    if len(names) != 1:
-        raise NotAQFormer(
-            f"{len(names) or 'no'} Q-Formers in {kind}" + (f" ({', '.join(names)})" if names else ""),
-            "exactly one module with encoder.layer[i].crossattention.attention.query and .key",
-            "pass one model with a Q-Former, for instance Blip2ForConditionalGeneration or "
-            "InstructBlipForConditionalGeneration",
-        )
-    qformer = model.get_submodule(names[0])
-    owner = model.get_submodule(names[0].rpartition(".")[0])
-    vision = getattr(getattr(owner, "config", None), "vision_config", None)
-    if owner is qformer or not isinstance(getattr(owner, "query_tokens", None), Tensor) or vision is None:
-        raise NotAQFormer(
-            f"a Q-Former in {kind} without query_tokens and config.vision_config beside it",
-            "the model that owns both",
-            "pass the whole model, not model.qformer",
-        )
-    convs = (m for m in getattr(owner, "vision_model", nn.Identity()).modules() if isinstance(m, nn.Conv2d))
-    rows, columns = (a // b for a, b in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True))
-    return _Site(qformer, owner, next(convs, None), (rows, columns))
-
-
-def _is_qformer(module: nn.Module) -> bool:
-    layers = getattr(getattr(module, "encoder", None), "layer", None)
-    if not isinstance(layers, nn.ModuleList):
-        return False
-    blocks = [getattr(layer, "attention", None) for layer in layers]
-    crosses = [layer.crossattention for layer in layers if hasattr(layer, "crossattention")]
-    attentions = [getattr(block, "attention", None) for block in blocks + crosses]
-    return bool(crosses) and all(hasattr(a, "query") and hasattr(a, "key") for a in attentions)
-
-
-def _pair(size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _seal(call: _Call, site: _Site) -> Capture:
-    """Turn a finished call into a Capture, away from whatever autograd or autocast mode surrounds the block."""
+def _seal(call: _Call, site: Site) -> Capture:
+    """Turn a finished call into a Capture, whatever autograd or autocast mode surrounds the block."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         cross = [_probabilities(call, site, "cross", i, call.cross_mask) for i in site.cross_layers]
         own = [_probabilities(call, site, "self", i, call.self_mask) for i in range(len(site.layers))]
@@ -281,7 +223,7 @@ def _seal(call: _Call, site: _Site) -> Capture:
         )
 
 
-def _probabilities(call: _Call, site: _Site, kind: str, index: int, mask: Tensor | None) -> Tensor:
+def _probabilities(call: _Call, site: Site, kind: str, index: int, mask: Tensor | None) -> Tensor:
     """softmax(q kᵀ / sqrt(d) + mask) of one layer for the query positions: [b, h, q, keys]."""
     layer = site.layers[index]
     attention = (layer.attention if kind == "self" else layer.crossattention).attention
@@ -303,7 +245,7 @@ def _probabilities(call: _Call, site: _Site, kind: str, index: int, mask: Tensor
 
 
 def _additive(mask: Tensor, queries: int) -> Tensor:
-    """A mask as transformers accepts it ([b, keys] or [b, 1 or h, rows, keys]) as a term added to the scores."""
+    """What a transformers mask, [b, keys] or [b, 1 or h, rows, keys], adds to the scores."""
     mask = mask.detach().cpu()
     if mask.dim() == 2:
         mask = mask[:, None, None, :].bool()
@@ -315,7 +257,7 @@ def _additive(mask: Tensor, queries: int) -> Tensor:
     return mask.float()
 
 
-def _grid(call: _Call, site: _Site, tokens: int) -> tuple[int, int]:
+def _grid(call: _Call, site: Site, tokens: int) -> tuple[int, int]:
     """The grid the ViT used in this block (another one where position embeddings were interpolated), or the
     configured one if the image features came from elsewhere."""
     for grid in (call.grid, site.grid):

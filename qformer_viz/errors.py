@@ -36,5 +36,9 @@ class BadShape(QFormerVizError, ValueError):
     """A tensor does not have the shape its name promises."""
 
 
+class BadValues(QFormerVizError, ValueError):
+    """Numbers outside the range that gives the result a meaning, such as maps that do not sum to one."""
+
+
 class BadSelection(QFormerVizError, ValueError):
     """An image, layer, head, query or threshold that does not exist."""

@@ -82,15 +82,14 @@ class Capture:
         return "Capture(" + ", ".join(f"{name} {value}" for name, value in self._rows()) + ")"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._rows())
+        row = "<tr><th>{}</th><td>{}</td></tr>"
+        rows = "".join(row.format(escape(name), escape(value)) for name, value in self._rows())
         return f"<table><caption>Q-Former capture</caption>{rows}</table>"
 
     def _rows(self) -> list[tuple[str, str]]:
-        shapes = [
-            (name, f"[{' '.join(letters)}] = {list(getattr(self, name).shape)}") for name, letters in _AXES.items()
-        ]
+        shapes = {name: list(getattr(self, name).shape) for name in _AXES}
         return [
-            *shapes,
+            *((name, f"[{', '.join(_AXES[name])}] = {shape}") for name, shape in shapes.items()),
             ("cross_layers", str(list(self.cross_layers))),
             ("grid", f"{self.grid[0]} × {self.grid[1]}"),
             ("attention", self.attn_implementation),
