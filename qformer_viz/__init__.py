@@ -1,9 +1,20 @@
 """See inside Q-Former models. Importing this loads torch, and neither transformers, gradio nor plotly."""
 
+from .attention import (
+    centre_of_mass,
+    cls_share,
+    effective_patches,
+    entropy,
+    focus,
+    js_distance,
+    patches,
+    select,
+)
 from .capture import Recording, capture
 from .errors import (
     BadSelection,
     BadShape,
+    BadValues,
     GridMismatch,
     ManyCaptured,
     NotAQFormer,
@@ -11,6 +22,22 @@ from .errors import (
     QFormerVizError,
     StillRecording,
 )
+from .similarity import (
+    Collapse,
+    attention_similarity,
+    between_image_share,
+    collapse,
+    complementarity,
+    content_dependence,
+    cosine,
+    effective_rank,
+    leaf_order,
+    redundancy,
+    redundancy_reference,
+    specialisation,
+    winner_entropy,
+)
+from .statistics import QueryStatistics, query_statistics
 from .types import Capture
 
 __version__ = "0.1.0"
@@ -18,13 +45,37 @@ __version__ = "0.1.0"
 __all__ = [
     "BadSelection",
     "BadShape",
+    "BadValues",
     "Capture",
+    "Collapse",
     "GridMismatch",
     "ManyCaptured",
     "NotAQFormer",
     "NothingCaptured",
     "QFormerVizError",
+    "QueryStatistics",
     "Recording",
     "StillRecording",
+    "attention_similarity",
+    "between_image_share",
     "capture",
+    "centre_of_mass",
+    "cls_share",
+    "collapse",
+    "complementarity",
+    "content_dependence",
+    "cosine",
+    "effective_patches",
+    "effective_rank",
+    "entropy",
+    "focus",
+    "js_distance",
+    "leaf_order",
+    "patches",
+    "query_statistics",
+    "redundancy",
+    "redundancy_reference",
+    "select",
+    "specialisation",
+    "winner_entropy",
 ]

@@ -19,7 +19,8 @@ def select(cross: Tensor, layer: int | None = None, head: int | None = None) -> 
     probabilities, so rows still sum to one. Never the maximum over heads, which is not a probability.
     """
     if cross.dim() != 5:
-        raise BadShape(f"maps of shape {list(cross.shape)}", "[l, b, h, q, p]", "pass capture.cross_attention")
+        shape = list(cross.shape)
+        raise BadShape(f"maps of shape {shape}", "[l, b, h, q, p]", "pass capture.cross_attention")
     cross = cross.mean(0) if layer is None else cross[_index(layer, cross.shape[0], "layer")]
     return cross.mean(1) if head is None else cross[:, _index(head, cross.shape[1], "head")]
 
@@ -91,14 +92,14 @@ def js_distance(P: Tensor) -> Tensor:
 
 def _index(value: int, size: int, name: str) -> int:
     if not 0 <= value < size:
-        raise BadSelection(f"{name} {value}", f"0..{size - 1}, or None for the mean", f"choose an existing {name}")
+        raise BadSelection(f"{name} {value}", f"0..{size - 1}, or None for the mean", "choose one of them")
     return value
 
 
 def _cross(cross: Tensor) -> Tensor:
     if cross.shape[-1] < 2:
         raise BadShape(
-            f"maps of shape {list(cross.shape)}", "CLS and at least one patch last", "pass maps with CLS first"
+            f"maps of shape {list(cross.shape)}", "CLS and at least one patch", "pass maps with CLS first"
         )
     return cross
 

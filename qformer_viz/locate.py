@@ -9,7 +9,7 @@ from .errors import NotAQFormer
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A Q-Former, the model that owns it, the ViT's patch convolution if any, the configured grid (gh, gw)."""
+    """A Q-Former, the model that owns it, the ViT's patch convolution, the configured grid (gh, gw)."""
 
     qformer: nn.Module
     owner: nn.Module

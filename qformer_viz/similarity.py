@@ -70,8 +70,7 @@ def redundancy_reference(Z: Tensor, quantile: float = 0.99) -> float:
 
     Above this value two queries of one image are more alike than queries of unrelated images.
     """
-    if Z.dim() != 3 or Z.shape[0] < 2:
-        raise BadShape(f"states of shape {list(Z.shape)}", "[b, q, d] with b at least 2", "pass several images")
+    _several(Z, "[b, q, d]")
     images, queries, _ = Z.shape
     vectors, length, zero = _vectors(Z, centre=True)
     unit = torch.where(zero, 0.0, vectors / length.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
@@ -112,9 +111,11 @@ def specialisation(P: Tensor) -> float:
 
 
 def content_dependence(P: Tensor) -> Tensor:
-    """E_i KL(P_{i,q} ‖ mean_i P_{i,q}) in nats: [b, q, N] -> [q] in 0..log b. 0: the same map for every image."""
-    if P.dim() != 3 or P.shape[0] < 2:
-        raise BadShape(f"maps of shape {list(P.shape)}", "[b, q, N] with b at least 2", "pass several images")
+    """E_i KL(P_{i,q} ‖ mean_i P_{i,q}) in nats: [b, q, N] -> [q] in 0..log b.
+
+    0 for a query that looks at the same patches in every image.
+    """
+    _several(P, "[b, q, N]")
     maps = P.double()
     return (entropy(maps.mean(0)) - entropy(maps).mean(0)).clamp_min(0).to(P.dtype)
 
@@ -124,8 +125,7 @@ def between_image_share(Z: Tensor) -> float:
 
     Variance of each query around its own mean over images, over the variance around the mean of everything.
     """
-    if Z.dim() != 3 or Z.shape[0] < 2:
-        raise BadShape(f"states of shape {list(Z.shape)}", "[b, q, d] with b at least 2", "pass several images")
+    _several(Z, "[b, q, d]")
     states = Z.double()
     within = (states - states.mean(0)).square().sum()
     total = (states - states.mean((0, 1))).square().sum()
@@ -220,9 +220,16 @@ def _vectors(Z: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
 def _matrix(tensor: Tensor) -> Tensor:
     if tensor.dim() != 2 or tensor.shape[0] < 2:
         raise BadShape(
-            f"a tensor of shape {list(tensor.shape)}", "one row per query, at least two", "pass a single image"
+            f"a tensor of shape {list(tensor.shape)}", "one row per query, at least two", "pass one image"
         )
     return tensor
+
+
+def _several(tensor: Tensor, letters: str) -> None:
+    if tensor.dim() != 3 or tensor.shape[0] < 2:
+        raise BadShape(
+            f"a tensor of shape {list(tensor.shape)}", f"{letters} with b at least 2", "pass several images"
+        )
 
 
 def _square(similarity: Tensor) -> int:
