@@ -123,8 +123,8 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
         entry = CHECKPOINTS[name]
         if entry.folder and not (entry.folder / "config.json").is_file():
             raise CheckpointError(
-                f"The bundled model {name!r} is not in {entry.folder.parent.name}/{entry.folder.name}. Get the "
-                "repository complete (git checkout -- assets), or give another checkpoint."
+                f"The bundled model {name!r} is not in {entry.folder.parent.name}/{entry.folder.name}. Get "
+                "the repository complete (git checkout -- assets), or give another checkpoint."
             )
         return entry
     if name and Path(name).is_dir():
@@ -133,20 +133,20 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
         return Checkpoint(id=name, title=name, world="unknown")
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
         raise CheckpointError(
-            f"{name!r} is neither a folder here nor on the list of checkpoints ({', '.join(CHECKPOINTS)}). If you "
-            f"trust it, pass allow=({name!r},) to model.load, or --allow {name} to the program."
+            f"{name!r} is neither a folder here nor on the list of checkpoints ({', '.join(CHECKPOINTS)}). "
+            f"If you trust it, pass allow=({name!r},) to model.load, or --allow {name} to the program."
         )
     raise CheckpointError(
-        f"There is no checkpoint {name!r}: expected a listed name ({', '.join(CHECKPOINTS)}) or a folder saved "
-        "with save_pretrained. Check the spelling or the path."
+        f"There is no checkpoint {name!r}: expected a listed name ({', '.join(CHECKPOINTS)}) or a folder "
+        "saved with save_pretrained. Check the spelling or the path."
     )
 
 
 def _local(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. Give the "
-            "folder that save_pretrained wrote."
+            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. Give "
+            "the folder that save_pretrained wrote."
         )
     entry = Checkpoint(id=folder.name, title=folder.name, world="unknown", folder=folder)
     card = folder / CARD
@@ -160,5 +160,7 @@ def _local(folder: Path) -> Checkpoint:
         if texts.get("question_prompt", "{}").count("{}") != 1:
             raise ValueError("question_prompt must hold {} once, where the question goes")
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{folder.name}/{CARD} cannot be used: {error}. Correct or delete it.") from error
+        raise CheckpointError(
+            f"{folder.name}/{CARD} cannot be used: {error}. Correct or delete it."
+        ) from error
     return replace(entry, **texts)

@@ -51,7 +51,7 @@ class Generator:
         self.language = model.language_model
         self.decoder_only = not self.language.config.is_encoder_decoder
         self.reuse = reuse and self.decoder_only
-        self._prefixes: Recent[tuple[tuple[Tensor, Tensor], ...]] = Recent(PREFIXES)
+        self._prefixes: Recent[_Prefix] = Recent(PREFIXES)
         ends = self.language.generation_config.eos_token_id
         ends = self.language.config.eos_token_id if ends is None else ends
         self.ends = frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
@@ -93,7 +93,7 @@ class Generator:
         sequence = out.sequences[0].tolist()
         new = sequence[len(prompt) :] if self.decoder_only else sequence[1:]
         if self.reuse and single:
-            self._keep(fingerprint, sequence, out.past_key_values)
+            self._keep(fingerprint, sequence, len(prompt), out.past_key_values)
         kept = self._until_end(new)
         if single:
             logprobs = [value.item() for value in watch.logprobs[: len(kept)]]
@@ -148,33 +148,43 @@ class Generator:
         return "stopped" if stopped else "length"
 
     def _recall(self, fingerprint: str, prompt: Sequence[int]) -> DynamicCache | None:
-        """A private copy of the longest kept beginning of this prompt; at least one token stays to be read."""
+        """A private copy of the longest kept beginning of this prompt; at least one token is left to read."""
         best, longest = None, 0
-        for key, layers in self._prefixes.items():
-            kept_for, ids = key
-            if kept_for == fingerprint:
-                shared = min(_shared(ids, prompt), len(prompt) - 1)
+        for key, prefix in self._prefixes.items():
+            if prefix.fingerprint == fingerprint:
+                shared = min(_shared(prefix.ids, prompt), len(prompt) - 1)
                 if shared > longest:
-                    best, longest, used = layers, shared, key
-        if best is None:
+                    best, longest = key, shared
+        prefix = None if best is None else self._prefixes.get(best)
+        if prefix is None:
             return None
-        self._prefixes.get(used)
         cache = DynamicCache(config=self.language.config)
-        for index, (keys, values) in enumerate(best):
+        for index, (keys, values) in enumerate(prefix.layers):
             cache.update(keys[..., :longest, :].clone(), values[..., :longest, :].clone(), index)
         return cache
 
-    def _keep(self, fingerprint: str, sequence: list[int], cache: Any) -> None:
-        """File what the pass has read; a conversation's newer cache replaces the one it grew from."""
+    def _keep(self, fingerprint: str, sequence: list[int], prompt_length: int, cache: Any) -> None:
+        """File what the pass has read. It replaces every cache whose prompt it begins with: a conversation
+        holds one, and a retry still finds its prompt."""
         layers = getattr(cache, "layers", ())
         if not layers or any(type(layer) is not DynamicLayer for layer in layers):
             return  # sliding windows forget, so their caches are not prefixes
         ids = tuple(sequence[: cache.get_seq_length()])
-        for key, _ in self._prefixes.items():
-            if key[0] == fingerprint and _shared(key[1], ids) == len(key[1]):
+        for key, old in self._prefixes.items():
+            if old.fingerprint == fingerprint and _shared(old.ids, ids) >= old.prompt_length:
                 self._prefixes.drop(key)
         kept = tuple((layer.keys[..., : len(ids), :], layer.values[..., : len(ids), :]) for layer in layers)
-        self._prefixes.put((fingerprint, ids), kept)
+        self._prefixes.put((fingerprint, ids), _Prefix(fingerprint, ids, prompt_length, kept))
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """Keys and values [1, h, t, d] of every layer for the token ids [t]; never changed once filed."""
+
+    fingerprint: str
+    ids: tuple[int, ...]
+    prompt_length: int
+    layers: tuple[tuple[Tensor, Tensor], ...]
 
 
 class _Watch:
@@ -230,12 +240,13 @@ class _Criterion(StoppingCriteria):
 
 def _shared(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common beginning."""
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    pairs = zip(left, right, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 @contextlib.contextmanager
 def _seeded(seed: int | None, device: torch.device):
-    """Make sampling repeatable without disturbing anyone else's random numbers; generate takes no generator."""
+    """Make sampling repeatable and leave other random numbers alone; `generate` takes no generator."""
     if seed is None:
         yield
         return

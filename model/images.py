@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from model.errors import ImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 64_000_000
 WORKING_SIDE = 2048
@@ -56,7 +56,7 @@ def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
     if isinstance(source, Decoded):
         return source
     with _DECODING, warnings.catch_warnings():
-        # Pillow warns about odd metadata and large sizes; sizes are judged here, and the pixels are what counts.
+        # Pillow warns about odd metadata and large sizes; sizes are judged here, metadata is not used.
         warnings.simplefilter("ignore")
         try:
             return _decode(source, max_pixels, max_bytes)
@@ -64,10 +64,11 @@ def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
             raise
         except MemoryError:
             raise ImageError(
-                "There is not enough memory to open this image. Reduce it to a few megapixels and upload it again."
+                "There is not enough memory to open this image. Reduce it to a few megapixels and upload "
+                "it again."
             ) from None
         except Exception as error:
-            # The parsers raise OSError, SyntaxError, ValueError, struct.error, IndexError ... on damaged files.
+            # The parsers raise OSError, SyntaxError, ValueError, struct.error, IndexError and more.
             raise ImageError(
                 f"This image file is damaged ({_short(error)}). Open and save it again as PNG or JPEG, or "
                 "upload it once more if the transfer was cut short."
@@ -116,8 +117,8 @@ def _read(source: Any, max_bytes: int) -> bytes:
         )
     if not isinstance(source, (str, Path)) or not str(source):
         raise ImageError(
-            f"Expected an image file, got {_kind(source)}. Upload a {_READABLE} file (from Python: a path, bytes, "
-            "a data: URL, a PIL image or an array)."
+            f"Expected an image file, got {_kind(source)}. Upload a {_READABLE} file (from Python: a path, "
+            "bytes, a data: URL, a PIL image or an array)."
         )
     path = Path(source)
     if not path.is_file():
@@ -147,8 +148,8 @@ def _read_data_url(url: str, max_bytes: int) -> bytes:
 def _check_bytes(count: int, max_bytes: int) -> None:
     if count > max_bytes:
         raise ImageError(
-            f"This file has {count / 2**20:.1f} MiB; at most {max_bytes / 2**20:.4g} MiB are accepted. Save it "
-            "as JPEG or reduce its size, and upload it again."
+            f"This file has {count / 2**20:.1f} MiB; at most {max_bytes / 2**20:.4g} MiB are accepted. Save "
+            "it as JPEG or reduce its size, and upload it again."
         )
 
 
@@ -164,8 +165,8 @@ def _open(data: bytes) -> Image.Image:
         ) from error
     except Image.UnidentifiedImageError:
         raise ImageError(
-            f"This file is not an image this program can read{_guess(data)}. Save it as {_READABLE} and upload it "
-            "again."
+            f"This file is not an image this program can read{_guess(data)}. Save it as {_READABLE} and "
+            "upload it again."
         ) from None
 
 
@@ -185,8 +186,8 @@ def _guess(data: bytes) -> str:
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(
-            f"An array of shape {array.shape} is no picture; expected [h, w], [h, w, 3] or [h, w, 4]. Move the "
-            "colour channels last."
+            f"An array of shape {array.shape} is no picture; expected [h, w], [h, w, 3] or [h, w, 4]. Move "
+            "the colour channels last."
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -202,9 +203,9 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint16:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if values.dtype.kind not in "iuf":
-        raise ImageError(f"Pixels of type {values.dtype} cannot be shown; give uint8, uint16 or floats 0 to 1.")
+        raise ImageError(f"Pixels of type {values.dtype} cannot be shown; give uint8, uint16 or floats.")
     if not np.isfinite(values).all():
-        raise ImageError("This image holds values that are not finite numbers. Replace NaN and infinity by 0.")
+        raise ImageError("This image holds NaN or infinite values. Replace them by 0.")
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1 and values.dtype.kind == "f":
         scale, offset = 255.0, 0.0
@@ -224,7 +225,8 @@ def _first_frame(picture: Image.Image) -> tuple[str, ...]:
         if frames > 1:
             picture.seek(0)
     except (EOFError, OSError, SyntaxError):
-        return ()  # a later frame is damaged; the first one decides whether the file opens
+        picture.seek(0)  # a later frame is damaged; the first one decides whether the file opens
+        return ()
     if frames <= 1 or picture.format == "MPO":  # MPO: a phone's JPEG with a depth map or preview behind it
         return ()
     kind, part = ("Several pages", "page") if picture.format == "TIFF" else ("Animated", "frame")

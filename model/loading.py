@@ -39,7 +39,7 @@ def load(
 ) -> Pipeline:
     """Load a listed checkpoint, a folder that save_pretrained wrote, or a hub id named in `allow`.
 
-    quantization None, "8bit" (LLM.int8) or "4bit" (NF4); device and dtype None: chosen, with the reason printed.
+    quantization None, "8bit" (LLM.int8) or "4bit" (NF4); device and dtype None: chosen, the reason printed.
     observe(model) is a context manager entered around every Q-Former pass; what it yields becomes
     EncodedImage.record. Safetensors only, no remote code. Raises CheckpointError, MemoryError_.
     """
@@ -49,8 +49,8 @@ def load(
     config = _attempt(checkpoint, transformers.AutoConfig.from_pretrained)
     if config.model_type not in FAMILIES:
         raise CheckpointError(
-            f"{checkpoint.id} is a {config.model_type!r} model; expected one with a Q-Former and a language model "
-            f"({', '.join(FAMILIES)}). Choose another checkpoint."
+            f"{checkpoint.id} is a {config.model_type!r} model; expected one with a Q-Former and a language "
+            f"model ({', '.join(FAMILIES)}). Choose another checkpoint."
         )
     family, model_class, processor_class = FAMILIES[config.model_type]
     checkpoint = replace(checkpoint, family=family)
@@ -85,8 +85,8 @@ def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:
         return loader(checkpoint.location, trust_remote_code=False, **options)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryError_(
-            f"{checkpoint.id} does not fit into memory ({_first_line(error)}). Load it with quantization=\"8bit\" or "
-            '"4bit", or choose a smaller checkpoint.'
+            f"{checkpoint.id} does not fit into memory ({_first_line(error)}). Load it with "
+            'quantization="8bit" or "4bit", or choose a smaller checkpoint.'
         ) from error
     except Exception as error:
         # transformers, safetensors, tokenizers and the hub client share no base class below Exception.
@@ -100,14 +100,14 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> str:
     detail = _first_line(error)
     if checkpoint.folder is not None:
         return (
-            f"The folder {checkpoint.folder.name!r} cannot be loaded: {detail}. It must hold config.json, the weights "
-            "as safetensors, and the processor's and tokenizer's files; save the model and its processor there again "
-            "with save_pretrained."
+            f"The folder {checkpoint.folder.name!r} cannot be loaded: {detail}. It must hold config.json, "
+            "the weights as safetensors, and the processor's and tokenizer's files; save the model and its "
+            "processor there again with save_pretrained."
         )
     return (
-        f"{checkpoint.id} could not be fetched from the hub or its cache: {detail}. Check the network (or unset "
-        "HF_HUB_OFFLINE), download it beforehand with `hf download "
-        f"{checkpoint.id}`, or use the bundled model blip2-emoji, which needs no network."
+        f"{checkpoint.id} could not be fetched from the hub or its cache: {detail}. Check the network (or "
+        f"unset HF_HUB_OFFLINE), download it beforehand with `hf download {checkpoint.id}`, or use the "
+        "bundled model blip2-emoji, which needs no network."
     )
 
 
@@ -123,8 +123,9 @@ def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         keys = sorted(str(key) for key in info.get(kind, ()))
         if keys:
             raise CheckpointError(
-                f"{checkpoint.id} lacks {len(keys)} of the weights its configuration asks for ({', '.join(keys[:3])}"
-                f"{', ...' if len(keys) > 3 else ''}; {kind.replace('_', ' ')}). Get the checkpoint complete."
+                f"{checkpoint.id} lacks {len(keys)} of the weights its configuration asks for "
+                f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}; {kind.replace('_', ' ')}). Get "
+                "the checkpoint complete."
             )
 
 
@@ -134,9 +135,9 @@ def _check_placeholders(checkpoint: Checkpoint, processor: Any, config: Any) -> 
         processor.num_query_tokens = config.num_query_tokens
     if processor.num_query_tokens != config.num_query_tokens:
         raise CheckpointError(
-            f"{checkpoint.id}: the processor inserts {processor.num_query_tokens} image placeholders but the model has "
-            f"{config.num_query_tokens} queries. Save the processor again with num_query_tokens="
-            f"{config.num_query_tokens}."
+            f"{checkpoint.id}: the processor inserts {processor.num_query_tokens} image placeholders but "
+            f"the model has {config.num_query_tokens} queries. Save the processor again with "
+            f"num_query_tokens={config.num_query_tokens}."
         )
     token = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
     if token != config.image_token_index:
@@ -149,7 +150,8 @@ def _check_placeholders(checkpoint: Checkpoint, processor: Any, config: Any) -> 
 def _quantization(kind: str, precision: torch.dtype) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise CheckpointError(
-            f'quantization="{kind}" needs bitsandbytes, which is not installed: pip install -r requirements.txt.'
+            f'quantization="{kind}" needs bitsandbytes, which is not installed: pip install -r '
+            "requirements.txt."
         )
     if kind == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(_FLOAT))
@@ -171,7 +173,9 @@ def _choose_device(device: str | torch.device | None) -> tuple[torch.device, str
                 f'device is {device!r}; expected "cpu", "cuda", "cuda:1", "mps" or None.'
             ) from error
         if place.type == "cuda" and not torch.cuda.is_available():
-            raise CheckpointError(f"device {place} was asked for, but no CUDA device was found. Leave device out.")
+            raise CheckpointError(
+                f"device {place} was asked for, but no CUDA device was found. Leave it out."
+            )
         return place, "as asked"
     if torch.cuda.is_available():
         return torch.device("cuda", 0), torch.cuda.get_device_name(0)
@@ -193,14 +197,16 @@ def _choose_dtype(
         return torch.float32, "small enough for full precision"
     t5 = not config.use_decoder_only_language_model
     if place.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return (torch.float32, "FlanT5 overflows in float16") if t5 else (torch.float16, "this GPU has no bfloat16")
+        if t5:
+            return torch.float32, "this GPU has no bfloat16, and T5 overflows in float16"
+        return torch.float16, "this GPU has no bfloat16"
     if place.type == "cpu" and 4e9 * billions < 0.5 * _physical_memory():
         return torch.float32, f"{4 * billions:.1f} GB of weights fit into memory"
     return torch.bfloat16, f"{2 * billions:.1f} GB of weights instead of {4 * billions:.1f}"
 
 
 def _stored_parameters(checkpoint: Checkpoint) -> float:
-    """Billions, judged by the files of a folder (two bytes each); a hub id that is not listed counts as large."""
+    """Billions, judged by a folder's files at two bytes each; a hub id that is not listed counts as large."""
     if checkpoint.folder is None:
         return 4.0
     return sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) / 2e9

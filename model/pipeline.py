@@ -25,6 +25,7 @@ from model.types import Answer, Decoding, EncodedImage, Turn
 from model.wording import pieces, readable
 
 ANSWERS = 256
+_CAPTION = object()  # in place of a question; None is one that was not given
 
 
 class Pipeline:
@@ -60,10 +61,10 @@ class Pipeline:
         self._lock = threading.RLock()
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
-        """Run ViT and Q-Former once for this image; whoever asks for it again, from any thread, gets the same.
+        """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
 
-        image: whatever `model.decode` takes. For InstructBLIP, whose Q-Former reads the question, the Q-Former
-        runs once per question (None: the caption prompt) and the ViT once per image; BLIP-2 ignores `question`.
+        image: whatever `model.decode` takes. InstructBLIP's Q-Former reads the question: it runs once per
+        question (None: the caption prompt), the ViT still once per image. BLIP-2 ignores `question`.
         Raises ImageError, QuestionError, MemoryError_.
         """
         instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
@@ -71,7 +72,7 @@ class Pipeline:
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
         """Describe an image or an EncodedImage. Raises ImageError, MemoryError_."""
-        return self._answer(image, None, (), decoding)
+        return self._answer(image, _CAPTION, (), decoding)
 
     def ask(
         self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding | None = None
@@ -88,7 +89,7 @@ class Pipeline:
         self, image: Any, decoding: Decoding | None = None, stop: threading.Event | None = None
     ) -> Iterator[Answer]:
         """`caption`, as growing answers; the last one has `finish` set. Beams yield the last one only."""
-        return stream(lambda emit, stopped: self._answer(image, None, (), decoding, emit, stopped), stop)
+        return stream(lambda emit, stopped: self._answer(image, _CAPTION, (), decoding, emit, stopped), stop)
 
     def stream_ask(
         self,
@@ -99,7 +100,11 @@ class Pipeline:
         stop: threading.Event | None = None,
     ) -> Iterator[Answer]:
         """`ask`, as growing answers. Set `stop` to end after the current token (finish "stopped")."""
-        return stream(lambda emit, stopped: self._answer(image, question, history, decoding, emit, stopped), stop)
+
+        def work(emit: Emit, stopped: Stopped) -> Answer:
+            return self._answer(image, question, history, decoding, emit, stopped)
+
+        return stream(work, stop)
 
     def forget(self) -> None:
         """Drop every cached image, answer and key-value cache."""
@@ -145,17 +150,16 @@ class Pipeline:
     def _answer(
         self,
         image: Any,
-        question: str | None,
+        question: Any,
         history: Sequence[Turn],
         decoding: Decoding | None,
         emit: Emit | None = None,
         stopped: Stopped = lambda: False,
     ) -> Answer:
-        """question None: a caption."""
         decoding = decoding or Decoding()
         prompt = (
             self._prompts.caption(decoding.max_new_tokens)
-            if question is None
+            if question is _CAPTION
             else self._prompts.question(question, history, decoding.max_new_tokens)
         )
         encoded = self._encoded(image, prompt)
@@ -223,7 +227,7 @@ class Pipeline:
     def _guard(self, stopped: Stopped = lambda: False) -> Iterator[None]:
         """One user of the weights at a time; memory that runs out becomes an error with the fix.
 
-        Waiting ends early when the caller asks to stop: it must look at `stopped` before it touches the model.
+        Waiting ends early when the caller asks to stop, so look at `stopped` before touching the model.
         """
         held = False
         while not held and not stopped():
@@ -245,8 +249,9 @@ class Pipeline:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return MemoryError_(
-            f"{self.name} ran out of memory on {self.device} ({str(error)[:200] or type(error).__name__}). The caches "
-            'are emptied: ask again with a shorter answer or fewer beams, or load with quantization="8bit" or "4bit".'
+            f"{self.name} ran out of memory on {self.device} ({str(error)[:200] or type(error).__name__}). "
+            "The caches are emptied: ask again with a shorter answer or fewer beams, or load with "
+            'quantization="8bit" or "4bit".'
         )
 
 

@@ -36,7 +36,8 @@ class Prompter:
         self.queries = config.num_query_tokens
         text = config.text_config
         # T5 has relative positions and no hard limit; n_positions is what it was trained on.
-        self.limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 512
+        limits = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
+        self.limit = next(filter(None, limits), 512)
         self.decoder_only = config.use_decoder_only_language_model
         self.qformer_tokenizer = getattr(processor, "qformer_tokenizer", None)
         self.qformer_limit = getattr(config.qformer_config, "max_position_embeddings", 512)
@@ -73,7 +74,8 @@ class Prompter:
         if isinstance(turn, str) or not isinstance(turn, Sequence) or len(turn) != 2:
             raise QuestionError(f"An earlier turn is {turn!r}; expected a pair (question, answer).")
         question, answer = (clean(text, "An earlier turn", empty=True) for text in turn)
-        start = self.checkpoint.question_prompt.format(question) if question else self.checkpoint.caption_prompt
+        prompts = self.checkpoint
+        start = prompts.question_prompt.format(question) if question else prompts.caption_prompt
         end = "" if answer.endswith((".", "!", "?")) else "."
         return f"{start} {answer}{end}".strip()
 
@@ -88,8 +90,8 @@ class Prompter:
         spent = f"{len(ids)} tokens, {self.queries} of them the image"
         answer = f" and {max_new_tokens} are kept for the answer" if self.decoder_only else ""
         raise QuestionError(
-            f"The question is too long: with its prompt it takes {spent}{answer}, but this language model reads at "
-            f"most {self.limit}. Shorten the question{' or the answer length' if answer else ''}."
+            f"The question is too long: with its prompt it takes {spent}{answer}, but this language model "
+            f"reads at most {self.limit}. Shorten the question{' or the answer length' if answer else ''}."
         )
 
     def _dropped(self, count: int) -> tuple[str, ...]:
@@ -107,8 +109,8 @@ class Prompter:
         ids = (*[self.image_token] * self.queries, *encoded)
         if ids.count(self.image_token) != self.queries:
             raise QuestionError(
-                f"The prompt holds {ids.count(self.image_token)} image placeholders instead of {self.queries}. "
-                "Leave the image token out of the question."
+                f"The prompt holds {ids.count(self.image_token)} image placeholders instead of "
+                f"{self.queries}. Leave the image token out of the question."
             )
         return ids
 
@@ -124,5 +126,5 @@ def clean(text: Any, what: str, *, empty: bool = False) -> str:
     )
     line = " ".join("".join(kept).split())
     if not line and not empty:
-        raise QuestionError(f"{what} is empty. Type a question about the image, such as: what is in the picture?")
+        raise QuestionError(f"{what} is empty. Type one about the image, such as: what is in the picture?")
     return line

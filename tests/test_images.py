@@ -1,0 +1,323 @@
+"""Every kind of upload: decoded rightly, or refused with the fix, and nothing else."""
+
+import base64
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model import images
+from model.errors import ImageError
+from model.images import decode
+
+RED, BLUE = (220, 40, 40), (20, 60, 200)
+
+
+def two_tone(size=(40, 30), mode="RGB"):
+    """Left half red, right half blue."""
+    image = Image.new("RGB", size, RED)
+    image.paste(BLUE, (size[0] // 2, 0, size[0], size[1]))
+    return image.convert(mode)
+
+
+def encoded(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def near(pixel, colour, tolerance=12):
+    return all(abs(a - b) <= tolerance for a, b in zip(pixel, colour, strict=True))
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, depth, colour, rows):
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_ordinary_formats(format):
+    decoded = decode(encoded(two_tone(), format))
+    assert decoded.image.mode == "RGB" and decoded.image.size == decoded.size == (40, 30)
+    assert near(decoded.image.getpixel((5, 15)), RED) and near(decoded.image.getpixel((35, 15)), BLUE)
+    assert decoded.notices == ()
+
+
+def test_every_way_in_gives_the_same_picture(tmp_path):
+    data = encoded(two_tone())
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    percent = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
+    sources = [data, path, str(path), url, percent, two_tone(), np.asarray(two_tone()), bytearray(data)]
+    assert len({decode(source).sha256 for source in sources}) == 1
+    decoded = decode(data)
+    assert decode(decoded) is decoded
+
+
+def test_the_hash_tells_pictures_and_shapes_apart():
+    flat = [Image.new("RGB", size, RED) for size in [(4, 6), (6, 4), (3, 8)]]
+    assert len({decode(image).sha256 for image in [*flat, two_tone((4, 6))]}) == 4
+
+
+def test_the_callers_image_is_neither_kept_nor_changed():
+    image = two_tone()
+    before = image.tobytes()
+    decoded = decode(image)
+    image.paste((0, 0, 0), (0, 0, 40, 30))
+    assert decoded.image.tobytes() == before
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_rotation_is_applied(format, orientation):
+    upright = two_tone((64, 32))
+    upright.paste((250, 250, 250), (0, 0, 16, 16))
+    # What a camera stores so that the viewer, applying the orientation, gets the upright picture back.
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encoded(stored, format, exif=exif))
+    assert decoded.size == (64, 32)
+    for place, colour in {(6, 6): (250, 250, 250), (6, 26): RED, (58, 6): BLUE, (58, 26): BLUE}.items():
+        assert near(decoded.image.getpixel(place), colour, 40)
+
+
+def test_cmyk_comes_out_in_its_colours():
+    decoded = decode(encoded(two_tone(mode="CMYK"), "JPEG", quality=95))
+    assert near(decoded.image.getpixel((5, 15)), RED, 25) and near(decoded.image.getpixel((35, 15)), BLUE, 25)
+
+
+def test_sixteen_bits_are_scaled_not_saturated():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(20, 0)
+    expected = np.arange(256)
+    for data in [
+        png(256, 20, 16, 0, b"".join(b"\0" + row.astype(">u2").tobytes() for row in ramp)),
+        encoded(Image.fromarray(ramp), "TIFF"),
+        ramp,
+    ]:
+        row = np.asarray(decode(data).image)[10, :, 1].astype(int)
+        assert abs(row - expected).max() <= 1
+    colour = ramp[..., None].repeat(3, 2)
+    data = png(256, 20, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in colour))
+    assert abs(np.asarray(decode(data).image)[10, :, 2].astype(int) - expected).max() <= 1
+
+
+def test_float_and_wide_integer_samples():
+    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(20, 0)
+    for data in [encoded(Image.fromarray(ramp), "TIFF"), ramp, ramp * 255, ramp * 2e6 - 1e6]:
+        row = np.asarray(decode(data).image)[10, :, 0].astype(int)
+        assert abs(row - np.arange(256)).max() <= 1
+    wide = (ramp * 60000).astype(np.int32)
+    assert decode(encoded(Image.fromarray(wide), "TIFF")).image.getpixel((255, 0)) == (233, 233, 233)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_alpha_is_laid_on_white(mode):
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (10, 0, 20, 20))
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    decoded = decode(image if mode == "PA" else encoded(image))
+    if mode != "PA":
+        assert decoded.image.getpixel((2, 2)) == (255, 255, 255)
+    assert decoded.image.getpixel((15, 2)) == (0, 0, 0)
+
+
+def test_half_transparent_is_half_white():
+    decoded = decode(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 128))))
+    assert near(decoded.image.getpixel((1, 1)), (127, 127, 127), 1)
+
+
+def test_palette_with_and_without_transparency():
+    palette = two_tone(mode="P")
+    assert near(decode(encoded(palette)).image.getpixel((5, 5)), RED, 40)
+    index = palette.getpixel((35, 5))
+    see_through = decode(encoded(palette, "GIF", transparency=index)).image
+    assert see_through.getpixel((35, 5)) == (255, 255, 255) and near(see_through.getpixel((5, 5)), RED, 40)
+
+
+def test_bilevel_and_grey():
+    assert decode(encoded(Image.new("1", (9, 9), 1))).image.getpixel((3, 3)) == (255, 255, 255)
+    assert decode(encoded(Image.new("L", (9, 9), 77))).image.getpixel((3, 3)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_only_the_first_frame_is_used_and_said_so(format):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, BLUE, (0, 200, 0))]
+    decoded = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    assert near(decoded.image.getpixel((5, 5)), RED)
+    word = "page" if format == "TIFF" else "frame"
+    assert len(decoded.notices) == 1 and f"first {word} of 3" in decoded.notices[0]
+
+
+def test_an_animation_with_a_damaged_later_frame_shows_its_first():
+    frames = [two_tone((64, 64)), two_tone((64, 64)).rotate(90)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert near(decode(data[:-40]).image.getpixel((5, 5)), RED, 40)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((1, 1), "Tiny"), ((10000, 10), "Extreme"), ((10, 10000), "Extreme"), ((1, 500), "Tiny")],
+)
+def test_tiny_and_extreme_shapes_are_accepted_with_a_notice(size, words):
+    decoded = decode(encoded(two_tone(size)))
+    assert decoded.size == size and any(words in notice for notice in decoded.notices)
+    assert max(decoded.image.size) <= images.WORKING_SIDE and min(decoded.image.size) >= 1
+
+
+def test_large_images_are_reduced_and_keep_their_shape():
+    decoded = decode(encoded(two_tone((4000, 3000)), "JPEG"))
+    assert decoded.image.size == (2048, 1536) and decoded.size == (4000, 3000)
+    assert near(decoded.image.getpixel((100, 700)), RED) and near(decoded.image.getpixel((1900, 700)), BLUE)
+
+
+def test_huge_dimensions_in_a_tiny_file_are_refused_before_decoding(monkeypatch):
+    bomb = png(10000, 10000, 1, 0, zlib.compress(b"")[:0] + bytes(1251))
+    assert len(bomb) < 200
+
+    def decoded(*_):
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    with pytest.raises(ImageError, match="100 megapixels"):
+        decode(bomb)
+    with pytest.raises(ImageError, match=r"too large|megapixels"):
+        decode(png(60000, 60000, 1, 0, b""))
+
+
+def test_limits_can_be_set():
+    data = encoded(two_tone())
+    with pytest.raises(ImageError, match="megapixels"):
+        decode(data, max_pixels=1199)
+    with pytest.raises(ImageError, match="MiB"):
+        decode(data, max_bytes=len(data) - 1)
+    assert decode(data, max_pixels=1200, max_bytes=len(data)).size == (40, 30)
+    with pytest.raises(ImageError, match="megapixels"):
+        decode(np.zeros((40, 40, 3), np.uint8), max_pixels=1599)
+
+
+def test_a_file_over_the_limit_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    path.write_bytes(b"x" * 2000)
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda _: pytest.fail("read"))
+    with pytest.raises(ImageError, match="MiB"):
+        decode(path, max_bytes=1999)
+
+
+@pytest.mark.parametrize("coding", [";base64", ""])
+def test_data_urls_obey_the_byte_limit_before_they_are_decoded(coding, monkeypatch):
+    monkeypatch.setattr("base64.b64decode", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("urllib.parse.unquote_to_bytes", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="MiB"):
+        decode(f"data:image/png{coding}," + "A" * 9000, max_bytes=2000)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_truncated_files(format, share):
+    noise = Image.effect_noise((200, 200), 80).convert("RGB")
+    data = encoded(noise, format)
+    with pytest.raises(ImageError, match=r"damaged|not an image"):
+        decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"", "empty"),
+        (b"hello, I am a text file", "not an image"),
+        (b"%PDF-1.7 ...", "PDF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+        ("", "got nothing"),
+        (None, "got nothing"),
+        (12, "type int"),
+        ("no/such/file.png", "no file 'file.png'"),
+        (".", "no file"),
+        ("a\0b", "no file"),
+        ("https://example.org/cat.png", "not fetched"),
+        ("file:///etc/passwd", "not fetched"),
+        ("data:image/png;base64", "no comma"),
+        ("data:image/png;base64,***", "base64"),
+        ("data:,", "empty"),
+        (np.zeros((3, 10, 10), np.uint8), "Move the colour channels last"),
+        (np.zeros((0, 10, 3), np.uint8), "no pixels"),
+        (np.full((4, 4), np.nan), "NaN"),
+        (np.array([["a", "b"]]), "cannot be shown"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_fix(source, words):
+    with pytest.raises(ImageError, match=words):
+        decode(source)
+
+
+def test_formats_outside_the_list_are_not_parsed():
+    with pytest.raises(ImageError, match="not an image"):
+        decode(encoded(two_tone(), "ICO"))
+    with pytest.raises(ImageError, match="not an image"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_else(data):
+    whole = data.draw(st.sampled_from(WHOLE))
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode(bytes(damaged), max_pixels=10**6)
+    except ImageError as error:
+        assert len(str(error)) > 20
+    else:
+        assert decoded.image.mode == "RGB"
+
+
+WHOLE = [
+    encoded(two_tone((24, 20)), format, **options)
+    for format, options in [
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("GIF", {"save_all": True, "append_images": [two_tone((24, 20)).rotate(90)]}),
+        ("WEBP", {}),
+        ("BMP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("PPM", {}),
+    ]
+]
+
+
+def test_decoding_leaves_the_warning_filters_as_they_were():
+    import warnings
+
+    before = list(warnings.filters)
+    decode(encoded(two_tone()))
+    assert warnings.filters == before
+
+
+def test_the_decoder_loads_no_model_library():
+    code = "import sys, model.images; print({'torch', 'transformers', 'gradio'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
