@@ -14,6 +14,10 @@ from transformers import (
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipQFormerConfig,
+    InstructBlipVideoConfig,
+    InstructBlipVideoForConditionalGeneration,
+    InstructBlipVideoQFormerConfig,
+    InstructBlipVideoVisionConfig,
     InstructBlipVisionConfig,
     OPTConfig,
     T5Config,
@@ -21,7 +25,8 @@ from transformers import (
 
 from qformer_viz import Capture
 
-IMAGE, PATCH, QUERIES, HEADS, LAYERS, WIDTH = 56, 14, 8, 4, 4, 32
+# Widths are multiples of 64: bitsandbytes' NF4 takes nothing else on the CPU.
+IMAGE, PATCH, QUERIES, HEADS, LAYERS, WIDTH, VISION = 56, 14, 8, 4, 4, 64, 64
 TOKENS = (IMAGE // PATCH) ** 2 + 1
 VOCABULARY, IMAGE_TOKEN = 60, 59
 
@@ -47,6 +52,17 @@ def tiny_instructblip(*, seed=0, attention="sdpa"):
         image_token_index=IMAGE_TOKEN,
     )
     return _build(InstructBlipForConditionalGeneration, config, seed, attention)
+
+
+def tiny_instructblip_video(*, seed=0, attention="sdpa"):
+    config = InstructBlipVideoConfig(
+        vision_config=_vision(InstructBlipVideoVisionConfig, IMAGE),
+        qformer_config=_qformer(InstructBlipVideoQFormerConfig, vocab_size=VOCABULARY),
+        text_config=_text("opt"),
+        num_query_tokens=QUERIES,
+        video_token_index=IMAGE_TOKEN,
+    )
+    return _build(InstructBlipVideoForConditionalGeneration, config, seed, attention)
 
 
 def tiny_retrieval(*, seed=0, attention="sdpa"):
@@ -108,8 +124,8 @@ def tiny_capture(images=1, *, layers=3, heads=4, queries=8, grid=(4, 4), width=1
 
 def _vision(kind, image):
     return kind(
-        hidden_size=24,
-        intermediate_size=48,
+        hidden_size=VISION,
+        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         image_size=image,
@@ -121,13 +137,13 @@ def _vision(kind, image):
 def _qformer(kind, **extra):
     return kind(
         hidden_size=WIDTH,
-        intermediate_size=48,
+        intermediate_size=64,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         cross_attention_frequency=2,
-        encoder_hidden_size=24,
+        encoder_hidden_size=VISION,
         max_position_embeddings=32,
-        initializer_range=0.2,
+        initializer_range=0.12,
         **extra,
     )
 
@@ -136,18 +152,18 @@ def _text(language):
     if language == "t5":
         return T5Config(
             vocab_size=VOCABULARY,
-            d_model=32,
-            d_kv=16,
-            d_ff=48,
+            d_model=64,
+            d_kv=32,
+            d_ff=64,
             num_layers=2,
             num_heads=2,
             decoder_start_token_id=0,
         )
     return OPTConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        word_embed_proj_dim=32,
-        ffn_dim=48,
+        hidden_size=64,
+        word_embed_proj_dim=64,
+        ffn_dim=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=64,
