@@ -22,7 +22,7 @@ def select(cross: Tensor, layer: int | None = None, head: int | None = None) -> 
         shape = list(cross.shape)
         raise BadShape(f"maps of shape {shape}", "[l, b, h, q, p]", "pass capture.cross_attention")
     cross = cross.mean(0) if layer is None else cross[_index(layer, cross.shape[0], "layer")]
-    return cross.mean(1) if head is None else cross[:, _index(head, cross.shape[1], "head")]
+    return cross.mean(1) if head is None else cross[:, _index(head, cross.shape[1], "head")].clone()
 
 
 def cls_share(cross: Tensor) -> Tensor:
