@@ -49,8 +49,8 @@ def tokenizer(*, start=True):
 def parts(family="blip2", language="opt", *, seed=0):
     """(model, processor) with random weights, in eval mode and fp32."""
     vision = {
-        "hidden_size": 24,
-        "intermediate_size": 48,
+        "hidden_size": 64,  # bitsandbytes takes multiples of its block of 64 on the CPU
+        "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "image_size": SIDE,
@@ -60,11 +60,11 @@ def parts(family="blip2", language="opt", *, seed=0):
     qformer = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
-        "intermediate_size": 48,
+        "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "cross_attention_frequency": 2,
-        "encoder_hidden_size": 24,
+        "encoder_hidden_size": 64,
         "max_position_embeddings": POSITIONS,
         "initializer_range": 0.2,
     }
@@ -112,9 +112,9 @@ def _text(language):
     if language == "t5":
         return T5Config(
             vocab_size=VOCABULARY,
-            d_model=32,
-            d_kv=16,
-            d_ff=48,
+            d_model=64,
+            d_kv=32,
+            d_ff=128,
             num_layers=2,
             num_heads=2,
             initializer_factor=2.0,
@@ -124,9 +124,9 @@ def _text(language):
         )
     return OPTConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        word_embed_proj_dim=32,
-        ffn_dim=48,
+        hidden_size=64,
+        word_embed_proj_dim=64,
+        ffn_dim=128,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=POSITIONS,

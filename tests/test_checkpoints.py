@@ -1,0 +1,120 @@
+"""Which names are accepted, which are refused and with what advice."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from model.checkpoints import CARD, CHECKPOINTS, resolve
+from model.errors import CheckpointError
+
+
+def folder(tmp_path, **card):
+    (tmp_path / "config.json").write_text("{}")
+    if card:
+        (tmp_path / CARD).write_text(json.dumps(card))
+    return tmp_path
+
+
+def test_every_entry_can_be_spoken_to():
+    for name, entry in CHECKPOINTS.items():
+        assert name == entry.id and entry.family in {"blip2", "instructblip"}
+        assert entry.question_prompt.count("{}") == 1 and entry.caption_prompt
+        assert entry.licence != "unknown" and entry.parameters
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CHECKPOINTS["blip2-emoji"].title = "other"
+
+
+def test_only_what_was_run_is_called_verified():
+    assert [name for name, entry in CHECKPOINTS.items() if entry.verified] == ["blip2-emoji"]
+    assert CHECKPOINTS["blip2-emoji"].world == "emoji scenes"
+    assert {entry.world for name, entry in CHECKPOINTS.items() if name != "blip2-emoji"} == {"photographs"}
+
+
+def test_prompts_follow_the_language_model():
+    assert CHECKPOINTS["Salesforce/blip2-opt-2.7b"].question_prompt == "Question: {} Answer:"
+    assert CHECKPOINTS["Salesforce/blip2-flan-t5-xl"].question_prompt == "Question: {} Short answer:"
+
+
+def test_the_bundled_prompts_are_those_it_was_trained_with():
+    from model.emoji import text
+
+    entry = CHECKPOINTS["blip2-emoji"]
+    assert (entry.question_prompt, entry.caption_prompt) == (text.QUESTION_PROMPT, text.CAPTION_PROMPT)
+
+
+def test_memory_scales_with_the_precision():
+    entry = CHECKPOINTS["Salesforce/blip2-opt-2.7b"]
+    assert entry.memory() == pytest.approx(7.4) and entry.memory(0.5) == pytest.approx(1.85)
+
+
+def test_a_listed_name_and_a_folder_resolve(tmp_path):
+    assert resolve("Salesforce/blip2-opt-2.7b") is CHECKPOINTS["Salesforce/blip2-opt-2.7b"]
+    entry = resolve(folder(tmp_path))
+    assert entry.folder == tmp_path and entry.world == "unknown" and entry.location == str(tmp_path)
+    assert resolve(str(tmp_path)) == entry
+
+
+def test_a_folder_may_say_how_it_is_spoken_to(tmp_path):
+    entry = resolve(folder(tmp_path, question_prompt="Q: {} A:", world="cartoons"))
+    assert (entry.question_prompt, entry.world, entry.caption_prompt) == (
+        "Q: {} A:",
+        "cartoons",
+        "a photo of",
+    )
+
+
+@pytest.mark.parametrize(
+    "card", [{"question_prompt": "no place"}, {"verified": True}, {"title": 3}, {"folder": "/"}, ["title"]]
+)
+def test_a_wrong_card_is_refused(tmp_path, card):
+    folder(tmp_path)
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=CARD):
+        resolve(tmp_path)
+    (tmp_path / CARD).write_text("{")
+    with pytest.raises(CheckpointError, match=CARD):
+        resolve(tmp_path)
+
+
+def test_an_unlisted_hub_id_needs_the_operators_word():
+    with pytest.raises(CheckpointError, match=r"allow=\('someone/theirs',\).*--allow someone/theirs"):
+        resolve("someone/theirs")
+    assert resolve("someone/theirs", allow=("someone/theirs",)).world == "unknown"
+    with pytest.raises(CheckpointError):
+        resolve("someone/theirs", allow=("someone/other",))
+
+
+@pytest.mark.parametrize("name", ["", "blip3", "/no/such/folder", "../x", "a/b/c", "https://hub/x"])
+def test_what_is_neither_is_refused(name):
+    with pytest.raises(CheckpointError, match="blip2-emoji"):
+        resolve(name, allow=("someone/theirs",))
+
+
+def test_a_folder_without_a_model_and_an_absent_bundle(tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        resolve(tmp_path)
+    absent = dataclasses.replace(CHECKPOINTS["blip2-emoji"], folder=tmp_path / "blip2-emoji")
+    monkeypatch.setitem(CHECKPOINTS, "blip2-emoji", absent)
+    with pytest.raises(CheckpointError, match="repository complete"):
+        resolve("blip2-emoji")
+
+
+def test_names_import_lazily():
+    code = (
+        "import sys, model, model.images, model.checkpoints, model.types; model.decode; model.Decoding;"
+        "print({'torch', 'transformers', 'gradio', 'qformer_viz'} & set(sys.modules));"
+        "print(all(hasattr(model, name) for name in model.__all__), callable(model.load));"
+        "print({'qformer_viz', 'gradio', 'plotly'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n")[:3] == ["set()", "True True", "set()"]
+
+
+def test_an_unknown_name_of_the_package_is_refused():
+    import model
+
+    with pytest.raises(AttributeError, match="it offers"):
+        _ = model.lod

@@ -1,0 +1,250 @@
+"""Loading: complete or refused, float where it must be, with the reason said."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import model
+from model import loading
+from model.checkpoints import CHECKPOINTS, Checkpoint
+from model.errors import CheckpointError, MemoryError_
+from model.types import Decoding
+from tests import fake_checkpoints as fakes
+
+PICTURE = Image.new("RGB", (40, 30), (200, 30, 60))
+SHORT = Decoding(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return {
+        family: fakes.save(tmp_path_factory.mktemp(family), family, language)
+        for family, language in [("blip2", "opt"), ("instructblip", "t5")]
+    }
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved["blip2"], tmp_path / "copy")
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text())
+    content.update(changes)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("family", "language"), [("blip2", "opt"), ("instructblip", "t5")])
+def test_a_folder_loads_and_answers_as_what_was_saved(saved, family, language, capsys):
+    pipe = model.load(saved[family])
+    assert pipe.family == family and pipe.reason in capsys.readouterr().out
+    assert pipe.reason.startswith("device cpu (no CUDA device found), float32 (") or torch.cuda.is_available()
+    expected = fakes.pipeline(family, language).ask(PICTURE, "what?", (), SHORT)
+    assert pipe.ask(PICTURE, "what?", (), SHORT).token_ids == expected.token_ids
+    assert not pipe.model.training and not any(p.requires_grad for p in pipe.model.parameters())
+    assert pipe.describe()["model"] == saved[family].name
+
+
+def test_load_can_be_called_more_than_once(saved):
+    assert model.load(saved["blip2"]).name == model.load(saved["blip2"]).name
+    assert callable(model.load)
+
+
+def test_dtype_and_device_as_asked(saved):
+    pipe = model.load(saved["blip2"], dtype="bfloat16", device="cpu")
+    assert pipe.dtype == torch.bfloat16 and pipe.model.vision_model.dtype == torch.bfloat16
+    assert "as asked" in pipe.reason and pipe.describe()["precision"] == "bfloat16"
+    assert pipe.caption(PICTURE, SHORT).tokens
+    half = model.load(saved["blip2"], dtype=torch.float16, device="cpu")
+    # The model's own dtype would read fp32 here, that of its query tokens.
+    assert half.dtype == torch.float16 and half.model.query_tokens.dtype == torch.float32
+    assert half.caption(PICTURE, SHORT).tokens
+    with pytest.raises(CheckpointError, match="float32, bfloat16, float16"):
+        model.load(saved["blip2"], dtype="float8")
+    with pytest.raises(CheckpointError, match='"cpu", "cuda"'):
+        model.load(saved["blip2"], device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(CheckpointError, match="no CUDA device was found"):
+            model.load(saved["blip2"], device="cuda")
+
+
+@pytest.mark.parametrize("family", ["blip2", "instructblip"])
+@pytest.mark.parametrize(("kind", "layer"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
+def test_quantised_weights_leave_the_qformer_float_and_the_answer_near(saved, family, kind, layer):
+    pipe, plain = model.load(saved[family], quantization=kind), model.load(saved[family])
+    parts = {}
+    for name, module in pipe.model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            parts.setdefault(name.split(".")[0], set()).add(type(module).__name__)
+    assert parts["qformer"] == parts["language_projection"] == {"Linear"}
+    assert layer in parts["language_model"] and parts["vision_model"] == {layer}
+    assert pipe.model.query_tokens.dtype == torch.float32
+    assert type(pipe.model.language_model.lm_head) is torch.nn.Linear
+    assert kind in pipe.reason and pipe.describe()["quantization"] == kind
+    near, exact = pipe.encode(PICTURE).queries, plain.encode(PICTURE).queries
+    error = (near - exact).norm() / exact.norm()
+    assert 0 < error < (0.05 if kind == "8bit" else 0.3)
+    assert pipe.caption(PICTURE, SHORT).tokens
+    if kind == "4bit":
+        linear = next(module for module in pipe.model.modules() if type(module).__name__ == layer)
+        assert linear.weight.quant_type == "nf4" and linear.compute_dtype == pipe.dtype
+
+
+def test_unknown_quantisation_is_refused(saved):
+    with pytest.raises(CheckpointError, match='None, "8bit" or "4bit"'):
+        model.load(saved["blip2"], quantization="int8")
+
+
+def test_absent_weights_are_not_made_up(copy):
+    weights = load_file(copy / "model.safetensors")
+    gone = "qformer.encoder.layer.0.crossattention.attention.query.weight"
+    save_file({name: value for name, value in weights.items() if name != gone}, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=gone):
+        model.load(copy)
+
+
+def test_weights_of_another_shape_are_refused(copy):
+    edit(copy / "config.json", num_query_tokens=fakes.QUERIES + 1)
+    with pytest.raises(CheckpointError, match=r"query_tokens|mismatch"):
+        model.load(copy)
+
+
+def test_weights_that_are_missing_or_not_safetensors(copy):
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="safetensors"):
+        model.load(copy)
+    torch.save(weights, copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="safetensors"):
+        model.load(copy)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 9])
+def test_corrupt_weights(copy, damage):
+    (copy / "model.safetensors").write_bytes(damage)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        model.load(copy)
+
+
+def test_truncated_weights(copy):
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        model.load(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "processor_config.json"])
+def test_a_corrupt_companion_file(copy, name):
+    (copy / name).write_text("{ not json")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        model.load(copy)
+
+
+def test_a_model_without_a_qformer_is_refused(tmp_path):
+    transformers.OPTConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="'opt' model; expected one with a Q-Former"):
+        model.load(tmp_path)
+
+
+def test_remote_code_is_not_run(copy):
+    (copy / "evil.py").write_text("raise SystemExit('ran')")
+    edit(copy / "config.json", model_type="unheard-of", auto_map={"AutoConfig": "evil.Config"})
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        model.load(copy)
+
+
+def test_the_processor_must_insert_one_placeholder_per_query(copy):
+    edit(copy / "processor_config.json", num_query_tokens=fakes.QUERIES - 1)
+    with pytest.raises(CheckpointError, match=f"{fakes.QUERIES - 1} image placeholders"):
+        model.load(copy)
+    edit(copy / "processor_config.json", num_query_tokens=None)
+    pipe = model.load(copy)
+    # Unset, stock processing would leave the image out without a word.
+    assert pipe.processor.num_query_tokens == fakes.QUERIES
+    edit(copy / "config.json", image_token_index=2)
+    with pytest.raises(CheckpointError, match="image token"):
+        model.load(copy)
+
+
+def test_observe_reaches_the_pass(saved):
+    import contextlib
+
+    pipe = model.load(
+        saved["blip2"], observe=lambda hf_model: contextlib.nullcontext(type(hf_model).__name__)
+    )
+    assert pipe.encode(PICTURE).record == "Blip2ForConditionalGeneration"
+
+
+def test_no_network_names_the_ways_out(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nmore")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
+    with pytest.raises(CheckpointError) as caught:
+        model.load("Salesforce/blip2-opt-2.7b")
+    text = str(caught.value)
+    assert "hf download Salesforce/blip2-opt-2.7b" in text and "blip2-emoji" in text and "more" not in text
+
+
+def test_unlisted_ids_never_reach_the_network(monkeypatch):
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("asked the hub")
+    )
+    with pytest.raises(CheckpointError, match="allow="):
+        model.load("someone/theirs")
+
+
+def test_a_hub_load_asks_for_safetensors_the_pinned_revision_and_no_remote_code(monkeypatch):
+    asked = {}
+
+    def refuse(name, **options):
+        asked.update(options, name=name)
+        raise OSError("stop here")
+
+    monkeypatch.setitem(
+        CHECKPOINTS, "Salesforce/blip2-opt-2.7b", Checkpoint(id="Salesforce/x", title="x", revision="abc")
+    )
+    config = fakes.parts()[0].config
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: config)
+    monkeypatch.setattr(transformers.Blip2ForConditionalGeneration, "from_pretrained", refuse)
+    with pytest.raises(CheckpointError):
+        model.load("Salesforce/blip2-opt-2.7b")
+    assert asked["use_safetensors"] is True and asked["trust_remote_code"] is False
+    assert asked["revision"] == "abc" and asked["name"] == "Salesforce/x"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("planted"), MemoryError()])
+def test_a_model_that_does_not_fit(saved, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transformers.Blip2ForConditionalGeneration, "from_pretrained", fail)
+    with pytest.raises(MemoryError_, match="quantization"):
+        model.load(saved["blip2"])
+
+
+def test_precision_follows_size_device_and_family(monkeypatch):
+    opt, t5 = (fakes.parts(language=language)[0].config for language in ("opt", "t5"))
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    small, large = (
+        Checkpoint(id="s", title="s", parameters=0.01),
+        Checkpoint(id="l", title="l", parameters=4.0),
+    )
+
+    def chosen(place, checkpoint, config, *, memory=16e9, bf16=True):
+        monkeypatch.setattr(loading, "_physical_memory", lambda: memory)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+        return loading._choose_dtype(None, place, checkpoint, config)[0]
+
+    assert chosen(cpu, small, opt) == chosen(cuda, small, opt) == torch.float32
+    assert chosen(cpu, large, opt) == torch.bfloat16
+    assert chosen(cpu, large, opt, memory=64e9) == torch.float32
+    assert chosen(cuda, large, opt) == torch.bfloat16
+    assert chosen(cuda, large, opt, bf16=False) == torch.float16
+    # FlanT5 overflows in float16.
+    assert chosen(cuda, large, t5, bf16=False) == torch.float32
