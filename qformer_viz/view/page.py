@@ -31,12 +31,14 @@ window.qfvHandle = QFormerViz.mount(document.getElementById("qfv"), data, { them
 _STYLE = """
 :root { color-scheme: light dark; }
 body { margin: 0 auto; padding: 20px 24px 40px; max-width: 1480px; background: light-dark(#fff, #171b20);
-  color: light-dark(#1b2026, #e6e9ed); font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+  color: light-dark(#1b2026, #e6e9ed);
+  font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 14px; margin-bottom: 14px; }
 h1 { font-size: 17px; font-weight: 600; margin: 0; }
 h2 { font-size: 14px; font-weight: 600; margin: 0 0 8px; }
 header p, dt, figcaption { color: light-dark(#5b6570, #9aa4b0); margin: 0; }
-.below { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 24px 40px;
+.below { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
+  gap: 24px 40px;
   margin-top: 24px; padding-top: 20px; border-top: 1px solid light-dark(#dde1e6, #343b44); }
 .below > * { min-width: 0; }
 ol { list-style: none; margin: 0; padding: 0; }
@@ -126,7 +128,9 @@ def _conversation(meta: Mapping) -> str:
 
 
 def _facts(meta: Mapping) -> str:
-    rows = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in meta.get("facts", {}).items())
+    rows = "".join(
+        f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in meta.get("facts", {}).items()
+    )
     return _section("How it was made", rows and f"<dl>{rows}</dl>")
 
 
@@ -138,8 +142,11 @@ def _notes(meta: Mapping) -> str:
 def _figures(figures: Sequence[tuple[str, str]]) -> str:
     for _, source in figures:
         if not source.startswith("data:image/"):
-            raise ValueError(f"Found a figure at {source[:40]!r}; expected a data:image/ URL. Fix: embed the picture.")
+            raise ValueError(
+                f"Found a figure at {source[:40]!r}; expected a data:image/ URL. Fix: embed the picture."
+            )
     return "".join(
-        f'<figure><img src="{escape(source)}" alt="{escape(text)}"><figcaption>{escape(text)}</figcaption></figure>'
+        f'<figure><img src="{escape(source)}" alt="{escape(text)}">'
+        f"<figcaption>{escape(text)}</figcaption></figure>"
         for text, source in figures
     )

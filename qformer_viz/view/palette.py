@@ -12,7 +12,7 @@ from ..errors import BadSelection
 
 LEVELS = 256
 
-# Equally spaced sRGB control points of published scales: viridis, magma and inferno (Smith, van der Walt 2015),
+# Equally spaced sRGB control points of published scales: viridis, magma, inferno (Smith, van der Walt 2015),
 # cividis (Nunez, Anderton, Renslow 2018). Lightness rises from end to end in each.
 STOPS: dict[str, tuple[str, ...]] = {
     "viridis": (
@@ -36,7 +36,16 @@ STOPS: dict[str, tuple[str, ...]] = {
 DEFAULT = "viridis"
 
 # Outlines of compared queries: Okabe and Ito (2008), without black, which a dark image would swallow.
-OUTLINES: tuple[str, ...] = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
+OUTLINES: tuple[str, ...] = (
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#f0e442",
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+    "#ffffff",
+)
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

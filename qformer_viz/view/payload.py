@@ -1,8 +1,8 @@
 """Everything the browser canvas needs about one image, in one JSON-able dictionary.
 
-Attention is sent as bytes: for each map the square root of its share of the map's own peak, in `levels` steps,
-which spends the steps on the small values. The number of steps falls until the packed maps fit `MAX_BYTES`.
-The exact numbers are those of the capture; these are for drawing.
+Attention is sent as bytes: for each map the square root of its share of the map's own peak, in `levels`
+steps, which spends the steps on the small values. The number of steps falls until the packed maps
+fit `MAX_BYTES`. The exact numbers are those of the capture; these are for drawing.
 """
 
 import base64
@@ -51,7 +51,7 @@ def canvas_payload(capture: Capture, image: Image.Image, *, meta: dict | None = 
 
 
 def pack(cross: np.ndarray) -> dict:
-    """`[l, h, q, p]` with CLS first to `levels`, `maps` (zlib, base64), `peaks` and `cls` (uint16, base64)."""
+    """`[l, h, q, p]`, CLS first, to `levels`, `maps` (zlib, base64), `peaks` and `cls` (uint16, base64)."""
     if cross.ndim != 4 or not np.isfinite(cross).all() or cross.min() < 0 or cross.max() > 1.001:
         raise BadShape(
             f"an array of shape {list(cross.shape)}",
@@ -78,17 +78,20 @@ def pack(cross: np.ndarray) -> dict:
 
 
 def unpack(payload: dict) -> tuple[np.ndarray, np.ndarray]:
-    """What the browser reads from a payload: patches `[l, h, q, gh*gw]` and CLS shares `[l, h, q]`, float64."""
+    """What the browser reads from a payload: patches `[l, h, q, gh*gw]`, CLS shares `[l, h, q]`."""
     *rows, patches = payload["shape"]
-    codes = np.frombuffer(zlib.decompress(base64.b64decode(payload["maps"])), np.uint8).reshape(*rows, patches)
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(payload["maps"])), np.uint8).reshape(
+        *rows, patches
+    )
     peaks, cls = (
-        (np.frombuffer(base64.b64decode(payload[name]), "<u2").reshape(rows) / _U16) ** 2 for name in ("peaks", "cls")
+        (np.frombuffer(base64.b64decode(payload[name]), "<u2").reshape(rows) / _U16) ** 2
+        for name in ("peaks", "cls")
     )
     return peaks[..., None] * (codes / payload["levels"]) ** 2, cls
 
 
 def error_bound(levels: int) -> float:
-    """Largest error of a patch value, as a share of its map's peak: half a step at the steep end of the square."""
+    """Largest error of a patch value as a share of its map's peak: half a step where it is steepest."""
     return 1 / levels + 1 / (4 * levels**2)
 
 
@@ -97,7 +100,8 @@ def _embed(image: Image.Image) -> dict:
     scale = min(1, MAX_SIDE / max(width, height))
     shown = image.convert("RGB")
     if scale < 1:
-        shown = shown.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     shown.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
     return {"src": "data:image/jpeg;base64," + _base64(buffer.getvalue()), "width": width, "height": height}

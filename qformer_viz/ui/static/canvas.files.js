@@ -97,20 +97,22 @@
     const picture = add("image", { x: PAD, y: PAD, width: WIDTH, height: high, preserveAspectRatio: "none", href: view.payload.image.src });
     if (view.state.grey) picture.setAttribute("style", "filter:grayscale(1)");
     const [sx, sy] = [WIDTH / scene.columns, high / scene.rows];
-    const cells = root.appendChild(svgNode("g", { opacity: scene.opacity, "shape-rendering": "crispEdges" }));
+    const cells = root.appendChild(svgNode("g", { "shape-rendering": "crispEdges" }));
     scene.values.forEach((v, p) => {
       const x = PAD + (p % scene.columns) * sx;
       const y = PAD + Math.floor(p / scene.columns) * sy;
-      cells.appendChild(svgNode("rect", { x, y, width: sx, height: sy, fill: QFV.paint.css(scene.colours, v, scene.top) }));
+      cells.appendChild(svgNode("rect", { x, y, width: sx, height: sy, fill: QFV.paint.css(scene.colours, v, scene.top),
+        "fill-opacity": QFV.paint.cover(v, scene.top, scene.opacity).toFixed(3) }));
     });
-    for (const outline of scene.outlines) {
-      const d = outline.segments.map(([a, b, c, e]) => "M" + (PAD + a * sx) + " " + (PAD + b * sy) + "L" + (PAD + c * sx) + " " + (PAD + e * sy)).join("");
+    scene.outlines.forEach((outline, i) => {
+      const drawn = QFV.paint.lines(outline.segments, sx, sy, QFV.paint.inset(i, 2));
+      const d = drawn.map((line) => line.map((v) => (PAD + v).toFixed(1))).map(([a, b, c, e]) => "M" + a + " " + b + "L" + c + " " + e).join("");
       add("path", { d, stroke: "#000", "stroke-width": 8, fill: "none", "stroke-linecap": "round" });
       add("path", { d, stroke: outline.colour, "stroke-width": 4, fill: "none", "stroke-linecap": "round" });
       const at = { x: PAD + (outline.at.x + 0.5) * sx, y: PAD + (outline.at.y + 0.5) * sy };
       add("rect", { x: at.x - 22, y: at.y - 16, width: 44, height: 32, rx: 6, fill: outline.colour });
       add("text", { x: at.x, y: at.y + 8, "font-size": 22, "font-weight": 600, "text-anchor": "middle", fill: QFV.paint.ink(outline.colour) }, outline.label);
-    }
+    });
     const y = PAD + high + 48;
     add("text", { x: PAD, y, "font-size": 26, "font-weight": 600 }, title);
     const ramp = root.appendChild(svgNode("linearGradient", { id: "scale" }));

@@ -7,7 +7,7 @@
   const { el, label, number, percent, words } = QFV.parts;
   const MAX_OUTLINES = 8;
   const DEFAULTS = { queries: [0], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
-    palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.7, grey: false };
+    palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false };
 
   class Explorer {
     constructor(root, options) {
@@ -60,7 +60,7 @@
       this.aspect = Math.min(Math.max(aspect, 1 / 3), 6);
       this.stretched = this.aspect !== aspect;
       stage.image.src = image.src;
-      stage.node.style.setProperty("--qfv-aspect", this.aspect);
+      this.root.style.setProperty("--qfv-aspect", this.aspect);
       this.root.style.setProperty("--qfv-thumb", Math.min(Math.max(aspect, 0.6), 1.8));
       note.textContent = QFV.link.note(this.payload.meta);
       this.resize.disconnect();
@@ -231,9 +231,9 @@
       const { state, maps } = this;
       const title = words.queries(state.queries) + " · " + words.layer(maps, state.layer) + " · " + words.head(maps, state.head);
       const parts = ["Attention weight; " + words.scale(maps, state.scale)];
-      if (scene.smooth) parts.push("interpolated between patches for the eye");
-      if (scene.outlines.length) parts.push("outlines: the patches that hold half of each query’s attention on patches");
-      if (this.stretched) parts.push("picture not at its own aspect ratio, which is too thin to draw");
+      if (scene.smooth) parts.push("Interpolated between patches, for the eye only");
+      if (scene.outlines.length) parts.push("Outlines: the patches that hold half of each query’s attention on patches");
+      if (this.stretched) parts.push("Picture not at its own aspect ratio, which is too thin to draw");
       const cls = state.queries.reduce((sum, q) => sum + scene.block.cls[q], 0) / state.queries.length;
       return { title, caption: parts.join(". ") + ".", cls };
     }

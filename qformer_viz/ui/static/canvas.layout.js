@@ -133,11 +133,10 @@
     keys.id = "qfv-keys-" + Math.random().toString(36).slice(2);
     parts.stage.node.setAttribute("aria-describedby", keys.id);
     parts.node = el("div", { class: "qfv-explorer" },
-      parts.controls.node,
+      parts.controls.node, parts.status,
       el("div", { class: "qfv-body" },
-        el("div", { class: "qfv-main" }, parts.stage.node, parts.stage.legend, parts.display.node),
-        parts.read.node, parts.rank.node, parts.sheet.node),
-      parts.status, parts.note, keys);
+        el("div", { class: "qfv-main" }, parts.stage.node, parts.stage.legend, parts.display.node, parts.note, keys),
+        el("div", { class: "qfv-side" }, parts.sheet.node, el("div", { class: "qfv-about" }, parts.read.node, parts.rank.node))));
     return parts;
   }
 

@@ -32,8 +32,14 @@
     return "rgb(" + colours[i] + "," + colours[i + 1] + "," + colours[i + 2] + ")";
   }
 
+  // How much of the picture a value covers. Low values let it show through; at opacity 1 nothing does.
+  function cover(value, top, opacity) {
+    const share = top > 0 ? Math.sqrt(Math.min(Math.max(value / top, 0), 1)) : 0;
+    return opacity ** (3 - 2 * share);
+  }
+
   // Writes a map into a canvas of exactly its own size: one pixel per value.
-  function raster(canvas, values, columns, rows, top, colours) {
+  function raster(canvas, values, columns, rows, top, colours, opacity = 1) {
     if (canvas.width !== columns || canvas.height !== rows) {
       canvas.width = columns;
       canvas.height = rows;
@@ -45,7 +51,7 @@
       image.data[4 * p] = colours[i];
       image.data[4 * p + 1] = colours[i + 1];
       image.data[4 * p + 2] = colours[i + 2];
-      image.data[4 * p + 3] = 255;
+      image.data[4 * p + 3] = opacity === 1 ? 255 : Math.floor(255 * cover(values[p], top, opacity) + 0.5);
     }
     context.putImageData(image, 0, 0);
     return canvas;
@@ -72,27 +78,48 @@
     return { values: out, columns: width, rows: height };
   }
 
-  // The border of a set of patches as segments [x0, y0, x1, y1] in patch units.
+  // The border of a set of patches, as cell edges. Each edge carries its inward normal (nx, ny) and, for both
+  // ends, by how much of an inset it is shortened (1 at a convex corner, -1 at a concave one).
   function border(members, columns, rows) {
     const has = (x, y) => x >= 0 && y >= 0 && x < columns && y < rows && members[y * columns + x] === 1;
+    const end = (beside, beyond) => (!beside ? 1 : beyond ? -1 : 0);
     const out = [];
     for (let y = 0; y < rows; y++) {
       for (let x = 0; x < columns; x++) {
         if (!has(x, y)) continue;
-        if (!has(x, y - 1)) out.push([x, y, x + 1, y]);
-        if (!has(x, y + 1)) out.push([x, y + 1, x + 1, y + 1]);
-        if (!has(x - 1, y)) out.push([x, y, x, y + 1]);
-        if (!has(x + 1, y)) out.push([x + 1, y, x + 1, y + 1]);
+        for (const s of [-1, 1]) {
+          if (!has(x, y + s)) {
+            const at = s < 0 ? y : y + 1;
+            out.push({ x0: x, y0: at, x1: x + 1, y1: at, nx: 0, ny: -s,
+              a: end(has(x - 1, y), has(x - 1, y + s)), b: end(has(x + 1, y), has(x + 1, y + s)) });
+          }
+          if (!has(x + s, y)) {
+            const at = s < 0 ? x : x + 1;
+            out.push({ x0: at, y0: y, x1: at, y1: y + 1, nx: -s, ny: 0,
+              a: end(has(x, y - 1), has(x + s, y - 1)), b: end(has(x, y + 1), has(x + s, y + 1)) });
+          }
+        }
       }
     }
     return out;
   }
 
-  function trace(context, segments, sx, sy) {
+  // The edges as lines [x0, y0, x1, y1] on the picture, drawn `inset` inside, so that outlines of several
+  // queries over the same patches lie side by side.
+  function lines(edges, sx, sy, inset) {
+    return edges.map((e) => {
+      const [x, y] = [e.nx * inset, e.ny * inset];
+      const [ax, ay] = e.nx ? [0, e.a * inset] : [e.a * inset, 0];
+      const [bx, by] = e.nx ? [0, e.b * inset] : [e.b * inset, 0];
+      return [e.x0 * sx + x + ax, e.y0 * sy + y + ay, e.x1 * sx + x - bx, e.y1 * sy + y - by];
+    });
+  }
+
+  function trace(context, drawn) {
     context.beginPath();
-    for (const [x0, y0, x1, y1] of segments) {
-      context.moveTo(x0 * sx, y0 * sy);
-      context.lineTo(x1 * sx, y1 * sy);
+    for (const [x0, y0, x1, y1] of drawn) {
+      context.moveTo(x0, y0);
+      context.lineTo(x1, y1);
     }
   }
 
@@ -110,16 +137,15 @@
 
   const scratch = document.createElement("canvas");
 
-  // scene: values, columns, rows, top, colours, opacity, smooth, outlines [{segments, colour, label, at}],
+  // scene: values, columns, rows, top, colours, opacity, smooth, outlines [{segments (of border), colour, label, at}],
   //        grid (bool), patch (index or null), pinned (bool). `unit` is the width of a thin line.
   function stage(context, width, height, scene, unit) {
     const { columns, rows } = scene;
     const sx = width / columns;
     const sy = height / rows;
     const drawn = scene.smooth ? smooth(scene.values, columns, rows) : scene;
-    raster(scratch, drawn.values, drawn.columns, drawn.rows, scene.top, scene.colours);
+    raster(scratch, drawn.values, drawn.columns, drawn.rows, scene.top, scene.colours, scene.opacity);
     context.save();
-    context.globalAlpha = scene.opacity;
     context.imageSmoothingEnabled = Boolean(scene.smooth);
     context.drawImage(scratch, 0, 0, width, height);
     context.restore();
@@ -137,9 +163,10 @@
       context.lineWidth = unit;
       context.stroke();
     }
-    for (const outline of scene.outlines) {
-      twoTone(context, () => trace(context, outline.segments, sx, sy), outline.colour, 2 * unit);
-    }
+    scene.outlines.forEach((outline, i) => {
+      const drawn = lines(outline.segments, sx, sy, inset(i, unit));
+      twoTone(context, () => trace(context, drawn), outline.colour, 2 * unit);
+    });
     for (const outline of scene.outlines) tag(context, outline, sx, sy, unit, width, height);
     if (scene.patch !== null) {
       const x = (scene.patch % columns) * sx;
@@ -151,6 +178,8 @@
       twoTone(context, box, "#fff", (scene.pinned ? 2.5 : 1.5) * unit);
     }
   }
+
+  const inset = (i, unit) => (1.5 + 3 * i) * unit;
 
   function tag(context, outline, sx, sy, unit, width, height) {
     const w = 22 * unit;
@@ -177,5 +206,5 @@
     return 0.2126 * r ** 2.2 + 0.7152 * g ** 2.2 + 0.0722 * b ** 2.2 > 0.18 ? "#000" : "#fff";
   }
 
-  QFV.paint = { border, css, ink, level, raster, smooth, stage, table };
+  QFV.paint = { border, cover, css, ink, inset, level, lines, raster, smooth, stage, table };
 })(window);

@@ -13,7 +13,11 @@
     return node;
   }
 
-  const number = (v) => (v === 0 ? "0" : v >= 0.1 ? v.toFixed(3) : v >= 0.001 ? v.toFixed(4) : v.toExponential(1));
+  function number(v) {
+    if (v === 0) return "0";
+    const digits = v >= 0.1 ? 3 : v >= 0.001 ? 4 : v >= 0.0001 ? 5 : null;
+    return digits ? v.toFixed(digits) : v.toExponential(1);
+  }
   const percent = (v) => (100 * v).toFixed(1) + " %";
   const label = (q) => String(q).padStart(2, "0");
 

@@ -1,0 +1,246 @@
+"""The canvas's pictures without a browser: a view as PNG or SVG, and the contact sheet of all queries.
+
+Same numbers, colours and transparency as the canvas, from the exact maps of the capture. Needs Pillow and
+numpy only beside this package's pure functions.
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .. import attention
+from ..errors import BadSelection
+from ..types import Capture
+from . import palette as colours
+
+INK, SOFT = (28, 33, 39), (86, 96, 107)
+SCALES = {
+    "raw": "raw probability, 0 to 1",
+    "shared": "one scale for all {queries} maps of this layer and head",
+    "map": "this map's own maximum; do not compare maps",
+}
+WIDTH, PAD, COLUMNS = 1200, 32, 8
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to draw. layer: a number of `capture.cross_layers`, head: 0.., None for the mean of either.
+    Several queries are drawn as the mean of their maps. scale: "shared", "map" or "raw"."""
+
+    queries: tuple[int, ...] = (0,)
+    layer: int | None = None
+    head: int | None = None
+    scale: str = "shared"
+    palette: str = colours.DEFAULT
+    opacity: float = 0.75
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """maps: all queries `[q, gh, gw]` and cls `[q]` of the chosen layer and head; values: the drawn map."""
+
+    maps: np.ndarray
+    cls: np.ndarray
+    entropy: np.ndarray
+    values: np.ndarray
+    top: float
+    where: str
+    title: str
+    caption: str
+
+
+def overlay_png(
+    capture: Capture, image: Image.Image, selection: Selection | None = None, *, source: str = ""
+) -> Image.Image:
+    """The image at its own aspect ratio under the chosen map, with a legend in real numbers.
+
+    capture: of one image. source: a line for the foot, for instance the model and its precision.
+    """
+    selection = selection or Selection()
+    scene = _scene(capture, selection)
+    size = (WIDTH, max(1, round(WIDTH * image.height / image.width)))
+    lines = _wrap(scene.caption, 20) + _wrap(source, 20)
+    page = Image.new("RGB", (WIDTH + 2 * PAD, size[1] + PAD + 150 + 28 * len(lines)), "white")
+    cells = Image.fromarray(np.dstack(_paint(scene.values, scene.top, selection)), "RGBA")
+    page.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (PAD, PAD))
+    cells = cells.resize(size, Image.Resampling.NEAREST)
+    page.paste(cells, (PAD, PAD), cells)
+    draw, y = ImageDraw.Draw(page), PAD + size[1] + 22
+    _text(draw, (PAD, y), scene.title, 26, INK)
+    ticks = [_number(v) for v in (0, scene.top / 2, scene.top)]
+    _legend(page, (PAD, y + 46), ticks, selection.palette)
+    for i, line in enumerate(lines):
+        _text(draw, (PAD, y + 98 + 28 * i), line, 20, SOFT)
+    return page
+
+
+def overlay_svg(
+    capture: Capture, image: Image.Image, selection: Selection | None = None, *, source: str = ""
+) -> str:
+    """The same view as vectors: one rectangle per patch over the embedded image. Text is escaped."""
+    selection = selection or Selection()
+    scene = _scene(capture, selection)
+    high = WIDTH * image.height / image.width
+    rows, columns = scene.values.shape
+    rgb, alpha = _paint(scene.values, scene.top, selection)
+    sx, sy = WIDTH / columns, high / rows
+    cells = "".join(
+        f'<rect x="{PAD + c * sx:.2f}" y="{PAD + r * sy:.2f}" width="{sx:.2f}" height="{sy:.2f}" '
+        f'fill="{_hex(rgb[r, c])}" fill-opacity="{alpha[r, c] / 255:.3f}"/>'
+        for r in range(rows)
+        for c in range(columns)
+    )
+    stops = "".join(
+        f'<stop offset="{i / 32}" stop-color="{_hex(c)}"/>'
+        for i, c in enumerate(colours.colour(np.arange(33), 32, selection.palette))
+    )
+    y, lines = PAD + high + 48, _wrap(scene.caption, 20) + _wrap(source, 20)
+    ends = zip((0, scene.top / 2, scene.top), ("start", "middle", "end"), strict=True)
+    text = [f'<text x="{PAD}" y="{y:.1f}" font-size="26" font-weight="600">{escape(scene.title)}</text>']
+    text += [
+        f'<text x="{PAD + i * WIDTH / 2}" y="{y + 60:.1f}" font-size="20" text-anchor="{anchor}">'
+        f"{_number(v)}</text>"
+        for i, (v, anchor) in enumerate(ends)
+    ]
+    text += [
+        f'<text x="{PAD}" y="{y + 94 + 28 * i:.1f}" font-size="20" fill="{_hex(SOFT)}">{escape(line)}</text>'
+        for i, line in enumerate(lines)
+    ]
+    width, height = WIDTH + 2 * PAD, round(high + PAD + 150 + 28 * len(lines))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" font-family="system-ui, sans-serif">'
+        f"<title>{escape(scene.title)}</title>"
+        f'<linearGradient id="scale">{stops}</linearGradient><rect width="100%" height="100%" fill="#fff"/>'
+        f'<image x="{PAD}" y="{PAD}" width="{WIDTH}" height="{high:.2f}" preserveAspectRatio="none" '
+        f'href="{_png_url(image)}"/><g shape-rendering="crispEdges">{cells}</g>'
+        f'<rect x="{PAD}" y="{y + 20:.1f}" width="{WIDTH}" height="14" fill="url(#scale)"/>'
+        f"{''.join(text)}</svg>\n"
+    )
+
+
+def contact_sheet(
+    capture: Capture, image: Image.Image, selection: Selection | None = None, *, source: str = ""
+) -> Image.Image:
+    """All queries' maps for the chosen layer and head, eight in a row, each with its entropy and CLS share.
+
+    Of the image only the aspect ratio is used (between 0.6 and 1.8); `selection.queries` changes nothing.
+    """
+    selection = selection or Selection()
+    scene = _scene(capture, selection)
+    gap, head = 14, 60
+    cell = (WIDTH - gap * (COLUMNS - 1)) / COLUMNS
+    thumb = round(cell / min(max(image.width / image.height, 0.6), 1.8))
+    rows = -(-len(scene.maps) // COLUMNS)
+    scale = SCALES[selection.scale].format(queries=len(scene.maps)).replace("this map's", "each map's")
+    note = f"Attention weight; {scale}. H: entropy in nats over patches; CLS: share of attention on CLS."
+    lines = _wrap(note, 18) + _wrap(source, 18)
+    page = Image.new(
+        "RGB", (WIDTH + 2 * PAD, PAD + head + rows * (thumb + 46) + 86 + 26 * len(lines)), "white"
+    )
+    draw = ImageDraw.Draw(page)
+    _text(draw, (PAD, PAD), f"All {len(scene.maps)} queries, {scene.where}", 26, INK)
+    for q, values in enumerate(scene.maps):
+        x = round(PAD + (q % COLUMNS) * (cell + gap))
+        y = PAD + head + q // COLUMNS * (thumb + 46)
+        top = values.max() if selection.scale == "map" else scene.top
+        tile = Image.fromarray(colours.colour(values, float(top), selection.palette))
+        page.paste(tile.resize((round(cell), thumb), Image.Resampling.NEAREST), (x, y))
+        _text(draw, (x, y + thumb + 5), f"{q:02d}", 18, INK)
+        small = f"H {scene.entropy[q]:.2f}  CLS {100 * scene.cls[q]:.0f} %"
+        _text(draw, (x + cell, y + thumb + 7), small, 14, SOFT, "ra")
+    ends = ["0", "half of each map's maximum", "each map's maximum"]
+    if selection.scale != "map":
+        ends = [_number(v) for v in (0, scene.top / 2, scene.top)]
+    y = PAD + head + rows * (thumb + 46) + 8
+    _legend(page, (PAD, y), ends, selection.palette)
+    for i, line in enumerate(lines):
+        _text(draw, (PAD, y + 50 + 26 * i), line, 18, SOFT)
+    return page
+
+
+def _scene(capture: Capture, selection: Selection) -> _Scene:
+    cross, layers = capture.cross_attention, capture.cross_layers
+    if cross.shape[1] != 1:
+        raise BadSelection(
+            f"a capture of {cross.shape[1]} images", "one image", "choose one with capture.image(i)"
+        )
+    queries = cross.shape[3]
+    if not selection.queries or not all(0 <= q < queries for q in selection.queries):
+        raise BadSelection(
+            f"queries {selection.queries}", f"some of 0..{queries - 1}", "choose at least one of them"
+        )
+    if selection.layer is not None and selection.layer not in layers:
+        raise BadSelection(
+            f"layer {selection.layer}", f"one of {layers}, or None for the mean", "choose one of them"
+        )
+    if selection.scale not in SCALES:
+        raise BadSelection(f"scale {selection.scale!r}", f"one of {', '.join(SCALES)}", "choose one of them")
+    index = None if selection.layer is None else layers.index(selection.layer)
+    chosen = attention.select(cross, index, selection.head)[0]
+    maps = chosen[:, 1:].numpy().reshape(queries, *capture.grid)
+    cls = attention.cls_share(chosen).numpy()
+    values = maps[list(selection.queries)].mean(0)
+    top = {"raw": 1.0, "shared": float(maps.max()), "map": float(values.max())}[selection.scale]
+    layer = f"mean of layers {', '.join(map(str, layers))}" if index is None else f"layer {selection.layer}"
+    head = f"mean of {cross.shape[2]} heads" if selection.head is None else f"head {selection.head}"
+    names = ", ".join(f"{q:02d}" for q in selection.queries)
+    who = f"Query {names}" if len(selection.queries) == 1 else f"Mean of queries {names}"
+    on_cls = 100 * cls[list(selection.queries)].mean()
+    scale = SCALES[selection.scale].format(queries=queries)
+    caption = f"Attention weight; {scale}. {on_cls:.1f} % of the attention is on CLS and not in the map."
+    entropy = attention.entropy(attention.patches(chosen)).numpy()
+    where = f"{layer}, {head}"
+    return _Scene(maps, cls, entropy, values, top, where, f"{who}, {where}", caption)
+
+
+def _paint(values: np.ndarray, top: float, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    """Colours uint8 `[gh, gw, 3]` and alpha uint8 `[gh, gw]`: low values let the image through."""
+    share = np.sqrt(np.clip(values / top, 0, 1)) if top > 0 else np.zeros_like(values)
+    alpha = np.floor(255 * selection.opacity ** (3 - 2 * share) + 0.5).astype(np.uint8)
+    return colours.colour(values, top, selection.palette), alpha
+
+
+def _legend(page: Image.Image, at: tuple[int, int], ticks: list[str], palette: str) -> None:
+    ramp = Image.fromarray(colours.table(palette)[None])
+    page.paste(ramp.resize((WIDTH, 14), Image.Resampling.BILINEAR), at)
+    for i, (text, anchor) in enumerate(zip(ticks, ("la", "ma", "ra"), strict=True)):
+        _text(ImageDraw.Draw(page), (at[0] + i * WIDTH / 2, at[1] + 20), text, 18, INK, anchor)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, at: tuple, text: str, size: int, fill: tuple, anchor: str = "la"
+) -> None:
+    draw.text(at, text, fill, ImageFont.load_default(size), anchor)
+
+
+def _wrap(text: str, size: int) -> list[str]:
+    font, lines = ImageFont.load_default(size), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= WIDTH:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line for line in lines if line]
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0"
+    digits = next((d for d, least in ((3, 0.1), (4, 0.001), (5, 0.0001)) if value >= least), None)
+    return f"{value:.1e}" if digits is None else f"{value:.{digits}f}"
+
+
+def _hex(rgb) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in rgb))
+
+
+def _png_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
