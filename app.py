@@ -1,0 +1,168 @@
+"""The explorer: arguments and environment, load the model, build the page, serve it.
+
+python app.py                                             bundled model, http://127.0.0.1:7860
+python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit      a model for photographs
+"""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qformer_viz.__main__ import backend
+from qformer_viz.cli import load, model_arguments
+
+ROOT = Path(__file__).resolve().parent
+FIRST_PORT, PORTS = 7860, 20
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        description="QFormer-Viz: upload an image, chat about it, see what each query attends to.",
+        epilog="In brackets: the environment variable that sets the same, and the default.",
+    )
+    model_arguments(top)
+    env = os.environ
+    top.add_argument(
+        "--host",
+        default=env.get("QFORMER_VIZ_HOST", "127.0.0.1"),
+        help="address to listen on; 0.0.0.0 lets others in [QFORMER_VIZ_HOST, %(default)s]",
+    )
+    top.add_argument(
+        "--port",
+        type=int,
+        default=env.get("QFORMER_VIZ_PORT"),
+        help=f"port to listen on [QFORMER_VIZ_PORT, the first free one from {FIRST_PORT}]",
+    )
+    top.add_argument(
+        "--share", action="store_true", help="a public link through Gradio's servers; off by default"
+    )
+    top.add_argument("--open", action="store_true", help="open the page in the browser")
+    return top
+
+
+def make_services(pipe: Any) -> Any:
+    """What the interface needs, from a loaded pipeline and the bundled world."""
+    from model.types import Decoding
+    from qformer_viz.ui.services import Services
+
+    shared = backend()
+    bundled = pipe.checkpoint.world == "emoji scenes"
+    return Services(
+        pipe=pipe,
+        decode=shared.decode,
+        decoding=Decoding,
+        geometry=geometry(pipe.model.config),
+        user_errors=shared.errors,
+        examples=examples() if bundled else (),
+        scene_maker=scene_maker() if bundled else None,
+        familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
+        world=pipe.checkpoint.world,
+    )
+
+
+def geometry(config: Any) -> Any:
+    """The Q-Former's layers, cross-attention layers, heads and queries from a model's configuration."""
+    from qformer_viz.ui.services import Geometry
+
+    qformer = config.qformer_config
+    layers = qformer.num_hidden_layers
+    crossing = tuple(range(0, layers, qformer.cross_attention_frequency))
+    return Geometry(layers, crossing, qformer.num_attention_heads, config.num_query_tokens)
+
+
+def examples() -> tuple[tuple[Path, str], ...]:
+    """The bundled example scenes, by name."""
+    return tuple(
+        (path, path.stem.replace("-", " ")) for path in sorted((ROOT / "assets/examples").glob("*.png"))
+    )
+
+
+def scene_maker() -> Any:
+    """Draws scenes of the bundled world."""
+    from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, layout_scene, render
+    from qformer_viz.ui.services import SceneMaker
+
+    def draw(nouns, layout, style):
+        return render(layout_scene(nouns, layout, style)).image
+
+    return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS)
+
+
+def unfamiliar(folder: Path | None) -> Any:
+    """A function that says when an image is unlike the bundled world, by a distance of its ViT features."""
+    try:
+        from model.emoji.familiar import load_familiar
+
+        known = load_familiar(folder)
+    except (ImportError, OSError):
+        return None
+    from qformer_viz.ui.about import PHOTO_COMMAND
+
+    def notice(encoded: Any) -> str | None:
+        found = known(encoded.vision.float().cpu())
+        if found.familiar:
+            return None
+        return (
+            "This image looks unlike anything the bundled model has seen (distance "
+            f"{found.distance:.1f}, emoji scenes stay below {found.threshold:.1f}). It only knows emoji scenes: "
+            f"take its words and maps with salt. For photographs start the program with: {PHOTO_COMMAND}"
+        )
+
+    return notice
+
+
+def free_port(host: str) -> int:
+    """The first port from 7860 that nothing listens on."""
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
+        if is_free(host, port):
+            return port
+    raise SystemExit(
+        f"error: ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are in use. Choose one with --port."
+    )
+
+
+def is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted. 2: the options are at fault, said on stderr."""
+    args = parser().parse_args(argv)
+    if args.port and not is_free(args.host, args.port):
+        print(
+            f"error: port {args.port} on {args.host} is in use or not allowed. Stop what listens there, choose "
+            "another with --port, or leave --port out to take the next free one.",
+            file=sys.stderr,
+        )
+        return 2
+    port = args.port or free_port(args.host)
+    shared = backend()
+    try:
+        pipe = load(shared, args)
+    except shared.errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from qformer_viz.ui import build, launch_options
+
+    services = make_services(pipe)
+    build(services).launch(
+        server_name=args.host,
+        server_port=port,
+        inbrowser=args.open,
+        **{**launch_options(services), "share": args.share},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""`python -m qformer_viz`: the one module here that knows `model`, and the wiring that app.py shares."""
+
+import sys
+from typing import Any
+
+from .cli import Backend, main
+
+
+def load(name: str, **options: Any) -> Any:
+    """`model.load` with the attention recorded on every pass through the Q-Former."""
+    import model
+
+    from .capture import capture
+
+    return model.load(name, observe=capture, **options)
+
+
+def decode(source: Any) -> Any:
+    """`model.decode`, imported when the first image comes."""
+    import model
+
+    return model.decode(source)
+
+
+def backend() -> Backend:
+    """Loader, decoder and the errors that carry a message for the user."""
+    from model.errors import ModelError
+
+    from .errors import QFormerVizError
+
+    return Backend(load, decode, (ModelError, QFormerVizError))
+
+
+if __name__ == "__main__":
+    sys.exit(main(None, backend()))

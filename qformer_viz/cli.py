@@ -1,0 +1,148 @@
+"""The command line: caption, ask and explain without a browser. `__main__` hands in the model's side."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BUNDLED = "blip2-emoji"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user."""
+
+    load: Callable[..., Any]
+    decode: Callable[[Any], Any]
+    errors: tuple[type[Exception], ...]
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a model, shared with app.py; environment variables give the defaults."""
+    env = os.environ
+    parser.add_argument(
+        "--model",
+        default=env.get("QFORMER_VIZ_MODEL", BUNDLED),
+        metavar="NAME",
+        help="a listed checkpoint, a folder, or a hub id named by --allow [QFORMER_VIZ_MODEL, %(default)s]",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=["none", "8bit", "4bit"],
+        default=env.get("QFORMER_VIZ_QUANTIZATION") or "none",
+        help="precision of the big weights; the Q-Former stays float [QFORMER_VIZ_QUANTIZATION, %(default)s]",
+    )
+    parser.add_argument(
+        "--device",
+        default=env.get("QFORMER_VIZ_DEVICE") or None,
+        help="for example cpu or cuda:0 [QFORMER_VIZ_DEVICE, chosen by what is there]",
+    )
+    parser.add_argument(
+        "--allow",
+        nargs="*",
+        default=(env.get("QFORMER_VIZ_ALLOW") or "").split(),
+        metavar="HUB_ID",
+        help="further hub ids that may be loaded; QFORMER_VIZ_ALLOW separates them by spaces",
+    )
+
+
+def load(backend: Backend, args: argparse.Namespace) -> Any:
+    """The pipeline that the options ask for."""
+    quantization = None if args.quantization == "none" else args.quantization
+    return backend.load(args.model, quantization=quantization, device=args.device, allow=tuple(args.allow))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m qformer_viz", description="See inside Q-Former models, without the browser."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    caption = commands.add_parser("caption", help="describe an image")
+    ask = commands.add_parser("ask", help="answer a question about an image")
+    explain = commands.add_parser(
+        "explain", help="write page, capture, manifest and contact sheet to a folder"
+    )
+    for command in (caption, ask, explain):
+        command.add_argument("image", metavar="IMAGE", help="an image file")
+        model_arguments(command)
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    ask.add_argument("question", help="the question, in quotes")
+    explain.add_argument("--question", help="asked after the caption; noted in page and manifest")
+    explain.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
+    )
+    return top
+
+
+def main(argv: Sequence[str] | None, backend: Backend) -> int:
+    """Run one command. 0: done; 2: the input or the options are at fault, said on stderr."""
+    args = parser().parse_args(argv)
+    try:
+        # What the loader tells belongs to the terminal, not to the result.
+        with redirect_stdout(sys.stderr):
+            decoded = backend.decode(args.image)
+            pipe = load(backend, args)
+        for notice in decoded.notices:
+            print(f"note: {notice}", file=sys.stderr)
+        result = COMMANDS[args.command](pipe, decoded, args)
+    except (*backend.errors, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else result["text"])
+    return 0
+
+
+def run_caption(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+    return _told(pipe, pipe.caption(decoded.image))
+
+
+def run_ask(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+    return _told(pipe, pipe.ask(decoded.image, args.question))
+
+
+def run_explain(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Write the four files; the text lists them."""
+    from . import export
+    from .meta import view_meta
+    from .view import overlay, page, payload
+
+    encoded = pipe.encode(decoded.image)
+    turns = [("", pipe.caption(encoded).text)]
+    if args.question:
+        encoded = pipe.encode(decoded.image, args.question) if pipe.family == "instructblip" else encoded
+        turns.append((args.question, pipe.ask(encoded, args.question, turns).text))
+    capture, about = encoded.record.result, pipe.describe()
+    manifest = export.manifest(
+        capture, about, image_sha256=encoded.sha256, question=turns[-1][0] or None, answer=turns[-1][1]
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    files = {
+        name: args.out / name for name in ("page.html", "capture.npz", "manifest.json", "contact_sheet.png")
+    }
+    meta = view_meta(pipe, encoded, turns)
+    shown = payload.canvas_payload(capture, encoded.image, meta=meta)
+    files["page.html"].write_text(page.standalone_page(shown), encoding="utf-8")
+    export.save_npz(capture, files["capture.npz"], manifest)
+    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    overlay.contact_sheet(capture, encoded.image).save(files["contact_sheet.png"])
+    return {"text": "\n".join(map(str, files.values())), "files": [str(path) for path in files.values()]} | {
+        "manifest": manifest
+    }
+
+
+def _told(pipe: Any, answer: Any) -> dict[str, Any]:
+    return {
+        "text": answer.text or "(no words: the model ended its answer at once)",
+        "finish": answer.finish,
+        "tokens": list(answer.tokens),
+        "logprobs": list(answer.logprobs),
+        "model": pipe.name,
+    }
+
+
+COMMANDS = {"caption": run_caption, "ask": run_ask, "explain": run_explain}

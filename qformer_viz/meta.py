@@ -1,0 +1,26 @@
+"""What every view of a capture says about itself: model, precision, scope of the maps, conversation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+NOTES = {
+    "image": "The Q-Former of this model never sees the question: these maps belong to the image.",
+    "image and question": "The Q-Former of this model reads the question: these maps belong to image and question.",
+}
+
+
+def view_meta(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The `meta` of a canvas payload; turns are (question, answer), a caption's question is empty."""
+    described = pipe.describe()
+    scope = "image and question" if encoded.question else "image"
+    captions = [answer for question, answer in turns if not question]
+    return {
+        "model": str(described.get("title") or pipe.name),
+        "precision": pipe.quantization or str(described.get("precision", "")),
+        "scope": scope,
+        "caption": captions[0] if captions else "",
+        "conversation": [list(turn) for turn in turns if turn[0]],
+        "notes": [NOTES[scope]],
+        "facts": {"image": encoded.sha256[:16]}
+        | {name: value for name, value in described.items() if isinstance(value, str) and value},
+    }

@@ -1,0 +1,57 @@
+"""Tab: what this page shows and what it does not, and the header that names the model."""
+
+from html import escape
+
+import gradio as gr
+
+from .services import Services
+
+PHOTO_COMMAND = "python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit"
+
+
+def header(services: Services) -> str:
+    """Which model is speaking, where and how precisely; text from the model's description is escaped."""
+    about = services.pipe.describe()
+    precision = services.pipe.quantization or str(about.get("precision", ""))
+    chips = "".join(
+        f"<span title='{escape(tip)}'>{escape(text)}</span>"
+        for text, tip in (
+            (services.pipe.name, services.world and f"Knows {services.world}"),
+            (str(about.get("device", "")), services.pipe.reason),
+            (precision, services.pipe.reason),
+        )
+        if text
+    )
+    change = (
+        "<details><summary>change</summary><p>One model is loaded at the start. To look into another, stop the "
+        f"program and start it with its name, for example for photographs:<code>{escape(PHOTO_COMMAND)}</code>"
+        "A folder works as well. <code>python app.py --help</code> lists what is supported.</p></details>"
+    )
+    return f"<div class='qfv-header'><h1>QFormer-Viz</h1><div class='qfv-chips'>{chips}</div>{change}</div>"
+
+
+TEXT = """
+<div class='qfv-about'>
+<p><b>What is drawn.</b> BLIP-2's Q-Former turns an image into a few dozen vectors, the queries, which are all
+the language model ever gets to see of it. In every second layer each query looks at the image: a share for
+each patch and one for the CLS token, summing to one. The canvas shows these shares over the true patch grid.
+CLS is left out of the picture, never out of the numbers: its share is always printed.</p>
+<p><b>What it does not say.</b> %s A bright patch was looked at; whether it mattered for a word is another
+question. A query's number carries no meaning of its own, and queries exchange what they hold in the layers
+between: the last map alone does not tell what a query knows.</p>
+<p><b>Scale.</b> Raw shows shares as they are; shared uses one range for all maps; per map stretches each map
+to its own range, so that magnitudes no longer compare. The legend says which, in real numbers.</p>
+<p><b>Likeness.</b> Cosine is centred by default: a common offset makes raw cosines high even where the
+queries differ. Redundancy counts pairs above your threshold.</p>
+<p><b>Privacy.</b> Images and conversation stay in this server's memory for this browser tab, files for
+at most an hour. Nothing is sent elsewhere, nothing is kept in the browser.</p>
+</div>
+"""
+PER_IMAGE = (
+    "This model's Q-Former never sees the question: the maps belong to the image and stay as they are."
+)
+PER_QUESTION = "This model's Q-Former reads the question: the maps belong to image and question together."
+
+
+def tab(services: Services) -> None:
+    gr.HTML(TEXT % (PER_QUESTION if services.pipe.family == "instructblip" else PER_IMAGE))

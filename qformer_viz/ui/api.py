@@ -1,0 +1,105 @@
+"""Named endpoints for the Gradio client: caption, ask, attention. Each call stands alone; nothing is kept."""
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from .. import export as files
+from . import export
+from .components import UploadedImage
+from .conversation import Session
+from .services import Services
+
+
+def endpoints(services: Services) -> None:
+    """Add the endpoints to the page being built; their components are never shown."""
+    with gr.Column(visible=False):
+        image = UploadedImage(label="image", type="filepath", sources=["upload"])
+        question = gr.Textbox(label="question")
+        optional = gr.Textbox(label="question", value="")
+        text, file = gr.Textbox(label="text"), gr.File(label="NPZ")
+    for fn, inputs, output in (
+        (caption_endpoint(services), [image], text),
+        (ask_endpoint(services), [image, question], text),
+        (attention_endpoint(services), [image, optional], file),
+    ):
+        gr.on(
+            None,
+            fn,
+            inputs,
+            output,
+            api_name=fn.__name__,
+            concurrency_id="model",
+            concurrency_limit=1,
+        )
+
+
+def caption_endpoint(services: Services) -> Callable:
+    def caption(image: str) -> str:
+        """Describe an image. image: an uploaded file (`handle_file(path)`) or a `data:` URL. Returns the caption."""
+        return guarded(services, lambda: services.pipe.caption(encode(services, image)).text)
+
+    return caption
+
+
+def ask_endpoint(services: Services) -> Callable:
+    def ask(image: str, question: str) -> str:
+        """Answer one question about an image, without history. Returns the answer."""
+        return guarded(
+            services, lambda: services.pipe.ask(encode(services, image), checked(services, question)).text
+        )
+
+    return ask
+
+
+def attention_endpoint(services: Services) -> Callable:
+    def attention(image: str, question: str = "") -> str:
+        """Everything the Q-Former did for an image as NPZ with its manifest inside (see qformer_viz.export).
+
+        question: answered and noted in the manifest; with InstructBLIP the maps depend on it. May be empty.
+        """
+        return guarded(services, lambda: npz(services, image, question))
+
+    return attention
+
+
+def npz(services: Services, image: str, question: str) -> str:
+    """The NPZ file of one image and, if there is one, its question."""
+    encoded, answer = encode(services, image), None
+    if question.strip():
+        question = checked(services, question)
+        if services.pipe.family == "instructblip":
+            encoded = services.pipe.encode(encoded.image, question)
+        answer = services.pipe.ask(encoded, question).text
+    session = Session(encoded=encoded)
+    if answer is not None:
+        session = session.add("question", question).add("answer", answer, "eos")
+    path = export.fresh_folder() / "capture.npz"
+    return str(files.save_npz(session.capture, path, export.about(services, session)))
+
+
+def encode(services: Services, image: str | None):
+    if image is None:
+        raise gr.Error(
+            "There is no image. Send one: handle_file(path) or a data: URL.", print_exception=False
+        )
+    return services.pipe.encode(services.decode(image).image)
+
+
+def checked(services: Services, question: str) -> str:
+    """The question without blank ends, if this server takes it."""
+    text, limit = (question or "").strip(), services.limits.max_question
+    if not text or len(text) > limit:
+        raise gr.Error(
+            f"A question of 1 to {limit} characters is needed; this one has {len(text)}.",
+            print_exception=False,
+        )
+    return text
+
+
+def guarded(services: Services, call: Callable[[], str]) -> str:
+    """Turn errors that carry a message for the user into the error the client sees."""
+    try:
+        return call()
+    except services.user_errors as error:
+        raise gr.Error(str(error), print_exception=False) from None

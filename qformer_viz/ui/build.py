@@ -1,0 +1,87 @@
+"""The page: header, picture and conversation on the left, canvas and tabs on the right."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import about, api, chat, export, similarity, statistics
+from .components import canvas, head
+from .conversation import Session
+from .payload import as_text
+from .services import Services
+
+STATIC = Path(__file__).parent / "static"
+
+
+def build(services: Services) -> gr.Blocks:
+    """The Blocks for these services. Launch it with `launch_options(services)`."""
+    limits = services.limits
+    page = gr.Blocks(
+        title="QFormer-Viz",
+        analytics_enabled=False,
+        delete_cache=(600, limits.cache_seconds),
+        fill_width=True,
+    )
+    with page:
+        session = gr.State(Session(), time_to_live=limits.cache_seconds)
+        gr.HTML(about.header(services), elem_id="header", apply_default_css=False)
+        with gr.Row(elem_id="columns", equal_height=False):
+            with gr.Column(scale=4, min_width=300, elem_id="left"):
+                with gr.Column(elem_id="picture"):
+                    parts = chat.picture(services)
+                with gr.Column(elem_id="talk"):
+                    parts |= chat.talk(services)
+            with gr.Column(scale=9, min_width=320, elem_id="right"):
+                view = canvas()
+                with gr.Tabs(elem_id="tabs"):
+                    with gr.Tab("Similarity", id="similarity"):
+                        alike = similarity.tab(services)
+                    with gr.Tab("Statistics", id="statistics"):
+                        numbers = statistics.tab(services)
+                    with gr.Tab("Export", id="export"):
+                        files = export.tab()
+                    with gr.Tab("About this view", id="about"):
+                        about.tab(services)
+        fed = (partial(as_text, services), session, view)
+        tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers)]
+        # InstructBLIP's maps follow the question, so there every answer brings new ones.
+        again = [fed, *tabs] if services.pipe.family == "instructblip" else []
+        chat.wire(services, session, parts, [fed, *tabs], again)
+        export.wire(services, session, files)
+        api.endpoints(services)
+    page.queue(max_size=limits.queue, api_open=False, default_concurrency_limit=4)
+    return page
+
+
+def launch_options(services: Services) -> dict[str, Any]:
+    """What belongs to `launch()`: looks, privacy and limits. Host and port are the caller's."""
+    return {
+        "theme": theme(),
+        "head": head(),
+        "share": False,
+        "show_error": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "footer_links": ["api", "settings"],
+        "max_file_size": services.limits.upload,
+        "state_session_capacity": services.limits.sessions,
+        "ssr_mode": False,
+        "pwa": False,
+    }
+
+
+def theme() -> gr.themes.Base:
+    """System fonts only, so that nothing is fetched; quiet surfaces, one accent."""
+    sans = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    mono = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+    return gr.themes.Base(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=sans,
+        font_mono=mono,
+        radius_size="md",
+        spacing_size="sm",
+        text_size="sm",
+    )

@@ -1,0 +1,240 @@
+"""The left column: image, examples, scene maker, conversation and its settings."""
+
+from collections.abc import Iterator
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from . import conversation
+from .components import UploadedImage
+from .conversation import Session, messages
+from .services import Limits, Services
+
+PRIVATE = {"api_visibility": "private"}
+GREEDY, SAMPLED, BEAMS = "Greedy", "Sampled", "Beams"
+
+
+def picture(services: Services) -> dict[str, gr.Component]:
+    """Upload box, example strip and scene maker."""
+    image = UploadedImage(
+        label="Image",
+        type="filepath",
+        sources=["upload", "clipboard", "webcam"],
+        height=236,
+        elem_id="image",
+        buttons=[],
+        placeholder="Drop an image here, or tap to choose one",
+    )
+    parts: dict[str, Any] = {"image": image}
+    if services.examples:
+        parts["examples"] = gr.Gallery(
+            value=[(str(path), title) for path, title in services.examples],
+            show_label=False,
+            label="Examples",
+            columns=len(services.examples),
+            height=64,
+            allow_preview=False,
+            object_fit="cover",
+            buttons=[],
+            interactive=False,
+            elem_id="examples",
+        )
+    if services.scene_maker:
+        parts |= _scene_maker(services.scene_maker)
+    return parts
+
+
+def _scene_maker(maker) -> dict[str, gr.Component]:
+    with gr.Accordion("Make a scene", open=False, elem_id="scene-maker"):
+        nouns = gr.Dropdown(
+            list(maker.nouns),
+            value=list(maker.nouns[:2]),
+            multiselect=True,
+            max_choices=maker.max_objects,
+            label=f"Objects (one to {maker.max_objects})",
+            elem_id="scene-nouns",
+        )
+        with gr.Row():
+            layout = gr.Dropdown(list(maker.layouts), value=maker.layouts[0], label="Layout", min_width=100)
+            style = gr.Dropdown(["mixed", *maker.styles], value="mixed", label="Artwork", min_width=100)
+        make = gr.Button("Draw it", size="sm", elem_id="scene-draw")
+    return {"nouns": nouns, "layout": layout, "style": style, "make": make}
+
+
+def talk(services: Services) -> dict[str, gr.Component]:
+    """The conversation, the question box, the buttons and the folded settings."""
+    log = gr.Chatbot(
+        value=[],
+        show_label=False,
+        height=300,
+        min_height=140,
+        render_markdown=False,
+        sanitize_html=True,
+        allow_tags=False,
+        group_consecutive_messages=False,
+        allow_file_downloads=False,
+        buttons=[],
+        layout="bubble",
+        placeholder="The caption appears here. Then ask about the image.",
+        elem_id="chat",
+    )
+    with gr.Row(elem_id="ask-row"):
+        question = gr.Textbox(
+            show_label=False,
+            label="Question",
+            placeholder="Ask about the image",
+            max_lines=3,
+            scale=8,
+            min_width=120,
+            container=False,
+            elem_id="question",
+        )
+        send = gr.Button("Send", variant="primary", min_width=72, scale=1, elem_id="send")
+        stop = gr.Button("Stop", variant="stop", min_width=72, scale=1, elem_id="stop", visible="hidden")
+    with gr.Row(elem_id="chat-buttons"):
+        caption = gr.Button("Caption", size="sm", min_width=60, elem_id="caption")
+        retry = gr.Button("Retry", size="sm", min_width=60, elem_id="retry")
+        clear = gr.Button("Clear", size="sm", min_width=60, elem_id="clear")
+    names = ("log", "question", "send", "stop", "caption", "retry", "clear")
+    parts = dict(zip(names, (log, question, send, stop, caption, retry, clear), strict=True))
+    return parts | {"settings": _settings(services.limits)}
+
+
+def _settings(limits: Limits) -> list[gr.Component]:
+    with gr.Accordion("Decoding", open=False, elem_id="decoding"):
+        mode = gr.Radio(
+            [GREEDY, SAMPLED, BEAMS],
+            value=GREEDY,
+            show_label=False,
+            label="Decoding",
+            info="Greedy repeats itself exactly; sampled answers differ at every retry; beams search wider.",
+        )
+        with gr.Row():
+            tokens = gr.Slider(1, limits.max_new_tokens, 40, step=1, label="Most new tokens", min_width=130)
+            penalty = gr.Slider(1.0, 2.0, 1.0, step=0.05, label="Repetition penalty", min_width=130)
+        with gr.Row():
+            temperature = gr.Slider(0.1, 2.0, 0.8, step=0.05, label="Temperature (sampled)", min_width=130)
+            top_p = gr.Slider(0.1, 1.0, 0.9, step=0.05, label="Top-p (sampled)", min_width=130)
+        beams = gr.Slider(2, limits.max_beams, min(3, limits.max_beams), step=1, label="Beams (beams)")
+    return [mode, tokens, temperature, top_p, beams, penalty]
+
+
+def decoding(services: Services, mode, tokens, temperature, top_p, beams, penalty) -> Any:
+    """The settings as the pipeline's decoding options, inside this server's caps whatever was sent."""
+    limits = services.limits
+
+    def clamp(value, low, high):
+        return max(low, min(high, value))
+
+    return services.decoding(
+        max_new_tokens=int(clamp(tokens, 1, limits.max_new_tokens)),
+        do_sample=mode == SAMPLED,
+        temperature=float(clamp(temperature, 0.1, 2.0)) if mode == SAMPLED else 1.0,
+        top_p=float(clamp(top_p, 0.1, 1.0)) if mode == SAMPLED else 1.0,
+        num_beams=int(clamp(beams, 1, limits.max_beams)) if mode == BEAMS else 1,
+        repetition_penalty=float(clamp(penalty, 1.0, 2.0)),
+    )
+
+
+def look(services: Services, session: Session, source: str | None) -> tuple:
+    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were."""
+    if source is None:
+        return session, gr.skip(), gr.skip()
+    try:
+        session = conversation.look(services, session, source, source)
+    except services.user_errors as error:
+        gr.Warning(escape(str(error)), duration=12, title="This image cannot be read")
+        session = session.add("notice", str(error))
+        return session, messages(session), session.preview
+    return session, messages(session), gr.skip()
+
+
+def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
+    """Stream (session, chat) until the last question, or the caption, is answered."""
+    for session in conversation.answer(services, session, decoding(services, *settings)):
+        yield session, messages(session)
+
+
+def pose(services: Services, session: Session, question: str) -> tuple:
+    session = conversation.pose(session, question, services.limits)
+    return session, messages(session), "" if session.lines[-1].kind == "question" else gr.skip()
+
+
+def pose_caption(session: Session) -> tuple:
+    session = conversation.pose_caption(session)
+    return session, messages(session)
+
+
+def retry(session: Session) -> tuple:
+    session.stop.clear()
+    if session.last_question() is None:
+        gr.Info("There is no question to ask again yet.")
+    session = session.before_last_answer()
+    return session, messages(session)
+
+
+def clear(session: Session) -> tuple:
+    session.stop.set()
+    session = conversation.cleared(session)
+    return session, messages(session)
+
+
+def scene(services: Services, nouns: list[str], layout: str, style: str) -> Any:
+    """The scene maker's picture, for the image box."""
+    maker = services.scene_maker
+    try:
+        return maker.render(nouns, layout, None if style == "mixed" else style)
+    except ValueError as error:
+        raise gr.Error(
+            escape(str(error)), title="This scene cannot be drawn", print_exception=False
+        ) from None
+
+
+def example(services: Services, event: gr.SelectData) -> str:
+    return str(services.examples[event.index][0])
+
+
+def wire(services: Services, session: gr.State, parts: dict, after_look: list, after_answer: list) -> None:
+    """Connect the column. `after_look` and `after_answer` are (fn, inputs, outputs) for the other tabs.
+
+    Everything that runs the model shares one queue lane; the light handlers do not wait for it.
+    """
+    log, image, question = parts["log"], parts["image"], parts["question"]
+    model = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", **PRIVATE}
+    light = {"concurrency_limit": 8, "show_progress": "hidden", **PRIVATE}
+    seen = {"fn": partial(look, services), "inputs": [session, image], "outputs": [session, log, image]}
+    said = {
+        "fn": partial(answer, services),
+        "inputs": [session, *parts["settings"]],
+        "outputs": [session, log],
+    }
+    new_image = [image.input(**seen, **model)]
+    if "examples" in parts:
+        chosen = parts["examples"].select(partial(example, services), None, image, **light)
+        new_image.append(chosen.success(**seen, **model))
+    if "make" in parts:
+        choices = [parts[name] for name in ("nouns", "layout", "style")]
+        drawn = parts["make"].click(partial(scene, services), choices, image, **light)
+        new_image.append(drawn.success(**seen, **model))
+    asked = [
+        gr.on(
+            [parts["send"].click, question.submit],
+            partial(pose, services),
+            [session, question],
+            [session, log, question],
+            **light,
+        ),
+        parts["caption"].click(pose_caption, session, [session, log], **light),
+        parts["retry"].click(retry, session, [session, log], **light),
+    ]
+    for begun in new_image:
+        for fn, inputs, outputs in after_look:
+            begun.success(fn, inputs, outputs, **light)
+    for begun in (*new_image, *asked):
+        done = begun.success(**said, **model)
+        for fn, inputs, outputs in after_answer:
+            done.success(fn, inputs, outputs, **light)
+    parts["stop"].click(lambda session: session.stop.set(), session, None, **light)
+    parts["clear"].click(clear, session, [session, log], **light)

@@ -1,0 +1,79 @@
+"""Gradio components with what the stock ones lack: an image upload that hands on the untouched file, a
+canvas that is fed once per image, and HTML that is only ever made from escaped text."""
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
+
+from ..view.page import canvas_script, canvas_style
+
+STATIC = Path(__file__).parent / "static"
+
+
+class UploadedImage(gr.Image):
+    """Yields the path of the uploaded file, or a `data:` URL, and decodes nothing.
+
+    gr.Image would decode by itself (squeezing 16-bit images, dropping alpha) and would open any path of the
+    server that a client names. Here a path outside the upload folder is refused.
+    """
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        if payload is None:
+            return None
+        if payload.url and payload.url.startswith("data:"):
+            return payload.url
+        return str(_uploaded(payload.path))
+
+    def get_block_name(self) -> str:
+        return "image"
+
+
+def _uploaded(path: str | None) -> Path:
+    folder = Path(get_upload_folder()).resolve()
+    resolved = Path(path or "").resolve()
+    if not path or not resolved.is_relative_to(folder) or not resolved.is_file():
+        raise gr.Error(
+            "This image was not uploaded to this server, so it is not read. Upload the file "
+            "(in the Python client: handle_file(path)) or send it as a data: URL.",
+            title="Image refused",
+        )
+    return resolved
+
+
+def canvas(**options) -> gr.HTML:
+    """The explorer's canvas. Its value is the payload as JSON text; every redraw happens in the browser."""
+    return gr.HTML(
+        value="",
+        html_template="<div class='qfv-host'></div>",
+        js_on_load=(STATIC / "host.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="canvas",
+        **options,
+    )
+
+
+def facts(rows: Iterable[tuple[str, str, str]], warning: str = "") -> str:
+    """A list of (name, value, what it means) as HTML, with an optional warning above."""
+    alert = f"<p class='qfv-alert' role='status'>{escape(warning)}</p>" if warning else ""
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(meaning)}</small></div>"
+        for name, value, meaning in rows
+    )
+    return f"{alert}<dl class='qfv-facts'>{cells}</dl>"
+
+
+def head() -> str:
+    """Style sheets and scripts for the page's head, inline: nothing is fetched from elsewhere."""
+    styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
+    scripts = "".join(f"<script>{text}</script>" for text in (canvas_script(), _static("app.js")))
+    icon = quote(_static("icon.svg"))
+    return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'
+
+
+def _static(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")

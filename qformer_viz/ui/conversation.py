@@ -1,0 +1,177 @@
+"""One visitor's conversation as plain data, and the steps that carry it forward. No Gradio here."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .services import Services
+
+EMPTY = (
+    "The model ended its answer before the first word. Ask in other words, or retry with sampled decoding."
+)
+NO_IMAGE = "There is no image yet. Upload one, pick an example or make a scene; then ask again."
+
+
+@dataclass(frozen=True)
+class Line:
+    """One bubble. `finish` is None while an answer grows; a caption answers the empty question."""
+
+    kind: Literal["question", "answer", "notice"]
+    text: str
+    finish: str | None = None
+
+
+class StopFlag(threading.Event):
+    """An Event that a session's deep copy replaces by its own, so that no two visitors share one."""
+
+    def __deepcopy__(self, memo: dict) -> "StopFlag":
+        return StopFlag()
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image."""
+
+    encoded: Any = None
+    preview: str | None = None
+    lines: tuple[Line, ...] = ()
+    stop: StopFlag = None  # type: ignore[assignment]
+
+    def __post_init__(self):
+        if self.stop is None:
+            object.__setattr__(self, "stop", StopFlag())
+
+    def __deepcopy__(self, memo: dict) -> "Session":
+        return replace(self, stop=StopFlag())
+
+    @property
+    def capture(self) -> Any:
+        """The Capture of the current image, or None."""
+        return None if self.encoded is None else self.encoded.record.result
+
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """(question, answer) for every answer with words; the caption's question is empty."""
+        pairs, question = [], ""
+        for line in self.lines:
+            if line.kind == "question":
+                question = line.text
+            elif line.kind == "answer":
+                if line.text and line.finish != "empty":
+                    pairs.append((question, line.text))
+                question = ""
+        return tuple(pairs)
+
+    def last_question(self) -> str | None:
+        """The question that Retry asks again; "" for the caption; None if nothing was asked."""
+        asked = [line for line in self.lines if line.kind != "notice"]
+        if not asked:
+            return None
+        questions = [line.text for line in asked if line.kind == "question"]
+        return questions[-1] if questions else ""
+
+    def add(self, kind: str, text: str, finish: str | None = None) -> "Session":
+        return replace(self, lines=(*self.lines, Line(kind, text, finish)))
+
+    def before_last_answer(self) -> "Session":
+        """Without the last answer and whatever followed it; a question stays as the last line."""
+        for index in range(len(self.lines) - 1, -1, -1):
+            if self.lines[index].kind == "question":
+                return replace(self, lines=self.lines[: index + 1])
+            if self.lines[index].kind == "answer" and self.last_question() == "":
+                return replace(self, lines=self.lines[:index])
+        return self
+
+
+def look(services: Services, session: Session, source: Any, preview: str | None) -> Session:
+    """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
+    decoded = services.decode(source)
+    encoded = services.pipe.encode(decoded.image)
+    fresh = replace(session, encoded=encoded, preview=preview, lines=())
+    for notice in decoded.notices:
+        fresh = fresh.add("notice", notice)
+    unlike = services.familiar(encoded) if services.familiar else None
+    return fresh.add("notice", unlike) if unlike else fresh
+
+
+def pose(session: Session, question: str, limits: Any) -> Session:
+    """Add the visitor's question to the lines, or a notice saying why it cannot be asked."""
+    session.stop.clear()
+    text = (question or "").strip()
+    if session.encoded is None:
+        return session.add("notice", NO_IMAGE)
+    if not text:
+        return session.add("notice", "The question is empty. Type one, for example: what is in the image?")
+    if len(text) > limits.max_question:
+        found = (
+            f"The question has {len(text)} characters, more than the {limits.max_question} this server takes."
+        )
+        return session.add("notice", f"{found} Shorten it.")
+    if len(session.turns()) >= limits.max_turns:
+        return session.add(
+            "notice", f"This conversation has {limits.max_turns} turns. Press Clear to start anew."
+        )
+    return session.add("question", text)
+
+
+def pose_caption(session: Session) -> Session:
+    """Ask for a caption again, as an empty question."""
+    session.stop.clear()
+    return session.add("notice", NO_IMAGE) if session.encoded is None else session.add("question", "")
+
+
+def cleared(session: Session) -> Session:
+    """No lines; the image stays, and with it everything that is drawn about it."""
+    return replace(session, lines=())
+
+
+def answer(services: Services, session: Session, decoding: Any) -> Iterator[Session]:
+    """Stream the answer to the last line: to a question, or the caption if nothing was asked.
+
+    Does nothing where the last line is a notice that `pose` added in place of a question.
+    """
+    last = session.lines[-1] if session.lines else None
+    if session.encoded is None or (last and last.kind == "answer"):
+        return
+    question = last.text if last and last.kind == "question" else ""
+    if last and last.kind == "notice" and session.last_question() is not None:
+        return
+    try:
+        session = for_question(services, session, question)
+        for partial in _stream(services, session, question, decoding):
+            yield session.add("answer", partial.text, partial.finish)
+    except services.user_errors as error:
+        yield session.add("notice", str(error))
+
+
+def for_question(services: Services, session: Session, question: str) -> Session:
+    """InstructBLIP's Q-Former reads the question, so there the maps belong to the question."""
+    if services.pipe.family != "instructblip" or not question:
+        return session
+    return replace(session, encoded=services.pipe.encode(session.encoded.image, question))
+
+
+def _stream(services: Services, session: Session, question: str, decoding: Any) -> Iterator[Any]:
+    if not question:
+        return services.pipe.stream_caption(session.encoded, decoding, stop=session.stop)
+    history = session.turns()
+    return services.pipe.stream_ask(session.encoded, question, history, decoding, stop=session.stop)
+
+
+def messages(session: Session) -> list[dict]:
+    """The lines as Gradio chat messages. Text stays text: the chatbot is built without markup."""
+    return [
+        {"role": "user" if line.kind == "question" else "assistant", "content": _shown(line)}
+        for line in session.lines
+    ]
+
+
+def _shown(line: Line) -> str:
+    if line.kind == "notice":
+        return f"ⓘ {line.text}"
+    if line.kind == "question":
+        return line.text or "Caption this image."
+    if line.finish == "empty" or (line.finish and not line.text.strip() and line.finish != "stopped"):
+        return f"ⓘ {EMPTY}"
+    ending = {None: " ▍", "stopped": " ■ stopped", "length": " … (token limit reached)"}
+    return line.text + ending.get(line.finish, "")

@@ -1,0 +1,119 @@
+"""Tab: take it away. Files are made when asked for and land in Gradio's cache, which is emptied by itself."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from .. import export as files
+from ..view import overlay, page
+from . import statistics
+from .conversation import Session
+from .payload import payload
+from .services import Services
+
+# The browser fetches the file the moment it is ready: one press, one download.
+DOWNLOAD = "(file) => window.qfvDownload(file)"
+
+
+def about(services: Services, session: Session) -> dict:
+    """The manifest of what is on the page."""
+    question, answer = session.turns()[-1] if session.turns() else (None, None)
+    return files.manifest(
+        session.capture,
+        services.pipe.describe(),
+        image_sha256=session.encoded.sha256,
+        question=question or None,
+        answer=answer,
+    )
+
+
+def write_npz(services: Services, session: Session, folder: Path) -> Path:
+    return files.save_npz(session.capture, folder / "capture.npz", about(services, session))
+
+
+def write_manifest(services: Services, session: Session, folder: Path) -> Path:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(about(services, session), indent=2, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def write_sheet(services: Services, session: Session, folder: Path) -> Path:
+    path = folder / "contact_sheet.png"
+    overlay.contact_sheet(session.capture, session.encoded.image).save(path)
+    return path
+
+
+def write_page(services: Services, session: Session, folder: Path) -> Path:
+    path = folder / "page.html"
+    path.write_text(page.standalone_page(payload(services, session)), encoding="utf-8")
+    return path
+
+
+def write_csv(services: Services, session: Session, folder: Path) -> Path:
+    capture = session.capture
+    rows = [
+        [layer, *row]
+        for layer in (*map(str, capture.cross_layers), statistics.MEAN)
+        for row in statistics.rows(capture, layer)
+    ]
+    return files.save_csv(["layer", *statistics.HEADERS], rows, folder / "statistics.csv")
+
+
+WRITERS: dict[str, tuple[str, str, Callable]] = {
+    "page": ("Page (HTML)", "The canvas in one file that opens without a server", write_page),
+    "sheet": ("Contact sheet (PNG)", "All queries side by side, mean over layers and heads", write_sheet),
+    "npz": ("Everything (NPZ)", "Attention maps and query states as float32 arrays", write_npz),
+    "manifest": ("Manifest (JSON)", "Model, precision, versions, image hash, shapes", write_manifest),
+    "csv": ("Statistics (CSV)", "Entropy, patches, CLS share, centre; per layer and query", write_csv),
+}
+
+
+def make(services: Services, name: str, session: Session) -> str:
+    """One file for this visitor, in a folder of Gradio's cache that nobody can guess; emptied by delete_cache."""
+    if session.encoded is None:
+        raise gr.Error("There is no image yet. Upload one, then export.", print_exception=False)
+    return str(WRITERS[name][2](services, session, fresh_folder()))
+
+
+def fresh_folder() -> Path:
+    cache = Path(get_upload_folder())
+    cache.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=cache))
+
+
+def tab() -> dict:
+    """One button and one line of explanation per file; the view itself is drawn by the browser."""
+    gr.HTML(
+        "<p class='qfv-note'>PNG and SVG of the current view are drawn in your browser, as you see it. "
+        "The files below are made on the server from the numbers, for this image.</p>"
+    )
+    with gr.Row(elem_classes="qfv-exports"):
+        png = gr.Button("This view (PNG)", size="sm", elem_id="export-png")
+        svg = gr.Button("This view (SVG)", size="sm", elem_id="export-svg")
+    buttons = {}
+    for name, (title, meaning, _) in WRITERS.items():
+        with gr.Row(elem_classes="qfv-exports"):
+            buttons[name] = gr.Button(title, size="sm", min_width=180, scale=0, elem_id=f"export-{name}")
+            gr.HTML(f"<span class='qfv-note'>{meaning}</span>")
+    return {
+        "png": png,
+        "svg": svg,
+        "buttons": buttons,
+        "file": gr.File(visible="hidden", elem_id="export-file"),
+    }
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> None:
+    quiet = {"api_visibility": "private", "concurrency_limit": 4, "concurrency_id": "export"}
+    for name, button in parts["buttons"].items():
+        made = button.click(
+            partial(make, services, name), session, parts["file"], show_progress="minimal", **quiet
+        )
+        made.success(None, parts["file"], None, js=DOWNLOAD)
+    for kind in ("png", "svg"):
+        parts[kind].click(None, None, None, js=f"() => window.qfvSaveView('{kind}')")

@@ -1,0 +1,22 @@
+"""What the browser's canvas is fed for one visitor's image."""
+
+import json
+
+from ..meta import view_meta
+from ..view.payload import canvas_payload
+from .conversation import Session
+from .services import Services
+
+
+def payload(services: Services, session: Session) -> dict:
+    """The canvas payload of the current image, with the conversation and where the maps come from."""
+    encoded = session.encoded
+    meta = view_meta(services.pipe, encoded, session.turns())
+    return canvas_payload(session.capture, encoded.image, meta=meta)
+
+
+def as_text(services: Services, session: Session) -> str:
+    """The payload as JSON without a literal tag in it, or "" while there is no image."""
+    if session.encoded is None:
+        return ""
+    return json.dumps(payload(services, session), ensure_ascii=False).replace("<", "\\u003c")

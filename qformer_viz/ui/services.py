@@ -1,0 +1,82 @@
+"""What the interface needs from outside: a pipeline, a decoder of uploads, and the limits of this server.
+
+The interface knows no model code; `app.py` fills these in, and tests fill in a fake.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+
+class Pipeline(Protocol):
+    """The part of `model.Pipeline` that the interface uses; see there for what each call returns."""
+
+    name: str
+    family: str
+    quantization: str | None
+    reason: str
+
+    def encode(self, image: Any, question: str | None = None) -> Any: ...
+    def caption(self, image: Any, decoding: Any = ...) -> Any: ...
+    def ask(self, image: Any, question: str, history: Sequence = (), decoding: Any = ...) -> Any: ...
+    def stream_caption(self, image: Any, decoding: Any = ..., stop: Any = None) -> Iterator[Any]: ...
+    def stream_ask(
+        self, image: Any, question: str, history: Sequence = (), decoding: Any = ..., stop: Any = None
+    ) -> Iterator[Any]: ...
+    def describe(self) -> dict: ...
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The Q-Former's layers, which of them cross-attend, heads and queries."""
+
+    layers: int
+    cross_layers: tuple[int, ...]
+    heads: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps enforced on the server, whatever a client sends."""
+
+    max_new_tokens: int = 100
+    max_beams: int = 5
+    max_question: int = 600
+    max_turns: int = 40
+    upload: str = "20mb"
+    queue: int = 24
+    cache_seconds: int = 3600
+    sessions: int = 64
+
+
+@dataclass(frozen=True)
+class SceneMaker:
+    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`."""
+
+    nouns: tuple[str, ...]
+    layouts: tuple[str, ...]
+    styles: tuple[str, ...]
+    render: Callable[[Sequence[str], str, str | None], Image.Image]
+    max_objects: int = 4
+
+
+@dataclass(frozen=True)
+class Services:
+    """`decode(path or data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the
+    pipeline's decoding options; `familiar(encoded) -> notice or None` says when an image is unlike the
+    model's world; `user_errors` carry a message meant for the user."""
+
+    pipe: Pipeline
+    decode: Callable[[Any], Any]
+    decoding: Callable[..., Any]
+    geometry: Geometry
+    user_errors: tuple[type[Exception], ...] = ()
+    examples: tuple[tuple[Path, str], ...] = ()
+    scene_maker: SceneMaker | None = None
+    familiar: Callable[[Any], str | None] | None = None
+    world: str = ""
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,38 @@
+// The page's own script: figures select on the canvas, downloads start at once, Send turns into Stop.
+(() => {
+  "use strict";
+  const number = (label) => parseInt(String(label), 10);
+
+  // A click in a plotly figure puts its queries on the canvas; the server is not asked.
+  const listen = (plot) => {
+    if (plot.qfvListening || typeof plot.on !== "function") return;
+    plot.qfvListening = true;
+    plot.on("plotly_click", (event) => {
+      const point = event.points && event.points[0];
+      if (!point) return;
+      const inside = (id) => plot.closest("#" + id);
+      const detail = {};
+      if (inside("similarity-plot")) detail.queries = [...new Set([number(point.x), number(point.y)])];
+      else detail.queries = [number(point.text !== undefined && point.z === undefined ? point.text : point.x)];
+      if (point.z !== undefined && inside("statistics-plot")) {
+        const layer = /^layer (\d+)$/.exec(String(point.y));
+        detail.layer = layer ? Number(layer[1]) : "mean";
+      }
+      document.dispatchEvent(new CustomEvent("qfv:set", { detail }));
+    });
+  };
+  const scan = () => document.querySelectorAll(".js-plotly-plot").forEach(listen);
+
+  // Gradio hands over the file it just cached; a link carries it to the browser's downloads.
+  window.qfvDownload = (file) => {
+    if (!file) return;
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name || "";
+    document.body.append(link);
+    link.click();
+    link.remove();
+  };
+
+  new MutationObserver(scan).observe(document.documentElement, { childList: true, subtree: true });
+})();

@@ -1,0 +1,115 @@
+"""Plotly figures: matrices of queries and statistics per query. Numbers in, figure out; no model involved.
+
+Axes are categories that carry the query's index as two digits, so that a click tells which query was meant
+in any order; `ui/static/app.js` reads them. Colours are perceptually ordered and safe for colour-blind eyes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+SEQUENTIAL = "Viridis"
+DIVERGING = "RdBu_r"
+INK = "#7d8597"  # readable on white and on near-black; the page's own style sheet overrides it
+
+
+def query_label(index: int) -> str:
+    """The name of a query on every axis: two digits, from 00."""
+    return f"{index:02d}"
+
+
+def similarity_figure(matrix, order: Sequence[int], name: str, *, signed: bool) -> go.Figure:
+    """Heat map of a [q, q] similarity, rows and columns in `order`.
+
+    signed: colours run from -1 to 1 around white (cosine); otherwise from 0 to 1.
+    """
+    order = list(order)
+    values = np.asarray(matrix, np.float32)[np.ix_(order, order)]
+    labels = [query_label(q) for q in order]
+    heat = go.Heatmap(
+        z=np.round(values, 4).tolist(),
+        x=labels,
+        y=labels,
+        zmin=-1 if signed else 0,
+        zmax=1,
+        colorscale=DIVERGING if signed else SEQUENTIAL,
+        colorbar={"title": {"text": name, "side": "right"}, "thickness": 10, "len": 1.0, "outlinewidth": 0},
+        hovertemplate=f"queries %{{x}} and %{{y}}<br>{name} %{{z:.3f}}<extra></extra>",
+    )
+    figure = go.Figure(heat)
+    _dress(figure, height=400)
+    every = labels[:: max(1, len(labels) // 8)]
+    axis = {"type": "category", "tickvals": every, "showgrid": False, "constrain": "domain", "ticks": ""}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis, autorange="reversed", scaleanchor="x")
+    return figure
+
+
+def measure_figure(values, rows: Sequence[str], name: str, unit: str = "") -> go.Figure:
+    """Heat map of one number per layer and query: values [rows, q], in its own unit from its own range."""
+    values = np.asarray(values, np.float32)
+    labels = [query_label(q) for q in range(values.shape[1])]
+    title = f"{name} ({unit})" if unit else name
+    heat = go.Heatmap(
+        z=np.round(values, 4).tolist(),
+        x=labels,
+        y=list(rows),
+        colorscale=SEQUENTIAL,
+        colorbar={"title": {"text": title, "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        hovertemplate=f"query %{{x}}, %{{y}}<br>{name} %{{z:.3f}} {unit}<extra></extra>",
+    )
+    figure = go.Figure(heat)
+    _dress(figure, height=300)
+    figure.update_xaxes(
+        type="category", tickvals=labels[:: max(1, len(labels) // 8)], title="query", ticks=""
+    )
+    figure.update_yaxes(type="category", autorange="reversed", ticks="")
+    return figure
+
+
+def centre_figure(centres, sizes, colours, name: str, aspect: float = 1.0) -> go.Figure:
+    """Where each query looks on average: centres [q, 2] as x, y in 0..1 from the top left corner.
+
+    sizes [q] sets each dot's area, colours [q] its colour (`name` says what it is); aspect is height over
+    width of the image.
+    """
+    centres = np.asarray(centres, np.float32)
+    sizes, colours = np.asarray(sizes, np.float32), np.asarray(colours, np.float32)
+    area = 8 + 22 * np.sqrt(sizes / max(float(sizes.max()), 1e-9))
+    labels = [query_label(q) for q in range(len(centres))]
+    dots = go.Scatter(
+        x=np.round(centres[:, 0], 4).tolist(),
+        y=np.round(centres[:, 1], 4).tolist(),
+        text=labels,
+        customdata=labels,
+        mode="markers+text",
+        textfont={"size": 9, "color": "white"},
+        marker={
+            "size": area.tolist(),
+            "color": np.round(colours, 4).tolist(),
+            "colorscale": SEQUENTIAL,
+            "colorbar": {"title": {"text": name, "side": "right"}, "thickness": 10, "outlinewidth": 0},
+            "line": {"width": 1, "color": "rgba(127,127,127,0.8)"},
+        },
+        hovertemplate="query %{text}<br>x %{x:.2f}, y %{y:.2f}<extra></extra>",
+    )
+    figure = go.Figure(dots)
+    _dress(figure, height=360)
+    line = {"zeroline": False, "showgrid": True, "gridcolor": "rgba(127,127,127,0.2)", "constrain": "domain"}
+    figure.update_xaxes(range=[0, 1], title="left → right", **line)
+    figure.update_yaxes(range=[1, 0], title="bottom ← top", scaleanchor="x", scaleratio=aspect, **line)
+    return figure
+
+
+def _dress(figure: go.Figure, height: int) -> None:
+    figure.update_layout(
+        height=height,
+        margin={"l": 40, "r": 10, "t": 12, "b": 40},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 12, "color": INK},
+        dragmode=False,
+        clickmode="event",
+        hoverlabel={"font": {"size": 12}},
+    )
