@@ -238,7 +238,7 @@ def _probabilities(call: _Call, site: Site, kind: str, index: int, mask: Tensor 
     heads = attention.num_attention_heads
     q = q[:, : call.queries].unflatten(-1, (heads, -1)).transpose(1, 2)
     k = k.unflatten(-1, (heads, -1)).transpose(1, 2)
-    scores = q @ k.mT * q.shape[-1] ** -0.5
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None:
         scores = scores + _additive(mask, call.queries)
     return scores.softmax(-1)

@@ -191,6 +191,19 @@ def test_batches_and_single_images_agree(kind):
         )
 
 
+def test_queries_given_once_for_several_images(attention):
+    """The library broadcasts one set of queries over a batch of features; the capture has b = 2."""
+    model = tiny_blip2(attention=attention)
+    features = torch.randn(2, TOKENS, VISION, generator=torch.Generator().manual_seed(1))
+    found = []
+    for tokens in (model.query_tokens, model.query_tokens.expand(2, -1, -1)):
+        with torch.no_grad(), qformer_viz.capture(model) as recording:
+            model.qformer(query_embeds=tokens, encoder_hidden_states=features)
+        found.append(recording)
+    for name in ("cross_attention", "self_attention", "query_states"):
+        torch.testing.assert_close(*(getattr(one, name) for one in found), rtol=0, atol=1e-6)
+
+
 def test_instructblip_maps_depend_on_the_question_but_not_on_its_padding():
     model = tiny_instructblip()
     inputs = generate_inputs(model)
