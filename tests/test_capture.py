@@ -201,7 +201,7 @@ def test_queries_given_once_for_several_images(attention):
             model.qformer(query_embeds=tokens, encoder_hidden_states=features)
         found.append(recording)
     for name in ("cross_attention", "self_attention", "query_states"):
-        torch.testing.assert_close(*(getattr(one, name) for one in found), rtol=0, atol=1e-6)
+        torch.testing.assert_close(*(getattr(one, name) for one in found), rtol=0, atol=1e-5)
 
 
 def test_instructblip_maps_depend_on_the_question_but_not_on_its_padding():
