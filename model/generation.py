@@ -96,7 +96,7 @@ class Generator:
             self._keep(fingerprint, sequence, len(prompt), out.past_key_values)
         kept = self._until_end(new)
         if single:
-            logprobs = [value.item() for value in watch.logprobs[: len(kept)]]
+            logprobs = [float(value) for value in watch.logprobs[: len(kept)]]
         else:
             logprobs = self.logprobs(inputs["inputs_embeds"], kept)
         return Generated(kept, logprobs, self._finish(kept, new, watch.was_stopped))
@@ -193,7 +193,7 @@ class _Watch:
     def __init__(self, ends: frozenset[int], stopped: Callable[[], bool], progress: Progress | None) -> None:
         self.ends, self.stopped, self.progress = ends, stopped, progress
         self.ids: list[int] = []
-        self.logprobs: list[Tensor] = []
+        self.logprobs: list[Tensor | float] = []
         self.was_stopped = False
         self._distribution: Tensor | None = None
         self.criterion = _Criterion(self)
@@ -211,11 +211,13 @@ class _Watch:
         """Note the newest token; say whether to stop."""
         if self._distribution is not None:
             token = sequences[0, -1]
-            self.logprobs.append(self._distribution[token])
+            logprob = self._distribution[token]
+            # Reading a number makes a GPU wait, so only a stream, which shows it, reads it at once.
+            self.logprobs.append(logprob if self.progress is None else float(logprob))
             if self.progress is not None:
                 self.ids.append(int(token))
                 if self.ids[-1] not in self.ends:
-                    self.progress(self.ids, [value.item() for value in self.logprobs])
+                    self.progress(self.ids, self.logprobs)
         self.was_stopped = self.was_stopped or self.stopped()
         return self.was_stopped
 

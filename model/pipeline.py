@@ -22,7 +22,7 @@ from model.images import decode
 from model.prompts import Prompt, Prompter
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn
-from model.wording import pieces, readable
+from model.wording import Wording
 
 ANSWERS = 256
 _CAPTION = object()  # in place of a question; None is one that was not given
@@ -202,12 +202,13 @@ class Pipeline:
     ) -> Answer:
         start = time.perf_counter()
 
+        wording = Wording(self.processor.tokenizer)
+
         def answer(ids: list[int], logprobs: list[float], finish: str | None) -> Answer:
-            text = readable(self.processor.tokenizer, ids)
+            text = wording.grow(ids, last=finish is not None)
             if finish == "eos" and not text:
                 finish = "empty"
-            tokens = tuple(pieces(self.processor.tokenizer, ids))
-            seconds = time.perf_counter() - start
+            tokens, seconds = tuple(wording.pieces), time.perf_counter() - start
             return Answer(text, tokens, tuple(ids), tuple(logprobs), finish, prompt.text, seconds, notices)
 
         def progress(ids: list[int], logprobs: list[float]) -> None:

@@ -8,28 +8,34 @@ from typing import Any
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
-def readable(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of the ids, without special tokens, stripped."""
-    return _decode(tokenizer, ids).strip()
+class Wording:
+    """The text of a growing list of token ids, piece by piece, without special tokens.
 
-
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """[t] strings, one per id, whose concatenation is the text before stripping.
-
-    Each is the growth of the decoded text, so that white space and sub-words come out as the tokenizer joins
-    them. A character spread over several byte-level tokens belongs to the last of them.
+    pieces has one string per id; their concatenation is the text before stripping. Each is the growth of the
+    decoded text, so that white space and sub-words come out as the tokenizer joins them. A character spread
+    over several byte-level tokens belongs to the last of them.
     """
-    result: list[str] = []
-    done = ""
-    for end in range(1, len(ids) + 1):
-        text = _decode(tokenizer, ids[:end])
-        if (text.endswith(_INCOMPLETE) and end < len(ids)) or not text.startswith(done):
-            result.append("")
-            continue
-        result.append(text[len(done) :])
-        done = text
-    return result
 
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.pieces: list[str] = []
+        self._said = ""
 
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def grow(self, ids: Sequence[int], *, last: bool = False) -> str:
+        """Take in the ids not yet seen; return the text so far, stripped. last: nothing will follow."""
+        for end in range(len(self.pieces) + 1, len(ids) + 1):
+            self.pieces.append("")
+            text = self._decode(ids[:end])
+            if not text.endswith(_INCOMPLETE):
+                self._say(text)
+        if last and ids:
+            self._say(self._decode(ids))
+        return self._said.strip()
+
+    def _say(self, text: str) -> None:
+        if text.startswith(self._said):
+            self.pieces[-1] += text[len(self._said) :]
+            self._said = text
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -13,6 +13,7 @@ from PIL import Image
 import model.generation
 from model.errors import ImageError, MemoryError_, QuestionError
 from model.types import Answer, Decoding
+from model.wording import Wording
 from tests import fake_checkpoints as fakes
 
 FAMILIES = [("blip2", "opt"), ("blip2", "t5"), ("instructblip", "opt"), ("instructblip", "t5")]
@@ -518,11 +519,14 @@ def test_image_notices_reach_the_answer():
 
 
 def test_pieces_keep_characters_that_need_several_tokens_whole():
-    from model.wording import pieces
-
     tokenizer = fakes.tokenizer()
     ids = tokenizer("a 猫!", add_special_tokens=False)["input_ids"]
-    assert pieces(tokenizer, ids) == ["a", " ", "", "", "猫", "!"]
+    growing = Wording(tokenizer)
+    assert [growing.grow(ids[:end]) for end in range(1, 7)] == ["a", "a", "a", "a", "a 猫", "a 猫!"]
+    assert growing.pieces == ["a", " ", "", "", "猫", "!"]
+    cut = Wording(tokenizer)
+    cut.grow(ids[:4])
+    assert cut.grow(ids[:4], last=True) == "a �" and cut.pieces == ["a", " ", "", "�"]
 
 
 def test_a_partial_answer_is_an_answer():
