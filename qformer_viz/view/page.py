@@ -34,6 +34,7 @@ body { margin: 0 auto; padding: 20px 24px 40px; max-width: 1480px; background: l
   color: light-dark(#1b2026, #e6e9ed);
   font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 14px; margin-bottom: 14px; }
+header > * { min-width: 0; overflow-wrap: anywhere; }
 h1 { font-size: 17px; font-weight: 600; margin: 0; }
 h2 { font-size: 14px; font-weight: 600; margin: 0 0 8px; }
 header p, dt, figcaption { color: light-dark(#5b6570, #9aa4b0); margin: 0; }
@@ -44,8 +45,8 @@ header p, dt, figcaption { color: light-dark(#5b6570, #9aa4b0); margin: 0; }
 ol { list-style: none; margin: 0; padding: 0; }
 li { margin-bottom: 10px; overflow-wrap: anywhere; white-space: pre-wrap; }
 li b { display: block; font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 14px; margin: 0; }
-dd { margin: 0; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: fit-content(45%) minmax(0, 1fr); gap: 2px 14px; margin: 0; }
+dt, dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 figure { margin: 0; } figure img { max-width: 100%; height: auto; }
 @media (max-width: 600px) { body { padding: 14px; } }
 """
