@@ -16,7 +16,7 @@ def header(services: Services) -> str:
     chips = "".join(
         f"<span title='{escape(tip)}'>{escape(text)}</span>"
         for text, tip in (
-            (services.pipe.name, services.world and f"Knows {services.world}"),
+            (str(about.get("title") or services.pipe.name), services.world and f"Knows {services.world}"),
             (str(about.get("device", "")), services.pipe.reason),
             (precision, services.pipe.reason),
         )

@@ -18,13 +18,14 @@ def endpoints(services: Services) -> None:
         question = gr.Textbox(label="question")
         optional = gr.Textbox(label="question", value="")
         text, file = gr.Textbox(label="text"), gr.File(label="NPZ")
+        # A trigger that nobody can press: without one, Gradio would run the functions at every page load.
+        never = gr.Button()
     for fn, inputs, output in (
         (caption_endpoint(services), [image], text),
         (ask_endpoint(services), [image, question], text),
         (attention_endpoint(services), [image, optional], file),
     ):
-        gr.on(
-            None,
+        never.click(
             fn,
             inputs,
             output,

@@ -13,6 +13,8 @@ from .conversation import Session, messages
 from .services import Limits, Services
 
 PRIVATE = {"api_visibility": "private"}
+# Send and Stop change places in the browser.
+BUSY, IDLE = "() => window.qfvBusy(true)", "() => window.qfvBusy(false)"
 GREEDY, SAMPLED, BEAMS = "Greedy", "Sampled", "Beams"
 
 
@@ -92,7 +94,7 @@ def talk(services: Services) -> dict[str, gr.Component]:
             elem_id="question",
         )
         send = gr.Button("Send", variant="primary", min_width=72, scale=1, elem_id="send")
-        stop = gr.Button("Stop", variant="stop", min_width=72, scale=1, elem_id="stop", visible="hidden")
+        stop = gr.Button("Stop", variant="stop", min_width=72, scale=1, elem_id="stop")
     with gr.Row(elem_id="chat-buttons"):
         caption = gr.Button("Caption", size="sm", min_width=60, elem_id="caption")
         retry = gr.Button("Retry", size="sm", min_width=60, elem_id="retry")
@@ -138,6 +140,11 @@ def decoding(services: Services, mode, tokens, temperature, top_p, beams, penalt
     )
 
 
+def halt(session: Session) -> None:
+    """Ask a running answer to end; what comes next waits for it in the model's lane."""
+    session.stop.set()
+
+
 def look(services: Services, session: Session, source: str | None) -> tuple:
     """A new image: (session, chat, image box). A bad one leaves image and conversation as they were."""
     if source is None:
@@ -153,11 +160,15 @@ def look(services: Services, session: Session, source: str | None) -> tuple:
 
 def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
     """Stream (session, chat) until the last question, or the caption, is answered."""
-    for session in conversation.answer(services, session, decoding(services, *settings)):
-        yield session, messages(session)
+    for grown in conversation.answer(services, session, decoding(services, *settings)):
+        yield grown, messages(grown)
 
 
 def pose(services: Services, session: Session, question: str) -> tuple:
+    """(session, chat, question box): the box is emptied once the question has been taken."""
+    if session.growing():
+        gr.Info("The answer is still being written. Wait for its end or press Stop.")
+        return gr.skip(), gr.skip(), gr.skip()
     session = conversation.pose(session, question, services.limits)
     return session, messages(session), "" if session.lines[-1].kind == "question" else gr.skip()
 
@@ -168,21 +179,21 @@ def pose_caption(session: Session) -> tuple:
 
 
 def retry(session: Session) -> tuple:
-    session.stop.clear()
+    """Take the last answer away, so that its question is answered again."""
     if session.last_question() is None:
         gr.Info("There is no question to ask again yet.")
-    session = session.before_last_answer()
+    session = conversation.retried(session)
     return session, messages(session)
 
 
 def clear(session: Session) -> tuple:
-    session.stop.set()
     session = conversation.cleared(session)
     return session, messages(session)
 
 
-def scene(services: Services, nouns: list[str], layout: str, style: str) -> Any:
+def scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     """The scene maker's picture, for the image box."""
+    session.stop.set()
     maker = services.scene_maker
     try:
         return maker.render(nouns, layout, None if style == "mixed" else style)
@@ -192,49 +203,42 @@ def scene(services: Services, nouns: list[str], layout: str, style: str) -> Any:
         ) from None
 
 
-def example(services: Services, event: gr.SelectData) -> str:
+def example(services: Services, session: Session, event: gr.SelectData) -> str:
+    session.stop.set()
     return str(services.examples[event.index][0])
 
 
 def wire(services: Services, session: gr.State, parts: dict, after_look: list, after_answer: list) -> None:
     """Connect the column. `after_look` and `after_answer` are (fn, inputs, outputs) for the other tabs.
 
-    Everything that runs the model shares one queue lane; the light handlers do not wait for it.
+    Everything that runs the model, or must wait for it to end, shares one queue lane.
     """
     log, image, question = parts["log"], parts["image"], parts["question"]
-    model = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", **PRIVATE}
+    lane = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", **PRIVATE}
     light = {"concurrency_limit": 8, "show_progress": "hidden", **PRIVATE}
-    seen = {"fn": partial(look, services), "inputs": [session, image], "outputs": [session, log, image]}
-    said = {
-        "fn": partial(answer, services),
-        "inputs": [session, *parts["settings"]],
-        "outputs": [session, log],
-    }
-    new_image = [image.input(**seen, **model)]
+    chat = [session, log]
+    new_image = [image.input(halt, session, None, **light)]
     if "examples" in parts:
-        chosen = parts["examples"].select(partial(example, services), None, image, **light)
-        new_image.append(chosen.success(**seen, **model))
+        new_image.append(parts["examples"].select(partial(example, services), session, image, **light))
     if "make" in parts:
         choices = [parts[name] for name in ("nouns", "layout", "style")]
-        drawn = parts["make"].click(partial(scene, services), choices, image, **light)
-        new_image.append(drawn.success(**seen, **model))
-    asked = [
-        gr.on(
-            [parts["send"].click, question.submit],
-            partial(pose, services),
-            [session, question],
-            [session, log, question],
-            **light,
-        ),
-        parts["caption"].click(pose_caption, session, [session, log], **light),
-        parts["retry"].click(retry, session, [session, log], **light),
+        new_image.append(parts["make"].click(partial(scene, services), [session, *choices], image, **light))
+    looked = [
+        begun.success(partial(look, services), [session, image], [session, log, image], **lane)
+        for begun in new_image
     ]
-    for begun in new_image:
+    for seen in looked:
         for fn, inputs, outputs in after_look:
-            begun.success(fn, inputs, outputs, **light)
-    for begun in (*new_image, *asked):
-        done = begun.success(**said, **model)
+            seen.success(fn, inputs, outputs, **light)
+    asking = [parts["send"].click, question.submit]
+    posed = gr.on(asking, partial(pose, services), [session, question], [session, log, question], **light)
+    captioned = parts["caption"].click(halt, session, None, **light).then(pose_caption, session, chat, **lane)
+    retried = parts["retry"].click(halt, session, None, **light).then(retry, session, chat, **lane)
+    for begun in (*looked, posed, captioned, retried):
+        begun.then(None, None, None, js=BUSY)
+        done = begun.success(partial(answer, services), [session, *parts["settings"]], chat, **lane)
+        done.then(None, None, None, js=IDLE)
         for fn, inputs, outputs in after_answer:
             done.success(fn, inputs, outputs, **light)
-    parts["stop"].click(lambda session: session.stop.set(), session, None, **light)
-    parts["clear"].click(clear, session, [session, log], **light)
+    parts["stop"].click(halt, session, None, **light)
+    gr.on([parts["clear"].click, log.clear], halt, session, None, **light).then(clear, session, chat, **lane)

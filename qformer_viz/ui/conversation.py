@@ -73,18 +73,14 @@ class Session:
     def add(self, kind: str, text: str, finish: str | None = None) -> "Session":
         return replace(self, lines=(*self.lines, Line(kind, text, finish)))
 
-    def before_last_answer(self) -> "Session":
-        """Without the last answer and whatever followed it; a question stays as the last line."""
-        for index in range(len(self.lines) - 1, -1, -1):
-            if self.lines[index].kind == "question":
-                return replace(self, lines=self.lines[: index + 1])
-            if self.lines[index].kind == "answer" and self.last_question() == "":
-                return replace(self, lines=self.lines[:index])
-        return self
+    def growing(self) -> bool:
+        """Whether an answer is being written at this moment."""
+        return bool(self.lines) and self.lines[-1].kind == "answer" and self.lines[-1].finish is None
 
 
 def look(services: Services, session: Session, source: Any, preview: str | None) -> Session:
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
+    session.stop.clear()
     decoded = services.decode(source)
     encoded = services.pipe.encode(decoded.image)
     fresh = replace(session, encoded=encoded, preview=preview, lines=())
@@ -118,6 +114,17 @@ def pose_caption(session: Session) -> Session:
     """Ask for a caption again, as an empty question."""
     session.stop.clear()
     return session.add("notice", NO_IMAGE) if session.encoded is None else session.add("question", "")
+
+
+def retried(session: Session) -> Session:
+    """Without the last answer and whatever followed it; its question stays as the last line."""
+    session.stop.clear()
+    for index in range(len(session.lines) - 1, -1, -1):
+        if session.lines[index].kind == "question":
+            return replace(session, lines=session.lines[: index + 1])
+        if session.lines[index].kind == "answer" and session.last_question() == "":
+            return replace(session, lines=session.lines[:index])
+    return session
 
 
 def cleared(session: Session) -> Session:

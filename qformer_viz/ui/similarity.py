@@ -1,6 +1,5 @@
 """Tab: how alike the queries are."""
 
-
 import gradio as gr
 
 from .. import similarity as measures

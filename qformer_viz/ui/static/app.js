@@ -34,5 +34,14 @@
     link.remove();
   };
 
+  window.qfvBusy = (on) => document.body.classList.toggle("qfv-busy", on);
+
+  // PNG and SVG are the canvas's own: its buttons draw exactly what is on the screen.
+  window.qfvSaveView = (kind) => {
+    const title = { png: "Save this view as PNG", svg: "Save this view as SVG" }[kind];
+    const button = document.querySelector(`#canvas button[title="${title}"], #canvas button[aria-label="${title}"]`);
+    if (button) button.click();
+  };
+
   new MutationObserver(scan).observe(document.documentElement, { childList: true, subtree: true });
 })();

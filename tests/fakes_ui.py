@@ -1,0 +1,148 @@
+"""A fake pipeline for the interface: instant, deterministic, with the shapes of the real one.
+
+Its answers repeat the question, so that a test sees which words reached which visitor; a sampled answer
+carries a running number, so that a retry can be told from a replay.
+"""
+
+import hashlib
+import itertools
+import threading
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model.images import decode
+from model.types import Answer, Decoding
+from qformer_viz.types import Capture
+from qformer_viz.ui.services import Geometry, Limits, SceneMaker, Services
+
+LAYERS, CROSS, HEADS, QUERIES, GRID, WIDTH = 6, (0, 2, 4), 2, 8, (4, 4), 16
+
+
+class FakeError(Exception):
+    """An error whose message is meant for the user."""
+
+
+def fake_capture(seed: int = 0) -> Capture:
+    """Random maps with the planted twins 0 and 1, and query 2 looking at patch 5 only."""
+    make = torch.Generator().manual_seed(seed)
+    patches = GRID[0] * GRID[1]
+    cross = torch.rand(len(CROSS), 1, HEADS, QUERIES, patches + 1, generator=make)
+    cross[:, :, :, 1] = cross[:, :, :, 0]
+    cross[:, :, :, 2] = 0.0
+    cross[:, :, :, 2, 5 + 1] = 1.0
+    self_attention = torch.rand(LAYERS, 1, HEADS, QUERIES, QUERIES, generator=make)
+    states = torch.randn(LAYERS + 1, 1, QUERIES, WIDTH, generator=make)
+    states[:, :, 1] = states[:, :, 0]
+    return Capture(
+        cross_attention=cross / cross.sum(-1, keepdim=True),
+        self_attention=self_attention / self_attention.sum(-1, keepdim=True),
+        query_states=states,
+        query_tokens=torch.randn(QUERIES, WIDTH, generator=make),
+        cross_layers=CROSS,
+        grid=GRID,
+        attn_implementation="eager",
+    )
+
+
+@dataclass
+class FakePipeline:
+    """`gate`, if set, holds every stream after each word until the test opens it. A question with the word
+    "slow" is held until it is stopped."""
+
+    family: str = "blip2"
+    name: str = "fake"
+    quantization: str | None = None
+    reason: str = "device cpu (a fake), float32 (a fake)"
+    gate: threading.Event | None = None
+    begun: threading.Event = field(default_factory=threading.Event)
+    asked: list = field(default_factory=list)
+    encoded: int = 0
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def encode(self, image: Any, question: str | None = None) -> Any:
+        if isinstance(image, SimpleNamespace):
+            image = image.image
+        self.encoded += 1
+        digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+        capture = fake_capture(int(digest[:6], 16) + len(question or ""))
+        reads = question if self.family == "instructblip" else None
+        return SimpleNamespace(
+            image=image, sha256=digest, record=SimpleNamespace(result=capture), question=reads, vision=None
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "title": "Fake <b>model</b>",
+            "precision": "float32",
+            "device": "cpu",
+            "versions": {"torch": "fake"},
+        }
+
+    def _answer(self, text: str, finish: str | None) -> Answer:
+        words = text.split(" ")
+        return Answer(text, tuple(words), tuple(range(len(words))), (0.0,) * len(words), finish, "", 0.0)
+
+    def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
+        encoded = self.encode(image) if isinstance(image, Image.Image) else image
+        return self._answer(f"picture {encoded.sha256[:8]}", "eos")
+
+    def ask(self, image: Any, question: str, history=(), decoding: Decoding | None = None) -> Answer:
+        self.asked.append((question, tuple(history), decoding))
+        if question == "break":
+            raise FakeError("This fake is out of memory. Ask something shorter.")
+        if question == "nothing":
+            return self._answer("", "empty")
+        number = f" number {next(self.numbers)}" if decoding and decoding.do_sample else ""
+        return self._answer(f"you asked {question}{number}", "eos")
+
+    def stream_caption(self, image: Any, decoding=None, stop=None):
+        yield from self._stream(self.caption(image, decoding), stop)
+
+    def stream_ask(self, image: Any, question: str, history=(), decoding=None, stop=None):
+        yield from self._stream(self.ask(image, question, history, decoding), stop)
+
+    def _stream(self, whole: Answer, stop: threading.Event | None):
+        if whole.finish == "empty":
+            yield whole
+            return
+        words = whole.text.split(" ")
+        for count in range(1, len(words)):
+            if stop and stop.is_set():
+                yield self._answer(" ".join(words[:count]), "stopped")
+                return
+            yield self._answer(" ".join(words[:count]), None)
+            self.begun.set()
+            slow = self.gate or (threading.Event() if "slow" in words else None)
+            while slow and not slow.wait(0.01):
+                if stop and stop.is_set():
+                    yield self._answer(" ".join(words[:count]), "stopped")
+                    return
+        yield whole
+
+
+def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
+    """Services around a fake pipeline, with the real decoder of uploads."""
+    from model.errors import ModelError
+
+    def draw(nouns, layout, style):
+        if not nouns:
+            raise ValueError("choose one to 4 nouns, not 0")
+        return Image.new("RGB", (64, 48), (200, 10 * len(nouns), 30))
+
+    options = {
+        "pipe": pipe or FakePipeline(),
+        "decode": decode,
+        "decoding": Decoding,
+        "geometry": Geometry(LAYERS, CROSS, HEADS, QUERIES),
+        "user_errors": (ModelError, FakeError),
+        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw),
+        "world": "fakes",
+        "limits": Limits(max_question=60, max_turns=5),
+    }
+    return Services(**options | changes)

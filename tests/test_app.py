@@ -1,0 +1,120 @@
+"""app.py: options, services for the bundled world, and refusals that name the fix."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import app
+from qformer_viz import ui
+from qformer_viz.ui import launch_options
+from qformer_viz.ui.components import facts, head
+from tests.fakes_ui import FakePipeline, fake_services
+
+ROOT = Path(__file__).parents[1]
+
+
+def build(services):
+    """The page, built inside a loop: outside one Gradio makes its own and leaves it open."""
+
+    async def inside():
+        return ui.build(services)
+
+    return asyncio.run(inside())
+
+
+@pytest.fixture
+def taken():
+    """A port that something listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_served_to_this_machine_only_unless_asked():
+    args = app.parser().parse_args([])
+    assert args.host == "127.0.0.1" and args.share is False and args.model == "blip2-emoji"
+
+
+def test_every_variable_is_documented():
+    text = app.parser().format_help()
+    for name in ("MODEL", "QUANTIZATION", "DEVICE", "ALLOW", "HOST", "PORT"):
+        assert f"QFORMER_VIZ_{name}" in text
+
+
+def test_a_taken_port_is_refused_before_anything_is_loaded(taken, capsys, monkeypatch):
+    monkeypatch.setattr(app, "load", lambda *_: pytest.fail("loaded"))
+    assert app.main(["--port", str(taken)]) == 2
+    err = capsys.readouterr().err
+    assert str(taken) in err and "--port" in err
+
+
+def test_the_next_free_port_is_taken(taken, monkeypatch):
+    monkeypatch.setattr(app, "FIRST_PORT", taken)
+    assert taken < app.free_port("127.0.0.1") < taken + app.PORTS
+
+
+def test_unknown_checkpoint_is_refused_in_words():
+    command = [sys.executable, "app.py", "--model", "no/such"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: " in done.stderr and "no/such" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_geometry_is_read_from_the_configuration():
+    qformer = SimpleNamespace(num_hidden_layers=6, cross_attention_frequency=2, num_attention_heads=3)
+    found = app.geometry(SimpleNamespace(qformer_config=qformer, num_query_tokens=32))
+    assert (found.layers, found.cross_layers, found.heads, found.queries) == (6, (0, 2, 4), 3, 32)
+
+
+def test_scene_maker_draws_what_was_chosen():
+    maker = app.scene_maker()
+    image = maker.render(["cat", "dog"], maker.layouts[0], None)
+    assert image.size == (224, 224)
+    with pytest.raises(ValueError, match="one to 4 nouns"):
+        maker.render([], maker.layouts[0], None)
+
+
+def test_privacy_and_limits_of_the_page():
+    services = fake_services()
+    options, page = launch_options(services), build(services)
+    assert options["share"] is False and options["enable_monitoring"] is False
+    assert options["run_history"] is False and options["max_file_size"] == services.limits.upload
+    assert page.analytics_enabled is False and page.api_open is False
+    assert page.delete_cache == (600, services.limits.cache_seconds)
+
+
+def test_everything_that_runs_the_model_shares_one_lane():
+    page = build(fake_services())
+    lanes = {}
+    for function in page.fns.values():
+        lanes.setdefault(function.concurrency_id, set()).add(function.name)
+    heavy = {"caption", "ask", "attention"}
+    assert heavy <= lanes["model"]
+    assert {fn.concurrency_limit for fn in page.fns.values() if fn.concurrency_id == "model"} == {1}
+
+
+def test_page_without_examples_or_scene_maker_builds():
+    assert build(fake_services(scene_maker=None, familiar=None))
+
+
+def test_text_from_elsewhere_is_escaped():
+    evil = "<img src=x onerror=alert(1)>"
+    assert evil not in facts([(evil, evil, evil)], warning=evil)
+    pipe = FakePipeline(name=evil, reason=f'"{evil}')
+    page = build(fake_services(pipe, world=evil))
+    shown = [block.value for block in page.blocks.values() if block.get_block_name() == "html"]
+    assert any("Fake &lt;b&gt;model" in str(value) for value in shown)
+    assert not any(evil in str(value) for value in shown)
+
+
+def test_head_closes_no_script_early():
+    text = head()
+    assert text.count("<script>") == text.count("</script>") == 2
+    assert text.count("<style>") == text.count("</style>") == 2
+    assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text

@@ -1,0 +1,170 @@
+"""A conversation as plain data: what is kept, what is asked again, what never mixes."""
+
+import copy
+
+import pytest
+from PIL import Image
+
+from model.types import Decoding
+from qformer_viz.ui import conversation as talk
+from qformer_viz.ui.conversation import Session, messages
+from tests.fakes_ui import FakePipeline, fake_services
+
+
+@pytest.fixture
+def services():
+    return fake_services()
+
+
+@pytest.fixture
+def session(services, tmp_path):
+    """A visitor with a captioned image."""
+    return say(services, looked(services, Session(), tmp_path))
+
+
+def looked(services, session, tmp_path, colour="red"):
+    path = tmp_path / f"{colour}.png"
+    Image.new("RGB", (40, 30), colour).save(path)
+    return talk.look(services, session, str(path), str(path))
+
+
+def say(services, session, decoding=None):
+    steps = list(talk.answer(services, session, decoding or Decoding()))
+    return steps[-1] if steps else session
+
+
+def ask(services, session, question, decoding=None):
+    return say(services, talk.pose(session, question, services.limits), decoding)
+
+
+def test_upload_is_captioned_and_answers_grow(services, tmp_path):
+    steps = list(talk.answer(services, looked(services, Session(), tmp_path), Decoding()))
+    texts = [step.lines[-1].text for step in steps]
+    assert texts[0] == "picture" and texts[-1].startswith("picture ")
+    assert [step.growing() for step in steps] == [True, False]
+    assert steps[-1].turns() == (("", texts[-1]),)
+
+
+def test_history_holds_every_earlier_turn(services, session):
+    session = ask(services, session, "one?")
+    ask(services, session, "two?")
+    question, history, _ = services.pipe.asked[-1]
+    assert question == "two?"
+    assert history == (("", session.lines[0].text), ("one?", "you asked one?"))
+
+
+def test_retry_asks_the_last_question_again(services, session):
+    sampled = Decoding(do_sample=True)
+    session = ask(services, session, "one?", sampled)
+    again = say(services, talk.retried(session), sampled)
+    assert [line.kind for line in again.lines] == [line.kind for line in session.lines]
+    assert session.lines[-1].text != again.lines[-1].text
+    assert services.pipe.asked[-1][:2] == services.pipe.asked[-2][:2]
+
+
+def test_retry_of_the_caption(services, session):
+    again = say(services, talk.retried(session))
+    assert [line.text for line in again.lines] == [line.text for line in session.lines]
+
+
+def test_caption_can_be_asked_for_in_mid_conversation(services, session):
+    session = say(services, talk.pose_caption(ask(services, session, "one?")))
+    assert session.turns()[-1][0] == ""
+    assert messages(session)[-2]["content"] == "Caption this image."
+
+
+@pytest.mark.parametrize("question", ["", "   ", "\n", "x" * 61])
+def test_bad_question_is_explained_and_not_asked(services, session, question):
+    after = ask(services, session, question)
+    assert after.lines[:-1] == session.lines
+    assert after.lines[-1].kind == "notice"
+    assert services.pipe.asked == []
+    assert after.turns() == session.turns()
+
+
+def test_question_without_an_image_is_explained(services):
+    after = ask(services, Session(), "what is it?")
+    assert after.lines[-1].text == talk.NO_IMAGE
+
+
+def test_long_conversation_is_stopped_politely(services, session):
+    for number in range(services.limits.max_turns):
+        session = ask(services, session, f"{number}?")
+    assert "Press Clear" in session.lines[-1].text
+
+
+def test_error_of_the_model_becomes_a_line_and_the_conversation_goes_on(services, session):
+    broken = ask(services, session, "break")
+    assert broken.lines[-1].kind == "notice" and "out of memory" in broken.lines[-1].text
+    assert ask(services, broken, "one?").lines[-1].text == "you asked one?"
+
+
+def test_failed_question_does_not_lend_its_words_to_the_next_answer(services, session):
+    after = ask(services, ask(services, session, "break"), "one?")
+    assert after.turns()[-1] == ("one?", "you asked one?")
+    assert len(after.turns()) == 2
+
+
+def test_empty_answer_is_said_and_forgotten(services, session):
+    after = ask(services, session, "nothing")
+    assert talk.EMPTY in messages(after)[-1]["content"]
+    assert after.turns() == session.turns()
+
+
+def test_stopped_answer_is_kept_and_marked(services, session):
+    posed = talk.pose(session, "one?", services.limits)
+    steps = talk.answer(services, posed, Decoding())
+    first = next(steps)
+    posed.stop.set()
+    last = list(steps)[-1]
+    assert last.lines[-1].text.startswith(first.lines[-1].text)
+    assert last.lines[-1].finish == "stopped"
+    assert "stopped" in messages(last)[-1]["content"]
+
+
+def test_new_image_starts_a_new_conversation(services, session, tmp_path):
+    after = looked(services, session, tmp_path, "blue")
+    assert after.lines == () and after.encoded.sha256 != session.encoded.sha256
+
+
+def test_bad_image_raises_before_anything_changes(services, session, tmp_path):
+    path = tmp_path / "bad.png"
+    path.write_bytes(b"\x89PNG nothing")
+    with pytest.raises(services.user_errors):
+        talk.look(services, session, str(path), str(path))
+    assert services.pipe.encoded == 1
+
+
+def test_notices_of_the_decoder_are_passed_on(services, tmp_path):
+    path = tmp_path / "two.gif"
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    after = talk.look(services, Session(), str(path), str(path))
+    assert "frame" in after.lines[0].text
+    assert say(services, after).lines[-1].kind == "answer"
+
+
+def test_unfamiliar_image_is_said_first(tmp_path):
+    services = fake_services(familiar=lambda encoded: "unlike anything")
+    after = say(services, looked(services, Session(), tmp_path))
+    assert [line.kind for line in after.lines] == ["notice", "answer"]
+    assert after.lines[0].text == "unlike anything"
+
+
+def test_each_visitor_has_a_stop_of_their_own():
+    first, second = copy.deepcopy(Session()), copy.deepcopy(Session())
+    first.stop.set()
+    assert not second.stop.is_set()
+
+
+def test_clear_keeps_the_image(session):
+    after = talk.cleared(session)
+    assert after.lines == () and after.encoded is session.encoded
+
+
+def test_maps_follow_the_question_only_where_the_qformer_reads_it(services, tmp_path):
+    blip2 = ask(services, looked(services, Session(), tmp_path), "one?")
+    assert blip2.encoded.question is None and services.pipe.encoded == 1
+    reading = fake_services(FakePipeline(family="instructblip"))
+    after = ask(reading, looked(reading, Session(), tmp_path), "one?")
+    assert after.encoded.question == "one?"
