@@ -96,8 +96,6 @@ def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
     upright = _upright(picture)
     size = upright.size
     working = _reduce(_to_rgb(upright))
-    if working is source:
-        working = working.copy()  # the caller may go on drawing on its image; the cache must not notice
     working.info.clear()
     digest = hashlib.sha256(f"{working.width}x{working.height}:".encode())
     digest.update(working.tobytes())
@@ -224,9 +222,9 @@ def _first_frame(picture: Image.Image) -> tuple[str, ...]:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             picture.seek(0)
-    except (EOFError, OSError, SyntaxError):
-        picture.seek(0)  # a later frame is damaged; the first one decides whether the file opens
-        return ()
+    except Exception:
+        picture.seek(0)
+        return ()  # a later frame is damaged; whether the file opens is for the first one to say
     if frames <= 1 or picture.format == "MPO":  # MPO: a phone's JPEG with a depth map or preview behind it
         return ()
     kind, part = ("Several pages", "page") if picture.format == "TIFF" else ("Animated", "frame")
@@ -234,10 +232,11 @@ def _first_frame(picture: Image.Image) -> tuple[str, ...]:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
+    """A copy, EXIF rotation applied: the caller may go on drawing on its own image."""
     try:
         return ImageOps.exif_transpose(picture)
     except Exception:
-        return picture  # unreadable metadata must not cost the user the picture
+        return picture.copy()  # unreadable metadata must not cost the user the picture
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

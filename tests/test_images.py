@@ -171,10 +171,31 @@ def test_only_the_first_frame_is_used_and_said_so(format):
     assert len(decoded.notices) == 1 and f"first {word} of 3" in decoded.notices[0]
 
 
-def test_an_animation_with_a_damaged_later_frame_shows_its_first():
-    frames = [two_tone((64, 64)), two_tone((64, 64)).rotate(90)]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert near(decode(data[:-40]).image.getpixel((5, 5)), RED, 40)
+def test_a_damaged_later_page_does_not_cost_the_first():
+    pages = [two_tone((64, 64)).rotate(angle) for angle in (0, 90, 180)]
+    data = bytearray(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+
+    def entries(directory):
+        count = struct.unpack_from("<H", data, directory)[0]
+        return [directory + 2 + 12 * entry for entry in range(count)]
+
+    place = struct.unpack_from("<I", data, 4)[0]
+    for _ in range(2):
+        place = struct.unpack_from("<I", data, entries(place)[-1] + 12)[0]
+    for entry in entries(place):
+        if struct.unpack_from("<H", data, entry)[0] == 256:
+            struct.pack_into("<H", data, entry, 60000)  # the third page has no width
+    with Image.open(io.BytesIO(data)) as opened, pytest.raises(TypeError):
+        _ = opened.n_frames
+    assert near(decode(bytes(data)).image.getpixel((5, 5)), RED)
+
+
+def test_a_compressed_text_bomb_is_an_image_error():
+    """Pillow raises ValueError for it, not OSError."""
+    plain = encoded(two_tone())
+    text = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(4 * 2**20)))
+    with pytest.raises(ImageError, match="damaged"):
+        decode(plain[:33] + text + plain[33:])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import model.generation
+from model.caching import Recent
 from model.errors import ImageError, MemoryError_, QuestionError
 from model.types import Answer, Decoding
 from model.wording import Wording
@@ -190,6 +191,15 @@ def test_the_image_cache_is_bounded():
     pipe.encode(picture(19))
     pipe.encode(picture(0))
     assert vision.calls == 1
+
+
+def test_what_was_used_last_is_kept_longest():
+    cache = Recent(2)
+    cache.put("a", 1)
+    cache.put("b", 2)
+    assert cache.get("a") == 1
+    cache.put("c", 3)
+    assert (cache.get("a"), cache.get("b"), cache.get("c"), len(cache)) == (1, None, 3, 2)
 
 
 def test_a_known_answer_costs_no_language_model_pass():
