@@ -70,12 +70,12 @@
     return { node, draw, palette, scale, opacity, grey };
   }
 
-  function readings() {
+  function readings(maps) {
     const body = el("tbody");
     const head = ["Query", "On CLS", "Entropy", "≈ Patches", "Peak"].map((text) => el("th", { scope: "col" }, text));
     head[1].title = "Share of attention on the CLS token, which the map cannot show";
     head[2].title = "Entropy in nats over patches, CLS left out";
-    head[3].title = "exp(entropy): how many evenly lit patches this map amounts to";
+    head[3].title = "exp(entropy): how many evenly lit patches, of " + maps.patches + ", this map amounts to";
     head[4].title = "Largest attention weight on one patch";
     const table = el("table", { class: "qfv-table" }, el("thead", {}, el("tr", {}, ...head)), body);
     return { node: el("section", { class: "qfv-read", "aria-label": "Numbers of the shown queries" }, table), body };
@@ -123,7 +123,7 @@
       controls: controls(view, maps),
       stage: stage(view),
       display: display(view, payload),
-      read: readings(),
+      read: readings(maps),
       rank: ranking(view, maps),
       sheet: sheet(view, maps),
       status: el("p", { class: "qfv-status", role: "status", "aria-live": "polite" }),

@@ -53,7 +53,7 @@
     tip.style.bottom = y < 0.8 ? "auto" : 100 * (1 - y) + "%";
   }
 
-  function row(name, colour, values, maps) {
+  function row(name, colour, values) {
     const length = bar();
     length.set(values.cls);
     const swatch = colour ? el("span", { class: "qfv-swatch" }) : null;
@@ -62,7 +62,7 @@
       el("th", { scope: "row" }, swatch, name),
       el("td", { class: "qfv-cls" }, length.track, percent(values.cls)),
       el("td", {}, values.entropy.toFixed(2)),
-      el("td", {}, values.effective.toFixed(0) + " of " + maps.patches),
+      el("td", {}, values.effective.toFixed(0)),
       el("td", {}, number(values.peak)));
   }
 
@@ -71,10 +71,10 @@
     const { block } = scene;
     const of = (q) => ({ cls: block.cls[q], entropy: block.entropy[q], effective: block.effective[q], peak: block.peak[q] });
     const outlined = (q) => (scene.outlines.find((o) => o.query === q) || {}).colour;
-    const rows = queries.slice(0, MAX_ROWS).map((q) => row(label(q), outlined(q), of(q), view.maps));
+    const rows = queries.slice(0, MAX_ROWS).map((q) => row(label(q), outlined(q), of(q)));
     if (queries.length > 1) {
       const whole = { ...QFV.maps.describe(scene.values), cls: view.describe(scene).cls };
-      rows.push(row(queries.length > MAX_ROWS ? "mean of " + queries.length : "mean", null, whole, view.maps));
+      rows.push(row(queries.length > MAX_ROWS ? "mean of " + queries.length : "mean", null, whole));
     }
     view.parts.read.body.replaceChildren(...rows);
   }
