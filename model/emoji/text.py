@@ -1,0 +1,336 @@
+"""What can be said about a scene: captions, questions with their answers, and a written description.
+
+Everything follows from the scene; a question is asked only where its answer is beyond doubt. All lower case.
+Needs numpy only.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from .scenes import IMAGE_SIZE, NOUNS, SIZE_LEVELS, ZONE, Scene, SceneObject, size_level
+
+CAPTION_PROMPT = "a photo of"
+QUESTION_PROMPT = "Question: {} Answer:"
+# A finished caption or turn as it stands in the history of a conversation; pieces are joined by a space.
+CAPTION_HISTORY = "a photo of {}."
+TURN_HISTORY = "Question: {} Answer: {}."
+
+QUESTION_TYPES = ("presence", "count", "position", "relation", "size")
+NUMBERS = ("zero", "one", "two", "three", "four")
+ZONES = (
+    ("top left", "top", "top right"),
+    ("left", "center", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
+RELATIONS = ("to the left of", "to the right of", "above", "below")
+COLUMNS = "abcdefghi"
+ROWS = "123456789"
+FILLER = "-"
+DESCRIPTION_SLOTS = 32
+
+# Pixels between two centres before one counts as beside or above the other, and how far the
+# other axis must stay behind before a single word tells the direction.
+APART = 40.0
+DOMINANT = 30.0
+
+_PLURALS = {"fish": "fish", "octopus": "octopuses", "butterfly": "butterflies", "strawberry": "strawberries"}
+_PLURALS |= {"cactus": "cactuses", "tomato": "tomatoes", "bus": "buses"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its exact short answer, and its type (one of `QUESTION_TYPES`)."""
+
+    text: str
+    answer: str
+    type: str
+
+
+def plural(noun: str) -> str:
+    return _PLURALS.get(noun, noun + "s")
+
+
+SINGULARS = {plural(noun): noun for noun in NOUNS}
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def zone(item: SceneObject) -> str:
+    """The name of the third of the image, both ways, that holds the object's centre."""
+    return ZONES[_third(item.y)][_third(item.x)]
+
+
+def _third(value: float) -> int:
+    return min(2, int(value / ZONE))
+
+
+def cell(item: SceneObject) -> tuple[int, int]:
+    """Column and row of the centre on a 9 x 9 grid; three cells make a zone."""
+    column, row = (min(8, int(value / (IMAGE_SIZE / 9))) for value in (item.x, item.y))
+    return column, row
+
+
+def unique_objects(scene: Scene) -> list[SceneObject]:
+    """Objects whose noun occurs once, so that "the cat" is one object."""
+    counts = Counter(item.noun for item in scene.objects)
+    return [item for item in scene.objects if counts[item.noun] == 1]
+
+
+def relation(a: SceneObject, b: SceneObject) -> str | None:
+    """The one of `RELATIONS` that says where `a` is as seen from `b`, or None where none is clear."""
+    dx, dy = a.x - b.x, a.y - b.y
+    (ca, ra), (cb, rb) = cell(a), cell(b)
+    if abs(dx) >= APART and abs(dx) >= abs(dy) + DOMINANT and abs(ca - cb) > abs(ra - rb):
+        return RELATIONS[0] if dx < 0 else RELATIONS[1]
+    if abs(dy) >= APART and abs(dy) >= abs(dx) + DOMINANT and abs(ra - rb) > abs(ca - cb):
+        return RELATIONS[2] if dy < 0 else RELATIONS[3]
+    return None
+
+
+def holds(a: SceneObject, b: SceneObject, name: str) -> bool | None:
+    """Whether `a` is `name` (one of `RELATIONS`) `b`; None where the centres are too close to say."""
+    axis = a.x - b.x if name in RELATIONS[:2] else a.y - b.y
+    if abs(axis) < APART:
+        return None
+    return (axis < 0) == (name in (RELATIONS[0], RELATIONS[2]))
+
+
+# ---- captions
+
+
+def _counted(noun: str, count: int) -> str:
+    return with_article(noun) if count == 1 else f"{NUMBERS[count]} {plural(noun)}"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def caption(scene: Scene, rng: np.random.Generator, related: bool = True) -> str:
+    """A caption without its prompt, naming every object: "a cat above a dog, with two cars".
+
+    With `related`, the first two nouns are joined by their relation where both are single and it is clear.
+    """
+    counts = Counter(item.noun for item in scene.objects)
+    nouns = [list(counts)[i] for i in rng.permutation(len(counts))]
+    parts = [_counted(noun, counts[noun]) for noun in nouns]
+    if related and len(nouns) >= 2 and counts[nouns[0]] == counts[nouns[1]] == 1:
+        first, second = (next(o for o in scene.objects if o.noun == noun) for noun in nouns[:2])
+        where = relation(first, second)
+        if where:
+            rest = f", with {_listed(parts[2:])}" if parts[2:] else ""
+            return f"{parts[0]} {where} {parts[1]}{rest}"
+    return _listed(parts)
+
+
+def reference_captions(scene: Scene, rng: np.random.Generator, count: int = 5) -> list[str]:
+    """Up to `count` different captions that are all true of the scene."""
+    drawn = [caption(scene, rng, related=bool(i % 2)) for i in range(4 * count)]
+    return list(dict.fromkeys(drawn))[:count]
+
+
+def caption_nouns(text: str) -> Counter[str]:
+    """The nouns a caption names, with how often: "two cats and a dog" gives cat 2, dog 1."""
+    words = text.lower().replace(",", " ").replace(".", " ").split()
+    found: Counter[str] = Counter()
+    number = 1
+    for word in words:
+        if word in NUMBERS:
+            number = NUMBERS.index(word)
+        elif word in NOUNS or word in SINGULARS:
+            found[word if word in NOUNS else SINGULARS[word]] += number
+            number = 1
+        else:
+            number = 1
+    return found
+
+
+# ---- questions
+
+
+def _presence(scene: Scene, rng: np.random.Generator) -> Question:
+    present = sorted({item.noun for item in scene.objects})
+    if rng.random() < 0.5:
+        noun, answer = present[rng.integers(len(present))], "yes"
+    else:
+        noun, answer = _absent(scene, rng), "no"
+    one, many = with_article(noun), plural(noun)
+    forms = (f"is there {one}?", f"are there any {many}?", f"do you see {one}?", f"is there {one} in the picture?")
+    return Question(_pick(rng, forms), answer, "presence")
+
+
+def _count(scene: Scene, rng: np.random.Generator) -> Question:
+    if rng.random() < 0.25:
+        forms = ("how many objects are there?", "how many things are there?")
+        return Question(_pick(rng, forms), NUMBERS[len(scene.objects)], "count")
+    counts = Counter(item.noun for item in scene.objects)
+    # One kind of object at a time, repeated nouns first: "one" would otherwise be nearly always right.
+    repeated = sorted(noun for noun in counts if counts[noun] > 1)
+    if repeated and rng.random() < 0.6:
+        noun = _pick(rng, repeated)
+    else:
+        noun = _absent(scene, rng) if rng.random() < 0.25 else _pick(rng, sorted(counts))
+    forms = (f"how many {plural(noun)} are there?", f"how many {plural(noun)} do you see?")
+    return Question(_pick(rng, forms), NUMBERS[counts[noun]], "count")
+
+
+def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
+    single = unique_objects(scene)
+    if single and rng.random() < 0.6:
+        item = _pick(rng, single)
+        forms = (f"where is the {item.noun}?", f"in which part of the picture is the {item.noun}?")
+        return Question(_pick(rng, forms), zone(item), "position")
+    here: dict[str, set[str]] = {}
+    for item in scene.objects:
+        here.setdefault(zone(item), set()).add(item.noun)
+    if rng.random() < 0.8:
+        name = _pick(rng, sorted(here))
+    else:
+        name = ZONES[rng.integers(3)][rng.integers(3)]
+    nouns = here.get(name, {"nothing"})
+    if len(nouns) > 1:
+        return None
+    where = f"on the {name}" if name in ("left", "right") else f"in the {name}"
+    where = f"at the {name}" if name in ("top", "bottom") else where
+    return Question(f"what is {where}?", next(iter(nouns)), "position")
+
+
+def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
+    single = unique_objects(scene)
+    if len(single) < 2:
+        return None
+    first, second = (single[i] for i in rng.permutation(len(single))[:2])
+    form = rng.random()
+    if form < 0.4:
+        name = _pick(rng, RELATIONS)
+        true = holds(first, second, name)
+        text = f"is the {first.noun} {name} the {second.noun}?"
+        return None if true is None else Question(text, "yes" if true else "no", "relation")
+    if form < 0.7:
+        where = relation(first, second)
+        short = where and where.removeprefix("to the ").removesuffix(" of")
+        forms = (
+            f"where is the {first.noun} relative to the {second.noun}?",
+            f"on which side of the {second.noun} is the {first.noun}?",
+        )
+        return Question(_pick(rng, forms), short, "relation") if short else None
+    name = _pick(rng, RELATIONS)
+    axis, sign = (0 if name in RELATIONS[:2] else 1), (1 if name in (RELATIONS[0], RELATIONS[2]) else -1)
+    lead = [(sign * ((second.x, second.y)[axis] - (o.x, o.y)[axis]), o.noun) for o in scene.objects if o is not second]
+    on_side = {noun for distance, noun in lead if distance > 0}
+    if len(on_side) != 1 or any(0 < distance < APART for distance, _ in lead):
+        return None
+    return Question(f"what is {name} the {second.noun}?", on_side.pop(), "relation")
+
+
+def _size(scene: Scene, rng: np.random.Generator) -> Question | None:
+    single = unique_objects(scene)
+    if not single:
+        return None
+    levels = list(SIZE_LEVELS)
+    form = rng.random()
+    if len(single) < 2 or form < 0.5:
+        item = _pick(rng, single)
+        forms = (f"how big is the {item.noun}?", f"what size is the {item.noun}?")
+        return Question(_pick(rng, forms), size_level(item.size), "size")
+    first, second = (single[i] for i in rng.permutation(len(single))[:2])
+    difference = levels.index(size_level(first.size)) - levels.index(size_level(second.size))
+    if difference == 0:
+        return None
+    word = _pick(rng, ("bigger", "smaller"))
+    wins = (difference > 0) == (word == "bigger")
+    if form < 0.75:
+        return Question(
+            f"which is {word}, the {first.noun} or the {second.noun}?", (first if wins else second).noun, "size"
+        )
+    return Question(f"is the {first.noun} {word} than the {second.noun}?", "yes" if wins else "no", "size")
+
+
+_ASK = {"presence": _presence, "count": _count, "position": _position, "relation": _relation, "size": _size}
+
+
+def ask(scene: Scene, kind: str, rng: np.random.Generator, tries: int = 8) -> Question | None:
+    """A random question of one type, or None if the scene allows no clear one."""
+    for _ in range(tries):
+        question = _ASK[kind](scene, rng)
+        if question is not None:
+            return question
+    return None
+
+
+def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+    """`count` different questions (fewer if the scene has no more to ask), types mixed evenly."""
+    found: dict[str, Question] = {}
+    for i in range(4 * count):
+        question = ask(scene, QUESTION_TYPES[i % len(QUESTION_TYPES)], rng)
+        if question is not None:
+            found.setdefault(question.text, question)
+        if len(found) == count:
+            break
+    drawn = list(found.values())
+    return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+def _absent(scene: Scene, rng: np.random.Generator) -> str:
+    present = {item.noun for item in scene.objects}
+    return _pick(rng, [noun for noun in NOUNS if noun not in present])
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[rng.integers(len(options))]
+
+
+# ---- the written description and the grammar
+
+
+def description_words(item: SceneObject) -> list[str]:
+    """One object in four words: noun, column a-i, row 1-9, size."""
+    column, row = cell(item)
+    return [item.noun, COLUMNS[column], ROWS[row], size_level(item.size)]
+
+
+def description(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """The scene as `DESCRIPTION_SLOTS` words: its objects in random order, fillers between them."""
+    items = [description_words(scene.objects[i]) for i in rng.permutation(len(scene.objects))]
+    free = DESCRIPTION_SLOTS - sum(map(len, items))
+    gaps = np.diff(np.sort(rng.integers(0, free + 1, len(items))), prepend=0, append=free)
+    words: list[str] = []
+    for gap, item in zip(gaps, [*items, []], strict=True):
+        words += [FILLER] * int(gap) + item
+    return words
+
+
+def piled_description(scene: Scene, rng: np.random.Generator) -> list[list[str]]:
+    """As `description`, but each object's four words share one slot; every slot is a list of words."""
+    slots: list[list[str]] = [[FILLER] for _ in range(DESCRIPTION_SLOTS)]
+    places = rng.permutation(DESCRIPTION_SLOTS)[: len(scene.objects)]
+    for place, item in zip(places, scene.objects, strict=True):
+        slots[place] = description_words(item)
+    return slots
+
+
+def grammar() -> dict[str, list[str]]:
+    """What the model was taught, for an interface to show: nouns, question patterns by type, answers."""
+    return {
+        "nouns": list(NOUNS),
+        "presence": ["is there a {noun}?", "are there any {nouns}?", "do you see a {noun}?"],
+        "count": ["how many {nouns} are there?", "how many objects are there?"],
+        "position": ["where is the {noun}?", "what is in the {zone}?"],
+        "relation": [
+            *(f"is the {{noun}} {name} the {{noun}}?" for name in RELATIONS),
+            "where is the {noun} relative to the {noun}?",
+            *(f"what is {name} the {{noun}}?" for name in RELATIONS),
+        ],
+        "size": [
+            "how big is the {noun}?",
+            "which is bigger, the {noun} or the {noun}?",
+            "is the {noun} smaller than the {noun}?",
+        ],
+        "zones": [name for row in ZONES for name in row],
+        "sizes": list(SIZE_LEVELS),
+        "numbers": list(NUMBERS),
+    }
