@@ -41,6 +41,14 @@ def test_the_picture_shows_through_where_little_is_read():
     assert np.abs(clear.astype(int) - expected).max() <= 6
 
 
+def test_little_attention_covers_less_of_the_picture():
+    selection = Selection((3,), layer=2, head=1, scale="map", opacity=0.5)
+    root = ET.fromstring(overlay_svg(CAPTURE, picture(), selection))
+    shown = [float(cell.get("fill-opacity")) for cell in root.findall(f"{SVG}g/{SVG}rect")]
+    values = CAPTURE.cross_attention[1, 0, 1, 3, 1:].numpy()
+    assert shown == pytest.approx(0.5 ** (3 - 2 * np.sqrt(values / values.max())), abs=0.003)
+
+
 def test_a_raw_scale_ends_at_one_and_a_shared_one_at_the_largest_of_all_maps():
     top = float(attention.select(CAPTURE.cross_attention, 1, 1)[0, :, 1:].max())
     shared, raw = (overlay_svg(CAPTURE, picture(), Selection((3,), 2, 1, scale=s)) for s in ("shared", "raw"))

@@ -83,7 +83,8 @@ def test_maps_that_cannot_fit_are_refused_with_the_way_out():
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"), [((3000, 1500), (768, 384)), ((40, 30), (40, 30)), ((5000, 1), (768, 1))]
+    ("size", "shown"),
+    [((3000, 1500), (768, 384)), ((800, 1600), (384, 768)), ((40, 30), (40, 30)), ((5000, 1), (768, 1))],
 )
 def test_the_image_is_embedded_small_at_its_own_shape(size, shown):
     image = canvas_payload(blobs(1, 1, 4), picture(*size))["image"]

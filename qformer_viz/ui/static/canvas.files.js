@@ -136,19 +136,20 @@
     const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token.";
     const meta = view.payload.meta;
     const lines = [...wrap(text, WIDTH, 18), ...wrap(["QFormer-Viz", meta.model, meta.precision].filter(Boolean).join(" · "), WIDTH, 18)];
-    const head = 60;
-    const { canvas, context } = blank(WIDTH + 2 * PAD, PAD + head + rows * (thumb + 46) + 80 + 26 * lines.length);
+    const [head, under] = [60, 66]; // above all thumbnails, below each
+    const { canvas, context } = blank(WIDTH + 2 * PAD, PAD + head + rows * (thumb + under) + 80 + 26 * lines.length);
     write(context, title, PAD, PAD + 26, 26, { weight: 600 });
     context.imageSmoothingEnabled = scene.smooth;
     view.order().forEach((q, i) => {
       const x = PAD + (i % columns) * (cell + gap);
-      const y = PAD + head + Math.floor(i / columns) * (thumb + 46);
+      const y = PAD + head + Math.floor(i / columns) * (thumb + under);
       context.drawImage(view.parts.sheet.items[q].canvas, x, y, cell, thumb);
       write(context, label(q), x, y + thumb + 21, 17, { weight: 600 });
-      const small = "H " + scene.block.entropy[q].toFixed(2) + "  CLS " + Math.round(100 * scene.block.cls[q]) + " %";
-      write(context, small, x + cell, y + thumb + 21, 14, { align: "right", colour: "#56606b" });
+      const small = { align: "right", colour: "#56606b" };
+      write(context, "H " + scene.block.entropy[q].toFixed(2), x + cell, y + thumb + 21, 14, small);
+      write(context, "CLS " + Math.round(100 * scene.block.cls[q]) + " %", x + cell, y + thumb + 41, 14, small);
     });
-    const y = PAD + head + rows * (thumb + 46) + 10;
+    const y = PAD + head + rows * (thumb + under) + 10;
     colourBar(context, scene.colours, PAD, y, WIDTH, 12);
     const ends = perMap ? ["0", "half of each map’s maximum", "each map’s maximum"] : { raw: ["0", "0.5", "1"], shared: [0, scene.block.top / 2, scene.block.top].map(number) }[state.scale];
     ends.forEach((t, i) => write(context, t || ticks[i], PAD + (i * WIDTH) / 2, y + 34, 18, { align: ["left", "center", "right"][i] }));
