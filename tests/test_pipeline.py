@@ -215,6 +215,16 @@ def test_a_known_answer_costs_no_language_model_pass():
     assert language.calls > 0
 
 
+def test_what_is_known_does_not_wait_for_a_model_that_is_busy():
+    pipe = fakes.pipeline()
+    first, given = pipe.caption(picture(), SHORT), []
+    with pipe._lock:
+        thread = threading.Thread(target=lambda: given.append(pipe.caption(picture(), SHORT)), daemon=True)
+        thread.start()
+        thread.join(5)
+        assert given == [first]
+
+
 def test_answers_belong_to_the_queries_not_to_the_pixels():
     """A knocked-out EncodedImage must not be given the whole image's answer."""
     pipe = fakes.pipeline()

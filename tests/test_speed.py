@@ -1,0 +1,37 @@
+"""The benchmark runs and reports; its figures are for a quiet machine, so no test holds them to a limit."""
+
+import json
+
+from tests import fake_checkpoints as fakes
+from tests.benchmarks import speed
+
+
+def test_the_benchmark_reports_every_comparison(tmp_path, capsys):
+    folder = fakes.save(tmp_path / "tiny")
+    report = tmp_path / "speed.json"
+    speed.main(["--checkpoint", str(folder), "--rounds", "2", "--tokens", "3", "--json", str(report)])
+    written = json.loads(report.read_text())
+    assert [row["limit"] for row in written["rows"]] == [1.05, 1.05, 1.05, None]
+    assert all(row["ours"] > 0 and row["other"] > 0 and row["ratio"] > 0 for row in written["rows"])
+    assert written["pipeline"]["model"] == "tiny" and written["peak_memory_gb"] > 0
+    assert "third turn" in capsys.readouterr().out
+
+
+def test_both_sides_write_the_same_number_of_tokens():
+    pipe = fakes.pipeline()
+    pipe.model.language_model.generation_config.min_new_tokens = 7
+    lengths = []
+    generate = pipe.model.language_model.generate
+
+    def counted(**options):
+        out = generate(**options)
+        sequences = out if hasattr(out, "shape") else out.sequences
+        lengths.append(sequences.shape[1] - options["input_ids"].shape[1])
+        return out
+
+    pipe.model.language_model.generate = counted
+    for _, _, *sides in speed.comparisons(pipe, 7):
+        for prepare, call in sides:
+            prepare()
+            call()
+    assert set(lengths) == {7}
