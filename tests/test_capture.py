@@ -301,8 +301,18 @@ def test_half_precision(kind, dtype, mixed):
     model = KINDS[kind]().to(dtype)
     if mixed:
         model.qformer.float()
+    seen = {}
+    attention = model.qformer.encoder.layer[2].crossattention.attention
+    for name in ("query", "key"):
+        getattr(attention, name).register_forward_hook(
+            lambda module, args, output, name=name: seen.update({name: output.detach().float()[0]})
+        )
     found = record(model)
-    assert found.cross_attention.dtype == torch.float32
+    for name in ("cross_attention", "self_attention", "query_states", "query_tokens"):
+        assert getattr(found, name).dtype == torch.float32
+    q, k = (seen[name].unflatten(-1, (HEADS, -1)).transpose(0, 1) for name in ("query", "key"))
+    by_hand = (q @ k.mT / (WIDTH // HEADS) ** 0.5).softmax(-1)
+    torch.testing.assert_close(found.cross_attention[1, 0], by_hand, rtol=0, atol=1e-6)
     torch.testing.assert_close(
         found.cross_attention.sum(-1), torch.ones(2, 1, HEADS, QUERIES), rtol=0, atol=1e-6
     )
@@ -595,6 +605,16 @@ def test_a_thread_that_never_entered_is_not_recorded():
         run_in_thread(lambda: model.get_image_features(pixels()))
     with pytest.raises(NothingCaptured, match="thread"):
         _ = recording.cross_attention
+
+
+def test_a_thread_that_meets_a_hook_half_registered():
+    """torch adds a hook before it notes that the hook takes keywords; another thread may run in between."""
+    model = tiny_blip2()
+    outputs = []
+    with qformer_viz.capture(model) as recording:
+        model.qformer._forward_pre_hooks_with_kwargs.clear()
+        run_in_thread(lambda: outputs.append(model.get_image_features(pixels())))
+    assert len(outputs) == 1 and recording.captures == ()
 
 
 def test_a_thread_given_the_context_is_recorded():
