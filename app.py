@@ -108,8 +108,9 @@ def unfamiliar(folder: Path | None) -> Any:
             return None
         return (
             "This image looks unlike anything the bundled model has seen (distance "
-            f"{found.distance:.1f}, emoji scenes stay below {found.threshold:.1f}). It only knows emoji scenes: "
-            f"take its words and maps with salt. For photographs start the program with: {PHOTO_COMMAND}"
+            f"{found.distance:.1f}; emoji scenes stay below {found.threshold:.1f}). It only knows emoji "
+            "scenes, so expect wrong words here. For photographs, start the program with: "
+            f"{PHOTO_COMMAND}"
         )
 
     return notice
@@ -140,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.port and not is_free(args.host, args.port):
         print(
-            f"error: port {args.port} on {args.host} is in use or not allowed. Stop what listens there, choose "
-            "another with --port, or leave --port out to take the next free one.",
+            f"error: port {args.port} on {args.host} is in use or not allowed. Stop what listens there, "
+            "choose another with --port, or leave --port out to take the next free one.",
             file=sys.stderr,
         )
         return 2

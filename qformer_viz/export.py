@@ -27,7 +27,7 @@ class BadArchive(QFormerVizError, ValueError):
 
 
 def save_npz(capture: Capture, path: str | Path, manifest: Mapping[str, Any] | None = None) -> Path:
-    """Write every tensor of the capture, with layer indices, grid and the manifest inside; returns the path."""
+    """Write every tensor of the capture, layer indices, grid and the manifest; returns the path."""
     path = Path(path)
     arrays = {name: getattr(capture, name).numpy() for name in TENSORS}
     with path.open("wb") as file:

@@ -5,7 +5,7 @@ from typing import Any
 
 NOTES = {
     "image": "The Q-Former of this model never sees the question: these maps belong to the image.",
-    "image and question": "The Q-Former of this model reads the question: these maps belong to image and question.",
+    "image and question": "The Q-Former of this model reads the question: these maps belong to both.",
 }
 
 

@@ -111,6 +111,12 @@ def test_empty_answer_is_said_and_forgotten(services, session):
     assert after.turns() == session.turns()
 
 
+def test_what_is_shown_is_escaped(services, session):
+    after = ask(services, session, "<b>&</b>")
+    typed = "&lt;b&gt;&amp;&lt;/b&gt;"
+    assert [m["content"] for m in messages(after)][1:] == [typed, f"you asked {typed}"]
+
+
 def test_stopped_answer_is_kept_and_marked(services, session):
     posed = talk.pose(session, "one?", services.limits)
     steps = talk.answer(services, posed, Decoding())

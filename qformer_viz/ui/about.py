@@ -23,9 +23,10 @@ def header(services: Services) -> str:
         if text
     )
     change = (
-        "<details><summary>change</summary><p>One model is loaded at the start. To look into another, stop the "
-        f"program and start it with its name, for example for photographs:<code>{escape(PHOTO_COMMAND)}</code>"
-        "A folder works as well. <code>python app.py --help</code> lists what is supported.</p></details>"
+        "<details><summary>change</summary><p>One model is loaded at the start. To look into another, stop "
+        "the program and start it with its name, for example for photographs:"
+        f"<code>{escape(PHOTO_COMMAND)}</code>A folder works as well. "
+        "<code>python app.py --help</code> lists what is supported.</p></details>"
     )
     return f"<div class='qfv-header'><h1>QFormer-Viz</h1><div class='qfv-chips'>{chips}</div>{change}</div>"
 

@@ -37,7 +37,7 @@ def endpoints(services: Services) -> None:
 
 def caption_endpoint(services: Services) -> Callable:
     def caption(image: str) -> str:
-        """Describe an image. image: an uploaded file (`handle_file(path)`) or a `data:` URL. Returns the caption."""
+        """Describe an image: an uploaded file (`handle_file(path)`) or a `data:` URL. Returns the caption."""
         return guarded(services, lambda: services.pipe.caption(encode(services, image)).text)
 
     return caption

@@ -1,6 +1,6 @@
 """The left column: image, examples, scene maker, conversation and its settings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from html import escape
 from typing import Any
@@ -160,6 +160,8 @@ def look(services: Services, session: Session, source: str | None) -> tuple:
 
 def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
     """Stream (session, chat) until the last question, or the caption, is answered."""
+    # Gradio empties the outputs of a generator that yields nothing.
+    yield session, messages(session)
     for grown in conversation.answer(services, session, decoding(services, *settings)):
         yield grown, messages(grown)
 
@@ -203,9 +205,14 @@ def scene(services: Services, session: Session, nouns: list[str], layout: str, s
         ) from None
 
 
-def example(services: Services, session: Session, event: gr.SelectData) -> str:
-    session.stop.set()
-    return str(services.examples[event.index][0])
+def example_picker(services: Services) -> Callable:
+    """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
+
+    def example(session: Session, event: gr.SelectData) -> str:
+        session.stop.set()
+        return str(services.examples[event.index][0])
+
+    return example
 
 
 def wire(services: Services, session: gr.State, parts: dict, after_look: list, after_answer: list) -> None:
@@ -219,7 +226,7 @@ def wire(services: Services, session: gr.State, parts: dict, after_look: list, a
     chat = [session, log]
     new_image = [image.input(halt, session, None, **light)]
     if "examples" in parts:
-        new_image.append(parts["examples"].select(partial(example, services), session, image, **light))
+        new_image.append(parts["examples"].select(example_picker(services), session, image, **light))
     if "make" in parts:
         choices = [parts[name] for name in ("nouns", "layout", "style")]
         new_image.append(parts["make"].click(partial(scene, services), [session, *choices], image, **light))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, Literal
 
 from .services import Services
@@ -166,9 +167,9 @@ def _stream(services: Services, session: Session, question: str, decoding: Any) 
 
 
 def messages(session: Session) -> list[dict]:
-    """The lines as Gradio chat messages. Text stays text: the chatbot is built without markup."""
+    """The lines as Gradio chat messages, escaped: the chatbot renders tags even with markup turned off."""
     return [
-        {"role": "user" if line.kind == "question" else "assistant", "content": _shown(line)}
+        {"role": "user" if line.kind == "question" else "assistant", "content": escape(_shown(line))}
         for line in session.lines
     ]
 

@@ -74,7 +74,7 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
 
 
 def make(services: Services, name: str, session: Session) -> str:
-    """One file for this visitor, in a folder of Gradio's cache that nobody can guess; emptied by delete_cache."""
+    """One file for this visitor, in a folder of Gradio's cache that nobody can guess and that is emptied."""
     if session.encoded is None:
         raise gr.Error("There is no image yet. Upload one, then export.", print_exception=False)
     return str(WRITERS[name][2](services, session, fresh_folder()))

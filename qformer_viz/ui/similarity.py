@@ -87,7 +87,7 @@ def tell(session: Session, threshold: float, *chosen: str) -> str:
 
 def summary(capture, threshold: float, space: str, kind: str, order: str, layer: str, head: str):
     """The rows of facts about the chosen similarity, and the collapse warning or ""."""
-    matrix, name, signed = compare(capture, space, kind, layer, head)
+    matrix, name, _ = compare(capture, space, kind, layer, head)
     states = capture.query_tokens if space == TOKENS else capture.query_states[_state(capture, space), 0]
     maps = patches(select(capture.cross_attention, _index(capture, layer), _number(head)))[0]
     # States that have not met the image yet say nothing about a collapse: judge those after the last layer.

@@ -7,7 +7,8 @@ const show = () => {
   if (handle && handle.setPayload) handle.setPayload(payload);
   else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, {}); }
   window.qfvHandle = handle;
-  host.dataset.image = payload.meta && payload.meta.sha256 ? payload.meta.sha256 : "ready";
+  const facts = (payload.meta && payload.meta.facts) || {};
+  host.dataset.image = String(facts.image || "ready");
 };
 host.innerHTML = "<div class='qfv-empty'><b>Nothing to see yet</b><span>Upload an image, pick an example or "
   + "make a scene. What each query attends to appears here.</span></div>";
