@@ -1,0 +1,87 @@
+"""The bundled model's commands.
+
+    python -m model.emoji train                       the whole recipe into runs/emoji (or --stage lm|vit|bridge)
+    python -m model.emoji evaluate CHECKPOINT         figures on fresh scenes
+    python -m model.emoji card CHECKPOINT             the model card beside the weights, from those figures
+    python -m model.emoji examples                    the example gallery
+    python -m model.emoji sheets --iconify DIR        the artwork, from the npm packages
+
+`accelerate launch -m model.emoji train` works too. Heavy imports wait until a command needs them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .recipe import STAGES, train_stage
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
+        train_stage(stage, arguments.out, arguments.scale, arguments.precision)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .evaluate import evaluate
+
+    figures = evaluate(arguments.checkpoint, arguments.scenes)
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from .card import write_card
+
+    print(write_card(arguments.checkpoint, arguments.scenes))
+
+
+def _examples(arguments: argparse.Namespace) -> None:
+    from .examples import write_examples
+
+    for path in write_examples():
+        print(path)
+
+
+def _sheets(arguments: argparse.Namespace) -> None:
+    from .sheets import build_sheets
+
+    for path in build_sheets(arguments.iconify):
+        print(path)
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m model.emoji", description=__doc__.splitlines()[0])
+    commands = root.add_subparsers(required=True)
+    train = commands.add_parser("train", help="train one stage or all of them; continues where it stopped")
+    train.add_argument("--stage", choices=("lm", "vit", "bridge", "all"), default="all")
+    train.add_argument("--out", type=Path, default=Path("runs/emoji"))
+    train.add_argument("--scale", type=float, default=1.0, help="length of every schedule, 1 is the full recipe")
+    train.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+    train.set_defaults(run=_train)
+    for name, run, help_text in (
+        ("evaluate", _evaluate, "figures on fresh scenes"),
+        ("card", _card, "measure and write README.md, metrics.json and the familiarity statistics"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("checkpoint", type=Path)
+        command.add_argument("--scenes", type=int, default=500)
+        command.set_defaults(run=run)
+        if name == "evaluate":
+            command.add_argument("--json", type=Path)
+    commands.add_parser("examples", help="write assets/examples").set_defaults(run=_examples)
+    sheets = commands.add_parser("sheets", help="rebuild assets/emoji/*.png (needs resvg-py)")
+    sheets.add_argument("--iconify", type=Path, required=True, help="folder with noto/, twemoji/, ...")
+    sheets.set_defaults(run=_sheets)
+    return root
+
+
+if __name__ == "__main__":
+    arguments = parser().parse_args()
+    arguments.run(arguments)

@@ -1,0 +1,128 @@
+"""The loop all stages share: AdamW, warm-up and cosine, a progress line with time left, resumable checkpoints.
+
+Batches are drawn from (seed, step), so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+BETAS = (0.9, 0.98)
+WEIGHT_DECAY = 0.05
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage learns; `save_every` in steps."""
+
+    steps: int
+    lr: float
+    warmup: int = 100
+    save_every: int = 200
+    floor: float = 0.02
+
+    def factor(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def make_accelerator(precision: str = "auto") -> Accelerator:
+    """Choose device and precision and say why. `precision`: auto, bf16 or fp32."""
+    cuda = torch.cuda.is_available()
+    fast = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
+    chosen = precision if precision != "auto" else "bf16" if fast else "fp32"
+    accelerator = Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no", cpu=not cuda)
+    why_device = "a CUDA device is present" if cuda else "no CUDA device is present"
+    why_precision = "asked for" if precision != "auto" else f"bf16 arithmetic is {'' if fast else 'not '}native here"
+    accelerator.print(f"device {accelerator.device} ({why_device}), {chosen} ({why_precision})", flush=True)
+    return accelerator
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _groups(module: torch.nn.Module) -> list[dict]:
+    """Weight decay on matrices only."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.ndim >= 2]
+    return [
+        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def run(
+    name: str,
+    accelerator: Accelerator,
+    module: torch.nn.Module,
+    loss_of: Callable[[torch.nn.Module, int], tuple[torch.Tensor, dict[str, float]]],
+    schedule: Schedule,
+    out: Path,
+) -> torch.nn.Module:
+    """Train `module`; `loss_of(module, step)` draws the step's batch and returns the loss and figures to log.
+
+    Saves `<out>/<name>.pt` every so often and at the end, and continues from it if it is there;
+    `<out>/<name>_curve.json` holds the figures by step. A finished stage returns at once.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve_file = out / f"{name}.pt", out / f"{name}_curve.json"
+    optimizer = torch.optim.AdamW(_groups(module), lr=schedule.lr, betas=BETAS)
+    plan = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
+    start, curve = 0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["module"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        plan.load_state_dict(state["plan"])
+        start, curve = state["step"], state["curve"]
+        accelerator.print(f"{name}: continuing at step {start} of {schedule.steps}", flush=True)
+    prepared, optimizer = accelerator.prepare(module, optimizer)
+
+    def save(step: int) -> None:
+        if not accelerator.is_main_process:
+            return
+        learned = {k for k, p in module.named_parameters() if p.requires_grad}
+        weights = {k: v for k, v in accelerator.unwrap_model(prepared).state_dict().items() if k in learned}
+        state = {"module": weights, "optimizer": optimizer.state_dict(), "plan": plan.state_dict()}
+        torch.save({**state, "step": step, "curve": curve}, checkpoint.with_suffix(".tmp"))
+        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+        curve_file.write_text(json.dumps(curve))
+
+    prepared.train()
+    began, sums = time.monotonic(), defaultdict(list)
+    for step in range(start, schedule.steps):
+        with accelerator.autocast():
+            loss, figures = loss_of(prepared, step)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        plan.step()
+        for key, value in {"loss": loss.detach(), **figures}.items():
+            sums[key].append(float(value))
+        if len(sums["loss"]) == 50 or step + 1 == schedule.steps:
+            means = {key: round(sum(values) / len(values), 4) for key, values in sums.items()}
+            curve.append({"step": step + 1, **means})
+            left = (time.monotonic() - began) / (step + 1 - start) * (schedule.steps - step - 1)
+            shown = "  ".join(f"{key} {value:.3f}" for key, value in means.items())
+            accelerator.print(f"{name} {step + 1}/{schedule.steps}  {shown}  {left / 60:.1f} min left", flush=True)
+            sums.clear()
+        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            save(step + 1)
+    accelerator.wait_for_everyone()
+    return accelerator.unwrap_model(prepared)

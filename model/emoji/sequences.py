@@ -1,0 +1,105 @@
+"""Training sequences: a caption and several question turns behind the 32 slots, as one row of tokens.
+
+The inputs read exactly like the history of a conversation, with no end token between turns; the end of an
+answer is taught by labels alone: the full stop that closes a turn in the history is labelled `</s>`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache
+
+import numpy as np
+import torch
+
+from . import text
+from .scenes import Scene
+from .text import DESCRIPTION_SLOTS
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of texts behind the slots: `ids`, `labels`, `positions` `[b, t]` (positions counted from the first
+    slot) and `segments` `[b, t]`: 0 is read by all, other segments only read themselves and 0."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    segments: torch.Tensor
+
+    def to(self, device) -> "Rows":
+        return Rows(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class SequenceBuilder:
+    """Turns scenes into rows of text, `turns` questions each, a caption in most of them.
+
+    A row is either one conversation, or *packed*: its turns do not see one another and all stand where the first
+    turn of a conversation stands. Packed rows are as good as a row per question at a ninth of the cost.
+    """
+
+    def __init__(self, tokenizer, turns: int = 9, caption_share: float = 0.6, packed_share: float = 0.7):
+        self.tokenizer = tokenizer
+        self.turns = turns
+        self.caption_share = caption_share
+        self.packed_share = packed_share
+        # Pieces repeat endlessly; byte-level BPE splits at spaces, so pieces and whole agree.
+        self.encode = cache(lambda piece: tuple(tokenizer(piece, add_special_tokens=False).input_ids))
+
+    def row(self, scene: Scene, rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
+        """One scene's text as (id, label, position, segment) per token, from `</s>` on; labels are not shifted."""
+        eos = self.tokenizer.eos_token_id
+        packed = rng.random() < self.packed_share
+        row = [(eos, IGNORE, DESCRIPTION_SLOTS, 0)]
+
+        def add(prompt: str, answer: str) -> None:
+            first = packed or len(row) == 1
+            asked, said = self.encode(prompt if first else " " + prompt), self.encode(" " + answer)
+            ids = [*asked, *said, *self.encode(".")]
+            labels = [IGNORE] * len(asked) + [*said, eos]
+            start = DESCRIPTION_SLOTS + 1 if packed else row[-1][2] + 1
+            segment = row[-1][3] + 1 if packed else 0
+            row.extend((i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True)))
+
+        if rng.random() < self.caption_share:
+            add(text.CAPTION_PROMPT, text.caption(scene, rng))
+        for question in text.questions(scene, rng, self.turns):
+            add(text.QUESTION_PROMPT.format(_as_typed(question.text, rng)), question.answer)
+        return row
+
+    def batch(self, scenes: Iterable[Scene], rng: np.random.Generator) -> Rows:
+        return self.pad([self.row(scene, rng) for scene in scenes])
+
+    def pad(self, rows: list[list[tuple[int, int, int, int]]]) -> Rows:
+        """Padded on the right, in a segment of its own that nothing reads."""
+        longest = max(map(len, rows))
+        filler = (self.tokenizer.pad_token_id, IGNORE, 0, -1)
+        padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+        return Rows(*padded.unbind(-1))
+
+
+def _as_typed(question: str, rng: np.random.Generator) -> str:
+    """People capitalise, and leave out the question mark; the model should not mind."""
+    if rng.random() < 0.3:
+        question = question.capitalize()
+    return question.removesuffix("?") if rng.random() < 0.15 else question
+
+
+def answer_loss(language_model, prefix: torch.Tensor, rows: Rows):
+    """Next-token loss on the answers behind a prefix `[b, q, d]`, and the share of them predicted exactly."""
+    batch, slots = prefix.shape[:2]
+    embedded = torch.cat([prefix, language_model.get_input_embeddings()(rows.ids)], 1)
+    segments = torch.nn.functional.pad(rows.segments, (slots, 0))
+    positions = torch.cat([torch.arange(slots, device=prefix.device).expand(batch, -1), rows.positions], 1)
+    length = embedded.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=prefix.device).tril()
+    readable = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    hidden = language_model.model.decoder(
+        inputs_embeds=embedded, position_ids=positions, attention_mask=(causal & readable)[:, None]
+    ).last_hidden_state
+    target = rows.labels[:, 1:]
+    wanted = target != IGNORE
+    logits = language_model.lm_head(hidden[:, slots:-1][wanted]).float()
+    loss = torch.nn.functional.cross_entropy(logits, target[wanted])
+    return loss, (logits.argmax(-1) == target[wanted]).float().mean().detach()

@@ -1,0 +1,59 @@
+"""The tokenizer: GPT-2's byte-level BPE trained on the world's own text, with OPT's special tokens.
+
+Every word of the world is one token; any other text still has an encoding, byte by byte.
+"""
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from . import text
+from .scenes import NOUNS, SIZE_LEVELS, random_scene
+
+EOS, PAD, UNKNOWN, IMAGE = "</s>", "<pad>", "<unk>", "<image>"
+VOCABULARY = 1200
+
+
+def corpus(scenes: int = 400, seed: int = 0) -> list[str]:
+    """Text that holds every word of the world often enough to become one token."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for _ in range(scenes):
+        scene = random_scene(rng)
+        lines.append(text.CAPTION_HISTORY.format(text.caption(scene, rng)))
+        for question in text.questions(scene, rng, 12):
+            for form in (question.text, question.text.capitalize()):
+                lines.append(" " + text.TURN_HISTORY.format(form, question.answer))
+                lines.append(form)
+        lines.append(" ".join(["", *text.description(scene, rng)]))
+    words = [*NOUNS, *map(text.plural, NOUNS), *SIZE_LEVELS, *text.NUMBERS, *text.COLUMNS, *text.ROWS]
+    words += [word for patterns in text.grammar().values() for line in patterns for word in line.split()]
+    return lines + [f" {word}" for word in words] * 20
+
+
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """Deterministic: the same world gives the same ids. Starts every text with `</s>`, as OPT does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [PAD, EOS, UNKNOWN, IMAGE]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        min_frequency=5,
+        show_progress=False,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{EOS} $A", pair=f"{EOS} $A $B", special_tokens=[(EOS, tokenizer.token_to_id(EOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=EOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,159 @@
+"""The recipe at doll's-house scale: every stage runs, resumes where it stopped, and ends in a loadable folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Blip2ForConditionalGeneration, Blip2Processor, OPTForCausalLM
+
+from model.emoji import bridge, language, text, vision
+from model.emoji.checkpoint import QUERIES, build_model, save_checkpoint
+from model.emoji.loop import Schedule, make_accelerator
+from model.emoji.scenes import NOUNS, random_scene, render
+from model.emoji.sequences import IGNORE, Rows, SequenceBuilder, answer_loss
+from model.emoji.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return make_accelerator("fp32")
+
+
+def test_every_word_of_the_world_is_one_token(tokenizer):
+    for word in [*NOUNS, *map(text.plural, NOUNS), *text.NUMBERS, *text.COLUMNS, *text.ROWS, text.FILLER]:
+        assert len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1, word
+    assert tokenizer("cat").input_ids[0] == tokenizer.bos_token_id == tokenizer.eos_token_id
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_any_text_survives_the_tokenizer(words):
+    tokenizer = test_any_text_survives_the_tokenizer.tokenizer
+    ids = tokenizer(words, add_special_tokens=False, split_special_tokens=True).input_ids
+    assert tokenizer.decode(ids) == words
+    assert tokenizer.unk_token_id not in ids
+
+
+test_any_text_survives_the_tokenizer.tokenizer = train_tokenizer()
+
+
+def test_labels_cover_the_answers_and_their_end_and_nothing_else(tokenizer):
+    builder = SequenceBuilder(tokenizer, turns=3, caption_share=1.0, packed_share=0.0)
+    ids, labels, positions, segments = zip(*builder.row(random_scene(3), np.random.default_rng(0)), strict=True)
+    read = tokenizer.decode(ids, skip_special_tokens=True)
+    assert read.startswith("a photo of ") and read.count("Question: ") == 3 and read.count(" Answer: ") == 3
+    learned = [i for i, label in enumerate(labels) if label != IGNORE]
+    ends = [i for i in learned if labels[i] == tokenizer.eos_token_id]
+    assert len(ends) == 4
+    assert all(tokenizer.decode(ids[i]) == "." for i in ends)
+    assert all(labels[i] == ids[i] for i in learned if i not in ends)
+    for i in learned:
+        assert learned[0] > 3 and tokenizer.decode(ids[i]).strip() not in ("Question", "Answer", "?", ":")
+    assert positions == tuple(range(QUERIES, QUERIES + len(ids))) and set(segments) == {0}
+
+
+def test_a_packed_turn_costs_what_it_costs_alone(tokenizer):
+    torch.manual_seed(0)
+    model = OPTForCausalLM(language.language_config(tokenizer)).eval()
+    language.initialise(model, tokenizer)
+    builder = SequenceBuilder(tokenizer, packed_share=1.0)
+    rows = builder.batch([random_scene(1), random_scene(2)], np.random.default_rng(0))
+    prefix = torch.randn(2, QUERIES, language.HIDDEN) * 0.05
+    turn = rows.segments[0] == 3
+    assert int(rows.positions[0][turn][0]) == QUERIES + 1
+    only = Rows(rows.ids, torch.where(turn & (torch.arange(2)[:, None] == 0), rows.labels, IGNORE), *[
+        rows.positions, rows.segments
+    ])
+    packed, _ = answer_loss(model, prefix, only)
+    ids = torch.cat([rows.ids[0][:1], rows.ids[0][turn]])
+    labels = torch.cat([rows.labels[0][:1], rows.labels[0][turn]])
+    embedded = torch.cat([prefix[:1], model.get_input_embeddings()(ids)[None]], 1)
+    logits = model(inputs_embeds=embedded).logits[0, QUERIES:-1]
+    wanted = labels[1:] != IGNORE
+    alone = torch.nn.functional.cross_entropy(logits[wanted], labels[1:][wanted])
+    assert torch.isclose(packed, alone, atol=1e-5)
+
+
+def test_the_language_stage_learns_and_resumes(tokenizer, accelerator, tmp_path):
+    schedule = Schedule(steps=6, lr=1e-3, warmup=1, save_every=3)
+    once = language.train_language(accelerator, tokenizer, tmp_path / "once", schedule, batch=2)
+    # Interrupted: the first three steps of the same schedule, then the rest.
+    state = _stop_after(3, lambda out: language.train_language(accelerator, tokenizer, out, schedule, 2), tmp_path / "two")
+    assert state["step"] == 3
+    twice = language.train_language(accelerator, tokenizer, tmp_path / "two", schedule, batch=2)
+    for (name, a), b in zip(once.named_parameters(), twice.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+    curve = json.loads((tmp_path / "two" / "lm_curve.json").read_text())
+    assert curve[-1]["step"] == 6 and curve[-1]["loss"] > 0
+
+
+def _stop_after(step, train, out):
+    """Run until the checkpoint of `step` is written, then stop as an interrupted run would."""
+    import model.emoji.loop as loop
+
+    class Interrupted(Exception):
+        pass
+
+    replace = loop.os.replace
+
+    def replace_and_stop(source, target):
+        replace(source, target)
+        raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.os, "replace", replace_and_stop)
+        with pytest.raises(Interrupted):
+            train(out)
+    (saved,) = out.glob("*.pt")
+    return torch.load(saved, weights_only=True)
+
+
+def test_the_vision_stage_runs_and_crops_see_the_right_positions(accelerator, tmp_path):
+    tiny = Schedule(steps=2, lr=1e-3, warmup=1)
+    vit = vision.train_vision(accelerator, tmp_path, *[tiny] * 4)
+    learner = vision.PatchLearner().eval()
+    pixels = vision.to_pixels([np.asarray(render(random_scene(1)).image)])
+    with torch.no_grad():
+        assert torch.equal(learner.encode(pixels), learner.vit(pixel_values=pixels).last_hidden_state)
+        moved = learner.encode(pixels[..., :84, :84], (3, 5)) - learner.encode(pixels[..., :84, :84], (0, 0))
+    assert moved.abs().max() > 1e-3
+    assert sum(p.numel() for p in vit.parameters()) < 3e6
+
+
+def test_windows_are_pieces_of_true_scenes():
+    for step in range(6):
+        pixels, labels, geometry, offset = vision.mixed_batch(step, {6: 3, 8: 3, 16: 3})
+        grid = pixels.shape[-1] // 14
+        assert labels.shape == (3, grid * grid) and geometry.shape == (3, grid * grid, 3)
+        assert labels.max() > 0 and max(offset) <= 16 - grid
+        on = labels > 0
+        size = geometry[on][:, 2] * 50
+        assert (40 <= size).all() and (size <= 104).all()
+
+
+def test_the_bridge_stage_resumes_and_the_folder_answers(tokenizer, accelerator, tmp_path):
+    model = build_model(tokenizer)
+    assert 0.015 < float(model.query_tokens.std()) < 0.025
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(("vision", "language_model"))}
+    schedule = Schedule(steps=2, lr=1e-3, warmup=1)
+    bridge.train_bridge(accelerator, model, tokenizer, tmp_path, schedule, scenes=8, batch=4)
+    for key, value in frozen.items():
+        assert torch.equal(value, model.state_dict()[key]), key
+    features = np.memmap(tmp_path / "features.f16", np.float16, shape=(8, 257, 192))
+    assert np.abs(features[-1].astype(float)).max() > 0
+    save_checkpoint(model, tokenizer, tmp_path / "saved")
+    assert all(file.stat().st_size < 10_000_000 for file in (tmp_path / "saved").iterdir())
+    loaded = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    processor = Blip2Processor.from_pretrained(tmp_path / "saved")
+    inputs = processor(images=render(random_scene(1)).image, text=text.CAPTION_PROMPT, return_tensors="pt")
+    assert int((inputs.input_ids == loaded.config.image_token_index).sum()) == QUERIES
+    said = loaded.generate(**inputs, max_new_tokens=5)
+    assert processor.decode(said[0], skip_special_tokens=True).startswith("a photo of")

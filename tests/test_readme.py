@@ -1,0 +1,57 @@
+"""The README under test: its Python runs, its commands parse, its files are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+PYTHON = [text for kind, text in BLOCKS if kind == "python" and not text.startswith("# needs the app")]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python_block_runs(block, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_there_are_python_blocks():
+    assert len(PYTHON) == 2
+
+
+def commands(prefix: str) -> list[list[str]]:
+    lines = "\n".join(text for kind, text in BLOCKS if kind == "bash").splitlines()
+    return [shlex.split(line, comments=True)[3:] for line in lines if line.startswith(prefix)]
+
+
+def test_command_lines_parse():
+    from qformer_viz.cli import parser
+
+    found = commands("python -m qformer_viz ")
+    assert {parser().parse_args(words).command for words in found} == {"caption", "ask", "explain"}
+
+
+def test_options_and_environment_variables_exist():
+    from app import parser
+
+    help_text = parser().format_help()
+    rows = re.findall(r"^\| `(--\w+)[^|]*\| `(\w+)` \|", README, re.M)
+    assert len(rows) >= 6
+    for option, variable in rows:
+        assert option in help_text
+        assert variable in help_text
+
+
+def test_linked_files_exist():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_front_matter_agrees_with_the_pins():
+    version = re.search(r"^sdk_version: (\S+)$", README, re.M)[1]
+    assert f"gradio=={version}\n" in (ROOT / "requirements.txt").read_text()
