@@ -41,7 +41,7 @@ def find(model: nn.Module) -> Site:
     qformer = model.get_submodule(names[0])
     owner = model.get_submodule(names[0].rpartition(".")[0])
     vision = getattr(getattr(owner, "config", None), "vision_config", None)
-    if owner is qformer or not isinstance(getattr(owner, "query_tokens", None), Tensor) or vision is None:
+    if not isinstance(getattr(owner, "query_tokens", None), Tensor) or vision is None:
         raise NotAQFormer(
             f"a Q-Former in {kind} without query_tokens and config.vision_config beside it",
             "the model that owns both",
