@@ -29,6 +29,9 @@ from model.types import Decoding
 PREFIXES = 8
 """Key-value caches kept: one per conversation in flight, about 50 MB each for OPT-2.7B in bf16."""
 
+STEPS_HELD = 64
+"""Steps whose logits wait to be read, 13 MB for OPT's vocabulary."""
+
 Progress = Callable[[list[int], list[float]], None]
 
 
@@ -44,13 +47,13 @@ class Generated:
 class Generator:
     """Generation over one language model. Not safe under threads by itself: the pipeline holds its lock."""
 
-    def __init__(self, model: Any, *, reuse: bool) -> None:
-        """reuse: allow key-value reuse. LLM.int8 picks outlier columns over all tokens of a pass, so that a
-        pass in two pieces is a different computation: the caller says no for 8-bit weights."""
+    def __init__(self, model: Any, quantization: str | None = None) -> None:
         self.model = model
+        self.quantised = quantization is not None
         self.language = model.language_model
         self.decoder_only = not self.language.config.is_encoder_decoder
-        self.reuse = reuse and self.decoder_only
+        # LLM.int8 picks outlier columns over all tokens of a pass: in two pieces it is another computation.
+        self.reuse = self.decoder_only and quantization != "8bit"
         self._prefixes: Recent[_Prefix] = Recent(PREFIXES)
         ends = self.language.generation_config.eos_token_id
         ends = self.language.config.eos_token_id if ends is None else ends
@@ -59,7 +62,6 @@ class Generator:
     def forget(self) -> None:
         self._prefixes.clear()
 
-    @torch.no_grad()
     def run(
         self,
         queries: Tensor,
@@ -73,6 +75,20 @@ class Generator:
 
         progress(ids, logprobs) is called after every token, except with beams.
         """
+        # Inference mode is faster than no_grad. Quantised layers keep tensors from their first pass, and
+        # such a tensor would forbid gradients later, so they do without.
+        with torch.no_grad() if self.quantised else torch.inference_mode():
+            return self._run(queries, fingerprint, prompt, decoding, stopped, progress)
+
+    def _run(
+        self,
+        queries: Tensor,
+        fingerprint: str,
+        prompt: Sequence[int],
+        decoding: Decoding,
+        stopped: Callable[[], bool],
+        progress: Progress | None,
+    ) -> Generated:
         ids = torch.tensor([prompt], device=queries.device)
         inputs = {"inputs_embeds": self.embed(ids, queries), "attention_mask": torch.ones_like(ids)}
         if self.decoder_only:
@@ -81,7 +97,8 @@ class Generator:
         past = self._recall(fingerprint, prompt) if self.reuse and single else None
         if past is not None:
             inputs["past_key_values"] = past
-        watch = _Watch(self.ends, stopped, progress if single else None)
+        first = len(prompt) if self.decoder_only else 1
+        watch = _Watch(first, self.ends, stopped, progress if single else None)
         with _seeded(decoding.seed if decoding.do_sample else None, queries.device):
             out = self.language.generate(
                 **inputs,
@@ -91,12 +108,13 @@ class Generator:
                 return_dict_in_generate=True,
             )
         sequence = out.sequences[0].tolist()
-        new = sequence[len(prompt) :] if self.decoder_only else sequence[1:]
         if self.reuse and single:
             self._keep(fingerprint, sequence, len(prompt), out.past_key_values)
+        new = sequence[first:]
         kept = self._until_end(new)
         if single:
-            logprobs = [float(value) for value in watch.logprobs[: len(kept)]]
+            watch.settle(out.sequences)
+            logprobs = watch.logprobs[: len(kept)]
         else:
             logprobs = self.logprobs(inputs["inputs_embeds"], kept)
         return Generated(kept, logprobs, self._finish(kept, new, watch.was_stopped))
@@ -188,14 +206,16 @@ class _Prefix:
 
 
 class _Watch:
-    """Sees every step of one generation: raw log-probabilities first, the chosen token after."""
+    """Sees every step of one generation: the raw logits first, the chosen token after."""
 
-    def __init__(self, ends: frozenset[int], stopped: Callable[[], bool], progress: Progress | None) -> None:
-        self.ends, self.stopped, self.progress = ends, stopped, progress
-        self.ids: list[int] = []
-        self.logprobs: list[Tensor | float] = []
+    def __init__(
+        self, first: int, ends: frozenset[int], stopped: Callable[[], bool], progress: Progress | None
+    ) -> None:
+        """first: where in a sequence the first generated token stands."""
+        self.first, self.ends, self.stopped, self.progress = first, ends, stopped, progress
+        self.logprobs: list[float] = []
         self.was_stopped = False
-        self._distribution: Tensor | None = None
+        self._unread: list[Tensor] = []
         self.criterion = _Criterion(self)
 
     def processors(self, repetition_penalty: float) -> LogitsProcessorList:
@@ -205,21 +225,29 @@ class _Watch:
         return LogitsProcessorList(chain)
 
     def read(self, logits: Tensor) -> None:
-        self._distribution = logits[0].float().log_softmax(-1)
+        self._unread.append(logits)
 
     def chosen(self, sequences: Tensor) -> bool:
         """Note the newest token; say whether to stop."""
-        if self._distribution is not None:
-            token = sequences[0, -1]
-            logprob = self._distribution[token]
-            # Reading a number makes a GPU wait, so only a stream, which shows it, reads it at once.
-            self.logprobs.append(logprob if self.progress is None else float(logprob))
-            if self.progress is not None:
-                self.ids.append(int(token))
-                if self.ids[-1] not in self.ends:
-                    self.progress(self.ids, self.logprobs)
+        if self.progress is not None:
+            self.settle(sequences)
+            ids = sequences[0, self.first :].tolist()
+            if ids[-1] in self.ends:
+                self.progress = None  # on a GPU `generate` may run a step past the end before it looks
+            else:
+                self.progress(ids, self.logprobs)
+        elif len(self._unread) == STEPS_HELD:
+            self.settle(sequences)
         self.was_stopped = self.was_stopped or self.stopped()
         return self.was_stopped
+
+    def settle(self, sequences: Tensor) -> None:
+        """Turn the logits held back into log-probabilities, many at once: it costs less than one by one."""
+        new = sequences[0, self.first + len(self.logprobs) :]
+        unread, self._unread = self._unread[: len(new)], []
+        if unread:
+            distributions = torch.cat(unread).float().log_softmax(-1)
+            self.logprobs += distributions.gather(1, new[:, None])[:, 0].tolist()
 
 
 class _Reader(LogitsProcessor):

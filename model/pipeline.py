@@ -56,7 +56,7 @@ class Pipeline:
         self.device: torch.device = model.language_projection.weight.device
         self._prompts = Prompter(checkpoint, processor, model.config)
         self._encoder = Encoder(model, processor, observe=observe, owner=self)
-        self._generator = Generator(model, reuse=quantization != "8bit")
+        self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._lock = threading.RLock()
 

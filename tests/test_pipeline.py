@@ -517,6 +517,29 @@ def test_observe_surrounds_exactly_the_pass_and_is_kept_as_record(family):
     assert torch.equal(encoded.queries, fakes.pipeline(family).encode(picture()).queries)
 
 
+def test_log_probabilities_read_many_at_once_are_those_of_the_stream():
+    long = Decoding(max_new_tokens=2 * model.generation.STEPS_HELD + 5)
+    answer = fakes.pipeline().caption(picture(), long)
+    *_, streamed = fakes.pipeline().stream_caption(picture(), long)
+    assert len(answer.logprobs) == len(answer.tokens) == long.max_new_tokens
+    assert answer.logprobs == pytest.approx(streamed.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["blip2", "instructblip"])
+def test_what_was_encoded_and_asked_can_still_be_differentiated(family):
+    """Explanations need gradients of a pipeline that has already answered."""
+    pipe = fakes.pipeline(family)
+    encoded = pipe.encode(picture())
+    pipe.ask(encoded, QUESTION, (), SHORT)
+    pipe.ask(encoded, "why?", [(QUESTION, "so")], SHORT)
+    queries = encoded.queries.clone().requires_grad_()
+    ids = torch.tensor([pipe._prompts.caption(1).ids])
+    logits = pipe.model.language_model(inputs_embeds=pipe._generator.embed(ids, queries)).logits
+    logits[0, -1].log_softmax(-1)[7].backward()
+    assert queries.grad.abs().sum() > 0
+    assert not any(tensor.is_inference() for tensor in (encoded.queries, encoded.vision))
+
+
 def test_forget_lets_go():
     pipe = fakes.pipeline()
     pipe.caption(picture(), SHORT)
