@@ -21,6 +21,18 @@ def url():
         yield address
 
 
+@pytest.fixture
+def open_page(open_page):
+    """Patient: these tests wait for a server that shares the machine with the browser."""
+
+    def open_(*args, **options):
+        page = open_page(*args, **options)
+        page.set_default_timeout(90_000)
+        return page
+
+    return open_
+
+
 def picture(colour="red", size=(60, 40), kind="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, kind)
