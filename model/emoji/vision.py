@@ -29,7 +29,7 @@ SCENE_SCHEDULE = Schedule(steps=700, lr=7e-4)
 MIXED_SCHEDULE = Schedule(steps=950, lr=1e-3)
 LONG_SCHEDULE = Schedule(steps=1800, lr=1e-3, save_every=50)
 # Window side in patches and how many windows make a batch of about equal cost.
-PLACE_SIZE = 0.4
+PLACE_SIZE = 1.2
 PLACE = (GRID, GRID, 9, 9, 3)
 WINDOWS = {6: 96, 8: 52, 10: 34, GRID: 13}
 SEED = 23
@@ -54,7 +54,7 @@ def vision_config() -> Blip2VisionConfig:
 def place_patches(vit: Blip2VisionModel) -> None:
     """Add 2-D sinusoids to the position embeddings: rows in one half of the width, columns in the other.
 
-    The library's start, N(0, 0.02), is a twentieth of what a patch's colours add, and is lost under it.
+    The library's start, N(0, 0.02), is a fiftieth of what trained patch embeddings come to, and is lost under them.
     """
     quarter = HIDDEN // 4
     angles = torch.arange(GRID)[:, None] / 20 ** (torch.arange(quarter) / quarter)
