@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def build(services):
-    """The page, built inside a loop: outside one Gradio makes its own and leaves it open."""
+    """The page, built inside a loop: outside one Gradio makes its own and leaves it open. In a thread, for
+    Playwright keeps a loop of its own in this one."""
 
     async def inside():
         return ui.build(services)
 
-    return asyncio.run(inside())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, inside()).result()
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_patches_sum_to_one_and_rebuild_the_map(seed, scale, size):
     cross = probabilities(seed, scale, 4, size + 1)
     P, share = patches(cross), cls_share(cross)
     torch.testing.assert_close(P.sum(-1), torch.ones(4))
-    torch.testing.assert_close(P * (1 - share[:, None]), cross[:, 1:], rtol=1e-4, atol=1e-6)
+    # float32 rows of 257 sum to one within a few 1e-6.
+    torch.testing.assert_close(P * (1 - share[:, None]), cross[:, 1:], rtol=1e-4, atol=1e-5)
 
 
 # entropy and its relatives

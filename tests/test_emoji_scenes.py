@@ -50,7 +50,9 @@ def test_a_mask_is_where_the_picture_changes_when_the_object_goes(seed):
     # A drawn pixel may happen to have the background's colour; an undrawn one never changes beyond its soft edge.
     assert changed[mask].mean() > 0.9
     grown = np.pad(mask, 3)
-    near = np.max([grown[dy : dy + IMAGE_SIZE, dx : dx + IMAGE_SIZE] for dy in range(7) for dx in range(7)], axis=0)
+    near = np.max(
+        [grown[dy : dy + IMAGE_SIZE, dx : dx + IMAGE_SIZE] for dy in range(7) for dx in range(7)], axis=0
+    )
     assert (changed & ~near).sum() < 0.15 * mask.sum()
 
 

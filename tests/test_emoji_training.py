@@ -47,7 +47,9 @@ test_any_text_survives_the_tokenizer.tokenizer = train_tokenizer()
 
 def test_labels_cover_the_answers_and_their_end_and_nothing_else(tokenizer):
     builder = SequenceBuilder(tokenizer, turns=3, caption_share=1.0, packed_share=0.0)
-    ids, labels, positions, segments = zip(*builder.row(random_scene(3), np.random.default_rng(0)), strict=True)
+    ids, labels, positions, segments = zip(
+        *builder.row(random_scene(3), np.random.default_rng(0)), strict=True
+    )
     read = tokenizer.decode(ids, skip_special_tokens=True)
     assert read.startswith("a photo of ") and read.count("Question: ") == 3 and read.count(" Answer: ") == 3
     learned = [i for i, label in enumerate(labels) if label != IGNORE]
@@ -69,9 +71,11 @@ def test_a_packed_turn_costs_what_it_costs_alone(tokenizer):
     prefix = torch.randn(2, QUERIES, language.HIDDEN) * 0.05
     turn = rows.segments[0] == 3
     assert int(rows.positions[0][turn][0]) == QUERIES + 1
-    only = Rows(rows.ids, torch.where(turn & (torch.arange(2)[:, None] == 0), rows.labels, IGNORE), *[
-        rows.positions, rows.segments
-    ])
+    only = Rows(
+        rows.ids,
+        torch.where(turn & (torch.arange(2)[:, None] == 0), rows.labels, IGNORE),
+        *[rows.positions, rows.segments],
+    )
     packed, _ = answer_loss(model, prefix, only)
     ids = torch.cat([rows.ids[0][:1], rows.ids[0][turn]])
     labels = torch.cat([rows.labels[0][:1], rows.labels[0][turn]])
@@ -84,11 +88,15 @@ def test_a_packed_turn_costs_what_it_costs_alone(tokenizer):
 
 def test_the_language_stage_learns_and_resumes(tokenizer, accelerator, tmp_path):
     schedule = Schedule(steps=6, lr=1e-3, warmup=1, save_every=3)
-    once = language.train_language(accelerator, tokenizer, tmp_path / "once", schedule, batch=2)
+
+    def train(out):
+        return language.train_language(accelerator, tokenizer, out, *[schedule] * 3, batch=2)
+
+    once = train(tmp_path / "once")
     # Interrupted: the first three steps of the same schedule, then the rest.
-    state = _stop_after(3, lambda out: language.train_language(accelerator, tokenizer, out, schedule, 2), tmp_path / "two")
+    state = _stop_after(3, train, tmp_path / "two")
     assert state["step"] == 3
-    twice = language.train_language(accelerator, tokenizer, tmp_path / "two", schedule, batch=2)
+    twice = train(tmp_path / "two")
     for (name, a), b in zip(once.named_parameters(), twice.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
     curve = json.loads((tmp_path / "two" / "lm_curve.json").read_text())
@@ -136,15 +144,18 @@ def test_windows_are_pieces_of_true_scenes():
         assert labels.max() > 0 and max(offset) <= 16 - grid
         on = labels > 0
         size = geometry[on][:, 2] * 50
-        assert (40 <= size).all() and (size <= 104).all()
+        assert (size >= 40).all() and (size <= 104).all()
 
 
 def test_the_bridge_stage_resumes_and_the_folder_answers(tokenizer, accelerator, tmp_path):
     model = build_model(tokenizer)
     assert 0.015 < float(model.query_tokens.std()) < 0.025
-    frozen = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(("vision", "language_model"))}
+    frozen = {
+        k: v.clone() for k, v in model.state_dict().items() if k.startswith(("vision", "language_model"))
+    }
     schedule = Schedule(steps=2, lr=1e-3, warmup=1)
-    bridge.train_bridge(accelerator, model, tokenizer, tmp_path, schedule, scenes=8, batch=4)
+    bridge.train_bridge(accelerator, model, tokenizer, tmp_path, schedule, schedule, scenes=8, batch=4)
+    assert {file.name for file in tmp_path.glob("*.pt")} == {"dictation.pt", "bridge.pt"}
     for key, value in frozen.items():
         assert torch.equal(value, model.state_dict()[key]), key
     features = np.memmap(tmp_path / "features.f16", np.float16, shape=(8, 257, 192))

@@ -61,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train one stage or all of them; continues where it stopped")
     train.add_argument("--stage", choices=("lm", "vit", "bridge", "all"), default="all")
     train.add_argument("--out", type=Path, default=Path("runs/emoji"))
-    train.add_argument("--scale", type=float, default=1.0, help="length of every schedule, 1 is the full recipe")
+    train.add_argument(
+        "--scale", type=float, default=1.0, help="length of every schedule, 1 is the full recipe"
+    )
     train.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
     train.set_defaults(run=_train)

@@ -30,7 +30,11 @@ def random_background(rng: np.random.Generator, kinds: Sequence[str] = BACKGROUN
     """One of the kinds, the two colours alike enough to stay behind the objects."""
     hue, saturation = rng.random(), rng.uniform(0.0, 0.6)
     value = rng.uniform(0.35, 1.0)
-    second = (hue + rng.uniform(-0.12, 0.12)) % 1.0, saturation, float(np.clip(value + rng.uniform(-0.2, 0.2), 0, 1))
+    second = (
+        (hue + rng.uniform(-0.12, 0.12)) % 1.0,
+        saturation,
+        float(np.clip(value + rng.uniform(-0.2, 0.2), 0, 1)),
+    )
     return Background(
         kind=kinds[rng.integers(len(kinds))],
         first=_rgb(hue, saturation, value),
@@ -79,5 +83,7 @@ def _blend(background: Background, size: int) -> np.ndarray:
     if background.kind == "clouds":
         cells = max(2, round(size / background.scale))
         coarse = np.random.default_rng(background.seed).random((cells, cells), np.float32)
-        return np.clip(np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)), 0, 1)
+        return np.clip(
+            np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)), 0, 1
+        )
     raise ValueError(f"unknown background {background.kind!r}; choose from {', '.join(BACKGROUNDS)}")

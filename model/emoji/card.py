@@ -1,6 +1,6 @@
 """Writes the model card: measures the checkpoint on fresh scenes and puts the figures beside the weights.
 
-    python -m model.emoji card assets/blip2-emoji
+python -m model.emoji card assets/blip2-emoji
 """
 
 import json

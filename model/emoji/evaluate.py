@@ -46,7 +46,9 @@ class Reader:
     """Greedy answers from a checkpoint; the projected queries stand in for the image, computed once per scene."""
 
     def __init__(self, folder: Path | str, device: str = "cpu"):
-        self.model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        self.model = (
+            Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        )
         self.processor = Blip2Processor.from_pretrained(folder)
 
     @torch.no_grad()
@@ -119,7 +121,9 @@ def summarise(results: Sequence[Result]) -> dict[str, float]:
 def with_intervals(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """Each figure with its 95 % bootstrap interval over scenes."""
     rng = np.random.default_rng(0)
-    draws = [summarise([results[i] for i in rng.integers(0, len(results), len(results))]) for _ in range(RESAMPLES)]
+    draws = [
+        summarise([results[i] for i in rng.integers(0, len(results), len(results))]) for _ in range(RESAMPLES)
+    ]
     summary = {}
     for key, value in summarise(results).items():
         low, high = np.percentile([draw[key] for draw in draws if key in draw], [2.5, 97.5])
@@ -183,7 +187,9 @@ def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
         "shuffled_images": _rounded(summarise(answer_scenes(reader, sheet[:part], shuffled))),
         "majority": majority_baseline(sheet),
         "text_ceiling": read_accuracy(reader.model.language_model, reader.processor.tokenizer),
-        "text_ceiling_piled": read_accuracy(reader.model.language_model, reader.processor.tokenizer, piled=True),
+        "text_ceiling_piled": read_accuracy(
+            reader.model.language_model, reader.processor.tokenizer, piled=True
+        ),
         "attention": attention_on_objects(reader, features[:part], sheet[:part]),
     }
 

@@ -55,7 +55,9 @@ class Familiar:
     def __call__(self, vision_features: torch.Tensor) -> Familiarity:
         """For one image's ViT output, `[257, d]` or `[1, 257, d]`."""
         if vision_features.numel() != vision_features.shape[-2] * vision_features.shape[-1]:
-            raise ValueError(f"expected the features of one image, [257, d], got {tuple(vision_features.shape)}")
+            raise ValueError(
+                f"expected the features of one image, [257, d], got {tuple(vision_features.shape)}"
+            )
         distance = float(self.distances(summary(vision_features.detach())).reshape(()))
         # Features that are not numbers are nothing the model has seen.
         return Familiarity(distance, self.threshold, math.isfinite(distance) and distance <= self.threshold)
@@ -196,7 +198,9 @@ STRANGERS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
 }
 
 
-def measure(features_of: Callable[[list[Image.Image]], torch.Tensor], fitting: int = 1500, fresh: int = 1000) -> tuple:
+def measure(
+    features_of: Callable[[list[Image.Image]], torch.Tensor], fitting: int = 1500, fresh: int = 1000
+) -> tuple:
     """Fit on scenes, set the threshold on others, and measure on a third set and on every kind of stranger.
 
     `features_of` maps images to ViT features `[n, 257, d]`. Returns the criterion and the measured shares.

@@ -2,9 +2,13 @@
 
 Its 32 first positions, where the query outputs will stand later, hold a written description of a scene
 (`cat b 7 large`, in random order among fillers); behind them stand a caption and question turns. It is trained
-on captions and answers only, so the prefix is the only place to learn from. Half of the rows pile an
-object's four words into one slot (their embeddings added), because one query, unlike one word, can hold a whole
-object: the bridge is then free to do either. Bare look-ups come first: see `Reader.drill`.
+on captions and answers only, so the prefix is the only place to learn from. Most rows pile an object's four
+words into one slot (their embeddings added), because one query, unlike one word, can hold a whole object.
+
+Three runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
+`lm_read`: questions that do not see one another (packed rows), objects piled; rows of nine turns alone stay at
+chance for over a thousand steps. `lm`: conversations too, objects in single words too, noise on the prefix, and
+most questions of the kinds that take longest.
 """
 
 from pathlib import Path
@@ -21,10 +25,17 @@ from .sequences import IGNORE, SequenceBuilder, answer_loss
 HIDDEN = 192
 POSITIONS = 256
 BATCH = 32
-SCHEDULE = Schedule(steps=2000, lr=1.5e-3)
-# The share of the schedule that is all drill, and the share by which it has ended; between them, every fourth step.
-DRILL_ONLY, DRILL_END = 0.15, 0.6
+DRILL = Schedule(steps=800, lr=1.5e-3)
+READ = Schedule(steps=1100, lr=1e-3)
+TALK = Schedule(steps=3500, lr=1e-3)
+# So many steps are all drill; after them every fourth step of `lm_drill` is.
+DRILL_ONLY = 300
 DRILL_BATCH, DRILL_NOUNS = 64, 10
+# Shares of the question types in `lm`, and of rows whose objects are piled.
+MIX = {"presence": 0.05, "count": 0.12, "position": 0.25, "relation": 0.43, "size": 0.15}
+PILED = 0.8
+# Noise on the prefix, relative to its root mean square: the bridge's will not be perfect either.
+NOISE = 0.15
 # Gain of the look-back heads at the start: large enough to single out one position.
 SHARPNESS = 3.0
 SEED = 11
@@ -67,7 +78,9 @@ def initialise(model: OPTForCausalLM, tokenizer) -> None:
     words = model.get_input_embeddings().weight
     words *= 1.5
     for noun in NOUNS:
-        one, many = (tokenizer(f" {word}", add_special_tokens=False).input_ids for word in (noun, text.plural(noun)))
+        one, many = (
+            tokenizer(f" {word}", add_special_tokens=False).input_ids for word in (noun, text.plural(noun))
+        )
         words[many[0]] = words[one[0]]
     steps_back = {0: (None, 1, 2, 3), 1: (None, 1, 2, None)}
     for index, layer in enumerate(decoder.layers):
@@ -97,8 +110,10 @@ def _look_back(query: torch.Tensor, key: torch.Tensor, frequencies: torch.Tensor
 class Reader:
     """Draws batches: descriptions `[b, 32, 4]` (up to four words a slot, -1 where there is none) and `Rows`."""
 
-    def __init__(self, tokenizer, batch: int = BATCH, seed: int = SEED):
-        self.builder = SequenceBuilder(tokenizer)
+    def __init__(self, tokenizer, batch: int = BATCH, seed: int = SEED, piled: float = 0.5, **rows):
+        """`piled`: share of descriptions that pile; `rows`: options of the `SequenceBuilder`."""
+        self.builder = SequenceBuilder(tokenizer, **rows)
+        self.piled = piled
         self.tokenizer = tokenizer
         self.batch_size = batch
         self.seed = seed
@@ -111,7 +126,7 @@ class Reader:
     def draw(self, step: int):
         rng = np.random.default_rng([self.seed, step])
         scenes = [random_scene(rng) for _ in range(self.batch_size)]
-        described = torch.tensor([self.describe(scene, rng, rng.random() < 0.5) for scene in scenes])
+        described = torch.tensor([self.describe(scene, rng, rng.random() < self.piled) for scene in scenes])
         rows = self.builder.batch(scenes, rng)
         # Long conversations reach positions that short training rows do not: shift some texts back.
         room = max(1, POSITIONS - int(rows.positions.max()))
@@ -131,12 +146,19 @@ class Reader:
             described.append(self.describe(scene, rng, rng.random() < 0.5))
             known = {item.noun: text.description_words(item)[1:] for item in text.unique_objects(scene)}
             taken = {item.noun for item in scene.objects}
-            absent = [noun for noun in (NOUNS[i] for i in rng.permutation(len(NOUNS))[:10]) if noun not in taken]
+            absent = [
+                noun for noun in (NOUNS[i] for i in rng.permutation(len(NOUNS))[:10]) if noun not in taken
+            ]
             asked = [*known, *absent[: DRILL_NOUNS - len(known)]]
             row = [(self.tokenizer.bos_token_id, IGNORE)]
             for noun in (asked[i] for i in rng.permutation(len(asked))):
                 said = [self.builder.encode(f" {word}")[0] for word in known.get(noun, [text.FILLER])]
-                row.append((self.builder.encode(" " + (noun if rng.random() < 0.5 else text.plural(noun)))[0], IGNORE))
+                row.append(
+                    (
+                        self.builder.encode(" " + (noun if rng.random() < 0.5 else text.plural(noun)))[0],
+                        IGNORE,
+                    )
+                )
                 row.extend((word, word) for word in said)
             rows.append([(i, label, text.DESCRIPTION_SLOTS + n, 0) for n, (i, label) in enumerate(row)])
         return torch.tensor(described), self.builder.pad(rows)
@@ -148,30 +170,45 @@ def embed_description(model, described: torch.Tensor) -> torch.Tensor:
     return (words * (described >= 0)[..., None]).sum(-2)
 
 
-def train_language(accelerator, tokenizer, out: Path, schedule: Schedule = SCHEDULE, batch: int = BATCH):
-    """Returns the trained `OPTForCausalLM`; noise on the prefix in the later half makes it forgiving."""
+def train_language(
+    accelerator,
+    tokenizer,
+    out: Path,
+    drill: Schedule = DRILL,
+    read: Schedule = READ,
+    talk: Schedule = TALK,
+    batch: int = BATCH,
+):
+    """Returns the trained `OPTForCausalLM`."""
     torch.manual_seed(SEED)
     model = OPTForCausalLM(language_config(tokenizer))
     initialise(model, tokenizer)
-    reader = Reader(tokenizer, batch)
 
-    def loss_of(module, step: int):
-        done = step / schedule.steps
-        drilling = done < DRILL_ONLY or (done < DRILL_END and step % 4 == 0)
-        drawn = reader.drill(step) if drilling else reader.draw(step)
-        described, rows = (part.to(accelerator.device) for part in drawn)
-        prefix = embed_description(accelerator.unwrap_model(module), described)
-        if done > 0.5:
-            noise = torch.randn(prefix.shape, generator=torch.Generator().manual_seed(step)).to(prefix)
-            prefix = prefix + 0.3 * prefix.detach().pow(2).mean().sqrt() * noise
-        loss, right = answer_loss(module, prefix, rows)
-        return loss, {"drill_right" if drilling else "answers_right": right}
+    def stage(name: str, schedule: Schedule, reader: Reader, drill_only: int = 0, noise: float = 0.0):
+        def loss_of(module, step: int):
+            drilling = drill_only and (step < drill_only or step % 4 == 0)
+            drawn = reader.drill(step) if drilling else reader.draw(step)
+            described, rows = (part.to(accelerator.device) for part in drawn)
+            prefix = embed_description(accelerator.unwrap_model(module), described)
+            if noise:
+                random = torch.randn(prefix.shape, generator=torch.Generator().manual_seed(step)).to(prefix)
+                prefix = prefix + noise * prefix.detach().pow(2).mean().sqrt() * random
+            loss, right = answer_loss(module, prefix, rows)
+            return loss, {"drill_right" if drilling else "answers_right": right}
 
-    return run("lm", accelerator, model, loss_of, schedule, out)
+        return run(name, accelerator, model, loss_of, schedule, out)
+
+    stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
+    stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
+    return stage(
+        "lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, packed_share=0.75, mix=MIX), noise=NOISE
+    )
 
 
 @torch.no_grad()
-def read_accuracy(model, tokenizer, scenes: int = 400, seed: int = 991, piled: bool = False) -> dict[str, float]:
+def read_accuracy(
+    model, tokenizer, scenes: int = 400, seed: int = 991, piled: bool = False
+) -> dict[str, float]:
     """The gate: share of exact answers from written descriptions of fresh scenes, by question type."""
     rng = np.random.default_rng(seed)
     reader = Reader(tokenizer)

@@ -43,7 +43,9 @@ def make_accelerator(precision: str = "auto") -> Accelerator:
     chosen = precision if precision != "auto" else "bf16" if fast else "fp32"
     accelerator = Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no", cpu=not cuda)
     why_device = "a CUDA device is present" if cuda else "no CUDA device is present"
-    why_precision = "asked for" if precision != "auto" else f"bf16 arithmetic is {'' if fast else 'not '}native here"
+    why_precision = (
+        "asked for" if precision != "auto" else f"bf16 arithmetic is {'' if fast else 'not '}native here"
+    )
     accelerator.print(f"device {accelerator.device} ({why_device}), {chosen} ({why_precision})", flush=True)
     return accelerator
 
@@ -120,7 +122,9 @@ def run(
             curve.append({"step": step + 1, **means})
             left = (time.monotonic() - began) / (step + 1 - start) * (schedule.steps - step - 1)
             shown = "  ".join(f"{key} {value:.3f}" for key, value in means.items())
-            accelerator.print(f"{name} {step + 1}/{schedule.steps}  {shown}  {left / 60:.1f} min left", flush=True)
+            accelerator.print(
+                f"{name} {step + 1}/{schedule.steps}  {shown}  {left / 60:.1f} min left", flush=True
+            )
             sums.clear()
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save(step + 1)

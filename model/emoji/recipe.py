@@ -38,19 +38,23 @@ def train_stage(stage: str, out: Path, scale: float = 1.0, precision: str = "aut
     tokenizer = the_tokenizer(out)
     checks = max(4, round(400 * min(1.0, scale)))
     if stage == "lm":
-        model = language.train_language(accelerator, tokenizer, out, _scaled(language.SCHEDULE, scale))
+        schedules = (language.DRILL, language.READ, language.TALK)
+        model = language.train_language(accelerator, tokenizer, out, *(_scaled(s, scale) for s in schedules))
         gate = {
             "written": language.read_accuracy(model, tokenizer, checks),
             "piled": language.read_accuracy(model, tokenizer, checks, piled=True),
         }
     elif stage == "vit":
         schedules = (vision.CROP_SCHEDULE, vision.SCENE_SCHEDULE, vision.MIXED_SCHEDULE, vision.LONG_SCHEDULE)
-        vit = vision.train_vision(accelerator, out, *(_scaled(schedule, scale) for schedule in schedules))
+        vit = vision.train_vision(accelerator, out, *(_scaled(s, scale) for s in schedules))
         gate = probe_vision(vit, checks, max(4, checks // 3))
     else:
         model = assemble(tokenizer, out)
         scenes = max(2 * bridge.BATCH, round(bridge.SCENES * min(1.0, scale)))
-        bridge.train_bridge(accelerator, model, tokenizer, out, _scaled(bridge.SCHEDULE, scale), scenes)
+        schedules = (bridge.DICTATION, bridge.SCHEDULE)
+        bridge.train_bridge(
+            accelerator, model, tokenizer, out, *(_scaled(s, scale) for s in schedules), scenes
+        )
         save_checkpoint(model.cpu(), tokenizer, out / "blip2-emoji")
         gate = {"saved": str(out / "blip2-emoji")}
     accelerator.print(f"{stage}: {gate}", flush=True)
@@ -77,4 +81,6 @@ def _load(module: torch.nn.Module, checkpoint: Path) -> None:
     missing, unexpected = module.load_state_dict(state["module"], strict=False)
     # A tied head is the same tensor as the embeddings and is saved once.
     if unexpected or set(missing) - {"lm_head.weight"}:
-        raise RuntimeError(f"{checkpoint} does not fit this recipe: missing {missing}, unexpected {unexpected}")
+        raise RuntimeError(
+            f"{checkpoint} does not fit this recipe: missing {missing}, unexpected {unexpected}"
+        )

@@ -291,7 +291,9 @@ def layout_scene(
     else:
         sizes, centres = _scatter(rng, count)
     objects = tuple(
-        SceneObject(noun, style or STYLES[rng.integers(len(STYLES))], round(x, 2), round(y, 2), round(side, 2))
+        SceneObject(
+            noun, style or STYLES[rng.integers(len(STYLES))], round(x, 2), round(y, 2), round(side, 2)
+        )
         for noun, side, (x, y) in zip(nouns, sizes, centres, strict=True)
     )
     return Scene(objects, random_background(rng, (background,)), seed)

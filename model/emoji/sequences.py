@@ -39,8 +39,16 @@ class SequenceBuilder:
     turn of a conversation stands. Packed rows are as good as a row per question at a ninth of the cost.
     """
 
-    def __init__(self, tokenizer, turns: int = 9, caption_share: float = 0.6, packed_share: float = 0.7):
+    def __init__(
+        self,
+        tokenizer,
+        turns: int = 9,
+        caption_share: float = 0.6,
+        packed_share: float = 0.7,
+        mix: dict[str, float] | None = None,
+    ):
         self.tokenizer = tokenizer
+        self.mix = mix
         self.turns = turns
         self.caption_share = caption_share
         self.packed_share = packed_share
@@ -60,11 +68,13 @@ class SequenceBuilder:
             labels = [IGNORE] * len(asked) + [*said, eos]
             start = DESCRIPTION_SLOTS + 1 if packed else row[-1][2] + 1
             segment = row[-1][3] + 1 if packed else 0
-            row.extend((i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True)))
+            row.extend(
+                (i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True))
+            )
 
         if rng.random() < self.caption_share:
             add(text.CAPTION_PROMPT, text.caption(scene, rng))
-        for question in text.questions(scene, rng, self.turns):
+        for question in text.questions(scene, rng, self.turns, self.mix):
             add(text.QUESTION_PROMPT.format(_as_typed(question.text, rng)), question.answer)
         return row
 

@@ -159,7 +159,12 @@ def _presence(scene: Scene, rng: np.random.Generator) -> Question:
     else:
         noun, answer = _absent(scene, rng), "no"
     one, many = with_article(noun), plural(noun)
-    forms = (f"is there {one}?", f"are there any {many}?", f"do you see {one}?", f"is there {one} in the picture?")
+    forms = (
+        f"is there {one}?",
+        f"are there any {many}?",
+        f"do you see {one}?",
+        f"is there {one} in the picture?",
+    )
     return Question(_pick(rng, forms), answer, "presence")
 
 
@@ -220,7 +225,11 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
         return Question(_pick(rng, forms), short, "relation") if short else None
     name = _pick(rng, RELATIONS)
     axis, sign = (0 if name in RELATIONS[:2] else 1), (1 if name in (RELATIONS[0], RELATIONS[2]) else -1)
-    lead = [(sign * ((second.x, second.y)[axis] - (o.x, o.y)[axis]), o.noun) for o in scene.objects if o is not second]
+    lead = [
+        (sign * ((second.x, second.y)[axis] - (o.x, o.y)[axis]), o.noun)
+        for o in scene.objects
+        if o is not second
+    ]
     on_side = {noun for distance, noun in lead if distance > 0}
     if len(on_side) != 1 or any(0 < distance < APART for distance, _ in lead):
         return None
@@ -245,7 +254,9 @@ def _size(scene: Scene, rng: np.random.Generator) -> Question | None:
     wins = (difference > 0) == (word == "bigger")
     if form < 0.75:
         return Question(
-            f"which is {word}, the {first.noun} or the {second.noun}?", (first if wins else second).noun, "size"
+            f"which is {word}, the {first.noun} or the {second.noun}?",
+            (first if wins else second).noun,
+            "size",
         )
     return Question(f"is the {first.noun} {word} than the {second.noun}?", "yes" if wins else "no", "size")
 
@@ -262,11 +273,15 @@ def ask(scene: Scene, kind: str, rng: np.random.Generator, tries: int = 8) -> Qu
     return None
 
 
-def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """`count` different questions (fewer if the scene has no more to ask), types mixed evenly."""
+def questions(
+    scene: Scene, rng: np.random.Generator, count: int, mix: dict[str, float] | None = None
+) -> list[Question]:
+    """`count` different questions (fewer if the scene has no more to ask); `mix` gives the share of each type,
+    without it they come evenly."""
     found: dict[str, Question] = {}
     for i in range(4 * count):
-        question = ask(scene, QUESTION_TYPES[i % len(QUESTION_TYPES)], rng)
+        even = QUESTION_TYPES[i % len(QUESTION_TYPES)]
+        question = ask(scene, rng.choice(list(mix), p=list(mix.values())) if mix else even, rng)
         if question is not None:
             found.setdefault(question.text, question)
         if len(found) == count:

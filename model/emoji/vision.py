@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from .backgrounds import random_background
 from .loop import Schedule, run
 from .scenes import IMAGE_SIZE, NOUNS, Scene, SceneObject, patch_labels, random_scene, render
-from .backgrounds import random_background
 
 GRID = 16
 PATCH = IMAGE_SIZE // GRID
@@ -103,18 +103,28 @@ class PatchLearner(nn.Module):
         weights = torch.where(on_object, 1.0, 0.3)
         each = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         noun_loss = (each * weights.flatten()).sum() / weights.sum()
-        distance = nn.functional.smooth_l1_loss(self.geometry(features[on_object]).float(), geometry[on_object])
+        distance = nn.functional.smooth_l1_loss(
+            self.geometry(features[on_object]).float(), geometry[on_object]
+        )
         right = (logits.argmax(-1) == labels)[on_object].float().mean()
         own, cells, sizes = _places(geometry, offset)
         places = self.place(features).float().split(PLACE, -1)
-        own_loss = sum(nn.functional.cross_entropy(p.flatten(0, 1), t.flatten()) for p, t in zip(places, own, strict=False))
+        own_loss = sum(
+            nn.functional.cross_entropy(p.flatten(0, 1), t.flatten())
+            for p, t in zip(places, own, strict=False)
+        )
         object_loss = sum(
             nn.functional.cross_entropy(p[on_object], t[on_object])
             for p, t in zip(places[2:], (*cells, sizes), strict=True)
         )
         cell_right = (places[2].argmax(-1) == cells[0])[on_object].float().mean()
         row_right = (places[0].argmax(-1) == own[0]).float().mean()
-        figures = {"nouns_right": right, "geometry": distance, "row_right": row_right, "cell_right": cell_right}
+        figures = {
+            "nouns_right": right,
+            "geometry": distance,
+            "row_right": row_right,
+            "cell_right": cell_right,
+        }
         loss = noun_loss + 2.0 * distance + 0.2 * own_loss + 0.25 * object_loss
         return loss, {key: value.detach() for key, value in figures.items()}
 
@@ -233,5 +243,7 @@ def train_vision(
     learner = run("vit_scenes", accelerator, learner, loss_with(scene_batch), scenes, out)
     learner = run("vit_mixed", accelerator, learner, loss_with(mixed_batch), mixed, out)
     # A second round from a high rate: one was not enough for the small drawings.
-    learner = run("vit_long", accelerator, learner, loss_with(lambda s: mixed_batch(mixed.steps + s)), long, out)
+    learner = run(
+        "vit_long", accelerator, learner, loss_with(lambda s: mixed_batch(mixed.steps + s)), long, out
+    )
     return learner.vit

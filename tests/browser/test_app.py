@@ -146,7 +146,10 @@ def test_exploring_asks_the_server_for_nothing(url, open_page):
     page = open_page(url)
     captioned(page)
     page.wait_for_selector("#similarity-plot .heatmaplayer image")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function(
+        "(document.querySelector('#similarity-facts')?.innerText ?? '').includes('Effective rank')"
+    )
+    page.wait_for_timeout(1000)
     page.requests.clear()
     stage = page.locator("#canvas .qfv-stage").bounding_box()
     page.mouse.move(stage["x"] + stage["width"] * 0.4, stage["y"] + stage["height"] * 0.4)
