@@ -53,7 +53,8 @@ def find(model: nn.Module) -> Site:
 
 
 def _is_qformer(module: nn.Module) -> bool:
-    layers = getattr(getattr(module, "encoder", None), "layer", None)
+    # Children first: asking a module for an attribute that it lacks is slow, and most modules lack this one.
+    layers = getattr(module._modules.get("encoder"), "layer", None)
     if not isinstance(layers, nn.ModuleList):
         return False
     blocks = [getattr(layer, "attention", None) for layer in layers]

@@ -102,13 +102,10 @@ def test_every_answer_follows_from_the_written_description(seed):
         else:
             _, cb, rb, _ = by_noun[named[0]]
             side = next(w for w in ("left", "right", "above", "below") if w in words)
-            test = {
-                "left": lambda c, r: c < cb,
-                "right": lambda c, r: c > cb,
-                "above": lambda c, r: r < rb,
-                "below": lambda c, r: r > rb,
-            }[side]
-            assert {n for n, c, r, _ in read if n != named[0] and test(c, r)} == {q.answer}
+            axis, sign = (1 if side in ("left", "right") else 2), (1 if side in ("right", "below") else -1)
+            here = {"left": cb, "right": cb, "above": rb, "below": rb}[side]
+            beyond = {item[0] for item in read if item[0] != named[0] and sign * (item[axis] - here) > 0}
+            assert beyond == {q.answer}
 
 
 @settings(deadline=None, max_examples=60)
@@ -160,7 +157,7 @@ def test_descriptions_fill_the_slots_exactly():
     assert len(words) == 32 and words.count(text.FILLER) == 16
     piled = text.piled_description(scene, rng)
     assert len(piled) == 32
-    assert sorted(sum((slot for slot in piled if slot != [text.FILLER]), [])) == sorted(
+    assert sorted(word for slot in piled for word in slot if slot != [text.FILLER]) == sorted(
         w for w in words if w != text.FILLER
     )
 

@@ -192,10 +192,7 @@ def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
     here: dict[str, set[str]] = {}
     for item in scene.objects:
         here.setdefault(zone(item), set()).add(item.noun)
-    if rng.random() < 0.8:
-        name = _pick(rng, sorted(here))
-    else:
-        name = ZONES[rng.integers(3)][rng.integers(3)]
+    name = _pick(rng, sorted(here)) if rng.random() < 0.8 else ZONES[rng.integers(3)][rng.integers(3)]
     nouns = here.get(name, {"nothing"})
     if len(nouns) > 1:
         return None

@@ -1,0 +1,130 @@
+"""The bundled model as it ships: loads with transformers alone, says what its card says, and looks at objects."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+import app
+import model
+import qformer_viz
+from model.emoji import text
+from model.emoji.card import render_card
+from model.emoji.evaluate import Reader, answer_scenes, attention_on_objects, fresh_scenes, summarise
+from model.emoji.familiar import STRANGERS
+from model.emoji.scenes import Scene, patch_labels, random_scene, render
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "assets" / "blip2-emoji"
+EXAMPLES = json.loads((ROOT / "assets" / "examples" / "scenes.json").read_text())
+SCENES = 80
+
+
+@pytest.fixture(scope="module")
+def card():
+    return json.loads((FOLDER / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return Reader(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def sheet(card):
+    """The first of the scenes the card was measured on; training never draws from this seed."""
+    return fresh_scenes(SCENES, card["seed"])
+
+
+@pytest.fixture(scope="module")
+def features(reader, sheet):
+    return reader.vision([render(scene).image for scene, _ in sheet])
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return model.load("blip2-emoji", observe=qformer_viz.capture)
+
+
+def test_small_files_safetensors_only_and_plain_transformers_suffice():
+    files = list(FOLDER.iterdir())
+    assert all(file.stat().st_size < 10_000_000 for file in files)
+    assert not [file.name for file in files if file.suffix in (".bin", ".pt", ".pkl")]
+    loaded = Blip2ForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32)
+    processor = Blip2Processor.from_pretrained(FOLDER)
+    inputs = processor(
+        Image.open(ROOT / "assets/examples/cat-and-dog.png"), "a photo of", return_tensors="pt"
+    )
+    said = processor.decode(loaded.generate(**inputs, max_new_tokens=20)[0], skip_special_tokens=True)
+    assert text.caption_nouns(said) == Counter(cat=1, dog=1)
+
+
+def test_the_card_is_made_of_its_figures(card):
+    assert (FOLDER / "README.md").read_text() == render_card(card)
+    assert card["model"]["noun_f1"]["value"] >= 0.85 and card["model"]["exact"]["value"] >= 0.80
+
+
+def test_fresh_scenes_give_the_figures_of_the_card(card, reader, sheet, features):
+    found = summarise(answer_scenes(reader, sheet, reader.prefix(features)))
+    for name in ("noun_f1", "exact"):
+        wide = card["model"][name]["high"] - card["model"][name]["low"]
+        # A part of the card's scenes: its interval, wider by the root of the ratio, and as much again.
+        slack = wide * (card["scenes"] / SCENES) ** 0.5
+        assert found[name] == pytest.approx(card["model"][name]["value"], abs=slack), name
+
+
+def test_answers_come_from_the_image(card, reader, sheet, features):
+    wrong = summarise(answer_scenes(reader, sheet[:40], reader.prefix(features[:40]).roll(1, 0)))
+    assert wrong["noun_f1"] < 0.35 and wrong["exact"] < card["model"]["exact"]["value"] - 0.2
+
+
+def test_the_captured_maps_are_those_the_card_measured(card, reader, pipe, sheet, features):
+    part = attention_on_objects(reader, features[:8], sheet[:8])
+    shares = []
+    for scene, _ in sheet[:8]:
+        drawn = render(scene)
+        maps = pipe.encode(drawn.image).record.cross_attention.mean((0, 1, 2, 3)).numpy()
+        covered = patch_labels(drawn).ravel() >= 0
+        shares.append(maps[1:][covered].sum() / maps[1:].sum())
+    assert np.mean(shares) == pytest.approx(part["attention_on_objects"], abs=2e-3)
+    assert card["attention"]["attention_on_objects"] > card["attention"]["area_of_objects"]
+
+
+def test_the_examples_are_captioned_with_their_nouns(pipe):
+    right = 0
+    for name, data in EXAMPLES.items():
+        scene = Scene.from_dict(data)
+        said = text.caption_nouns(pipe.caption(ROOT / "assets" / "examples" / f"{Path(name).stem}.png").text)
+        right += said == Counter(item.noun for item in scene.objects)
+    assert right >= len(EXAMPLES) - 1
+
+
+def test_a_conversation_keeps_its_thread(pipe):
+    encoded = pipe.encode(ROOT / "assets/examples/cat-and-dog.png")
+    history = []
+    for question, answer in (
+        ("is there a cat?", "yes"),
+        ("is there a rocket?", "no"),
+        ("how many dogs are there?", "one"),
+    ):
+        said = pipe.ask(encoded, question, history=history).text
+        assert said == answer, question
+        history.append((question, said))
+
+
+def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
+    notice = app.make_services(pipe).familiar
+    rng = np.random.default_rng(5)
+    scenes = [notice(pipe.encode(render(random_scene(rng)).image)) for _ in range(20)]
+    assert sum(said is not None for said in scenes) <= 1
+    for name, draw in STRANGERS.items():
+        if card["familiarity"]["detected"][name] < 0.95:
+            continue
+        said = notice(pipe.encode(draw(rng)))
+        assert said and "emoji" in said and "--model" in said, name
+    assert sum(share >= 0.95 for share in card["familiarity"]["detected"].values()) >= 4
