@@ -194,7 +194,9 @@ def test_statistics_select_on_the_canvas_too(url, open_page):
     captioned(page)
     page.get_by_role("tab", name="Statistics").click()
     page.wait_for_selector("#statistics-plot .heatmaplayer image")
-    page.wait_for_function("document.querySelectorAll('#statistics-table tbody tr').length > 3")
+    page.wait_for_function(
+        "Number(document.querySelector('#statistics-table [role=grid]')?.getAttribute('aria-rowcount')) > 3"
+    )
     page.locator("#statistics-plot").scroll_into_view_if_needed()
     box = page.locator(f"#statistics-plot {CELL}").bounding_box()
     page.mouse.click(box["x"] + 5.5 * box["width"] / QUERIES, box["y"] + 0.4 * box["height"])
