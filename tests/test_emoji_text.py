@@ -103,8 +103,8 @@ def test_every_answer_follows_from_the_written_description(seed):
             _, cb, rb, _ = by_noun[named[0]]
             side = next(w for w in ("left", "right", "above", "below") if w in words)
             axis, sign = (1 if side in ("left", "right") else 2), (1 if side in ("right", "below") else -1)
-            here = {"left": cb, "right": cb, "above": rb, "below": rb}[side]
-            beyond = {item[0] for item in read if item[0] != named[0] and sign * (item[axis] - here) > 0}
+            own = {"left": cb, "right": cb, "above": rb, "below": rb}[side]
+            beyond = {item[0] for item in read if item[0] != named[0] and sign * (item[axis] - own) > 0}
             assert beyond == {q.answer}
 
 
