@@ -27,7 +27,7 @@ CROP_BATCH, SCENE_BATCH = 96, 24
 CROP_SCHEDULE = Schedule(steps=1000, lr=1e-3)
 SCENE_SCHEDULE = Schedule(steps=700, lr=7e-4)
 MIXED_SCHEDULE = Schedule(steps=950, lr=1e-3)
-LONG_SCHEDULE = Schedule(steps=1800, lr=1e-3, save_every=50)
+LONG_SCHEDULE = Schedule(steps=4000, lr=1e-3, save_every=50)
 # Window side in patches and how many windows make a batch of about equal cost.
 PLACE_SIZE = 1.2
 PLACE = (GRID, GRID, 9, 9, 3)
