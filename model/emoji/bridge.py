@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .dictation import dictation_loss, placed_description, region
+from .language import CAPTIONS
 from .loop import Schedule, run
 from .scenes import random_scene, render
 from .sequences import SequenceBuilder, answer_loss
@@ -23,7 +24,7 @@ from .vision import GRID, HIDDEN, PATCH, to_pixels
 BATCH = 48
 SCENES = 20_000
 DICTATION = Schedule(steps=1600, lr=1e-3, warmup=60)
-SCHEDULE = Schedule(steps=1000, lr=4e-4, warmup=60)
+SCHEDULE = Schedule(steps=1700, lr=4e-4, warmup=60)
 # Scenes from which the queries' start is averaged.
 START_SCENES = 3000
 SEED = 37
@@ -119,7 +120,7 @@ def train_bridge(
     model.vision_model.requires_grad_(False)
     language_model = model.language_model.requires_grad_(False).eval()
     words = language_model.get_input_embeddings().weight
-    builder = SequenceBuilder(tokenizer)
+    builder = SequenceBuilder(tokenizer, caption_share=1.0, captions=CAPTIONS)
 
     def draw(step: int, stage: int) -> tuple[list[int], torch.Tensor]:
         epoch, place = divmod(step * batch, scenes)

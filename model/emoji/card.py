@@ -92,6 +92,10 @@ Patch attention of the queries (mean over layers, heads, queries): {attention["a
     python -m model.emoji train                          # {", ".join(("lm", "vit", "bridge"))}; resumable
     python -m model.emoji card assets/blip2-emoji        # measures and writes this card
 
+Some hours on one CPU core with bf16 arithmetic. The shipped weights went through these stages in this order,
+but not in one go: the learning rate was started anew several times, and the language model's last 1000 steps ran with frozen
+embeddings after the bridge's first 1000. A new run gives a model like this one, not these bytes.
+
 Artwork and its licences: `assets/emoji/LICENSES.md`.
 """
 

@@ -34,6 +34,8 @@ DRILL_BATCH, DRILL_NOUNS = 64, 10
 # Shares of the question types in `lm`, and of rows whose objects are piled.
 MIX = {"presence": 0.05, "count": 0.12, "position": 0.25, "relation": 0.43, "size": 0.15}
 PILED = 0.8
+# Wordings of the caption in a packed row: to name each object once is learned late.
+CAPTIONS = 3
 # Noise on the prefix, relative to its root mean square: the bridge's will not be perfect either.
 NOISE = 0.15
 # Gain of the look-back heads at the start: large enough to single out one position.
@@ -200,9 +202,8 @@ def train_language(
 
     stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
     stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
-    return stage(
-        "lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, packed_share=0.75, mix=MIX), noise=NOISE
-    )
+    rows = {"packed_share": 0.75, "caption_share": 1.0, "captions": CAPTIONS, "mix": MIX}
+    return stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
 
 
 @torch.no_grad()

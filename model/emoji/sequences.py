@@ -33,10 +33,11 @@ class Rows:
 
 
 class SequenceBuilder:
-    """Turns scenes into rows of text, `turns` questions each, a caption in most of them.
+    """Turns scenes into rows of text, `turns` questions each, a caption in `caption_share` of them.
 
     A row is either one conversation, or *packed*: its turns do not see one another and all stand where the first
-    turn of a conversation stands. Packed rows are as good as a row per question at a ninth of the cost.
+    turn of a conversation stands. Packed rows are as good as a row per question at a ninth of the cost. They may
+    hold several wordings of the caption, `captions`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SequenceBuilder:
         turns: int = 9,
         caption_share: float = 0.6,
         packed_share: float = 0.7,
+        captions: int = 1,
         mix: dict[str, float] | None = None,
     ):
         self.tokenizer = tokenizer
@@ -52,6 +54,7 @@ class SequenceBuilder:
         self.turns = turns
         self.caption_share = caption_share
         self.packed_share = packed_share
+        self.captions = captions
         # Pieces repeat endlessly; byte-level BPE splits at spaces, so pieces and whole agree.
         self.encode = cache(lambda piece: tuple(tokenizer(piece, add_special_tokens=False).input_ids))
 
@@ -73,7 +76,8 @@ class SequenceBuilder:
             )
 
         if rng.random() < self.caption_share:
-            add(text.CAPTION_PROMPT, text.caption(scene, rng))
+            for _ in range(self.captions if packed else 1):
+                add(text.CAPTION_PROMPT, text.caption(scene, rng))
         for question in text.questions(scene, rng, self.turns, self.mix):
             add(text.QUESTION_PROMPT.format(_as_typed(question.text, rng)), question.answer)
         return row
