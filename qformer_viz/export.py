@@ -98,7 +98,7 @@ def manifest(
         "axes": {
             "cross_attention": "[l, b, h, q, p] probabilities, p = 0 is CLS",
             "self_attention": "[L, b, h, q, q] probabilities between queries",
-            "query_states": "[L + 1, b, q, d] before layer 1, then after each layer",
+            "query_states": "[L + 1, b, q, d] before layer 0, then after each layer",
             "query_tokens": "[q, d] as learned",
         },
         "versions": {**versions(), **described.get("versions", {})},

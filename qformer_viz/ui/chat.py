@@ -36,7 +36,7 @@ def picture(services: Services) -> dict[str, gr.Component]:
             show_label=False,
             label="Examples",
             columns=len(services.examples),
-            height=64,
+            height="auto",
             allow_preview=False,
             object_fit="cover",
             buttons=[],

@@ -15,11 +15,9 @@ CENTRED, RAW = "Centred cosine", "Raw cosine"
 
 
 def spaces(geometry: Geometry) -> list[str]:
-    """What can be compared: learned tokens, states after layer 0 (what enters) to L, attention maps."""
-    states = [
-        f"Query states after layer {k}" if k else "Query states before layer 1"
-        for k in range(geometry.layers + 1)
-    ]
+    """What can be compared: learned tokens, states before the first layer and after each, attention maps.
+    Layers are numbered from 0, as on the canvas."""
+    states = ["States before layer 0", *(f"States after layer {k}" for k in range(geometry.layers))]
     return [TOKENS, *states, MAPS]
 
 
@@ -31,7 +29,7 @@ def tab(services: Services) -> dict:
         space = gr.Dropdown(
             choices, value=choices[-2], label="Compare", elem_id="similarity-space", min_width=220
         )
-        kind = gr.Dropdown([CENTRED, RAW], value=CENTRED, label="Measure", min_width=130)
+        kind = gr.Dropdown([CENTRED, RAW], value=CENTRED, label="Measure", min_width=150)
         order = gr.Dropdown(
             [LEAF, INDEX], value=LEAF, label="Order by", min_width=110, elem_id="similarity-order"
         )
@@ -127,7 +125,7 @@ def _states_name(space: str) -> str:
 def _state(capture, space: str) -> int:
     if space == MAPS:
         return -1
-    return 0 if "before" in space else int(space.rsplit(" ", 1)[1])
+    return 0 if "before" in space else 1 + int(space.rsplit(" ", 1)[1])
 
 
 def _index(capture, layer: str) -> int | None:
