@@ -18,6 +18,8 @@ from model.emoji.card import render_card
 from model.emoji.evaluate import Reader, answer_scenes, attention_on_objects, fresh_scenes, summarise
 from model.emoji.familiar import STRANGERS
 from model.emoji.scenes import Scene, patch_labels, random_scene, render
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.payload import as_text
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "assets" / "blip2-emoji"
@@ -102,6 +104,13 @@ def test_the_examples_are_captioned_with_their_nouns(pipe):
         said = text.caption_nouns(pipe.caption(ROOT / "assets" / "examples" / f"{Path(name).stem}.png").text)
         right += said == Counter(item.noun for item in scene.objects)
     assert right >= len(EXAMPLES) - 1
+
+
+def test_the_payload_of_an_example_is_small(pipe):
+    services = app.make_services(pipe)
+    for path in sorted((ROOT / "assets" / "examples").glob("*.png")):
+        session = Session(encoded=pipe.encode(path))
+        assert 50_000 < len(as_text(services, session).encode()) <= 700_000
 
 
 def test_a_conversation_keeps_its_thread(pipe):
