@@ -1,4 +1,4 @@
-"""Start a server of this repository in a process of its own and wait until it answers."""
+"""Start a server of this repository in a process of its own, wait until it answers, and call it by hand."""
 
 import os
 import re
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 180  # a shared machine under load
@@ -47,3 +49,13 @@ def serve(*command: str) -> Iterator[str]:
         process.wait(30)
         listener.join(10)
         process.stdout.close()
+
+
+def call(url: str, name: str, data: list) -> dict:
+    """One queued call as a hand-written client would send it; ok says whether it completed."""
+    begin = httpx.post(f"{url}gradio_api/call/{name}", json={"data": data}, timeout=60)
+    if begin.status_code != 200:
+        return {"ok": False, "text": begin.text}
+    text = httpx.get(f"{url}gradio_api/call/{name}/{begin.json()['event_id']}", timeout=60).text
+    assert "event:" in text, text
+    return {"ok": "event: complete" in text, "text": text}

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from types import SimpleNamespace
 
 import httpx
@@ -13,7 +12,7 @@ from PIL import Image
 
 from qformer_viz.export import load_npz
 from tests.fakes_ui import QUERIES
-from tests.serving import serve
+from tests.serving import call, serve
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_attention_without_a_question(served, picture):
 
 
 def test_image_may_come_as_a_data_url(served):
-    assert call(served, "caption", [{"path": "x", "url": data_url()}])["ok"]
+    assert call(served.url, "caption", [{"path": "x", "url": data_url()}])["ok"]
 
 
 @pytest.mark.parametrize("question", ["", "  ", "x" * 61])
@@ -95,7 +94,7 @@ def test_paths_of_the_server_are_refused(served, picture, marked):
     payload = {"path": str(picture), "orig_name": "red.png"}
     if marked:
         payload["meta"] = {"_type": "gradio.FileData"}
-    assert not call(served, "caption", [payload])["ok"]
+    assert not call(served.url, "caption", [payload])["ok"]
 
 
 def test_upload_beyond_the_limit_is_refused(served, tmp_path):
@@ -121,14 +120,3 @@ def test_the_page_asks_no_other_host_for_anything(served):
     text = httpx.get(served.url, timeout=20).text
     for foreign in ("googleapis", "gstatic", "cdnjs", "jsdelivr"):
         assert f"https://{foreign}" not in text.replace("https://fonts.", "https://")
-
-
-def call(served, name, data):
-    """One queued call as a hand-written client would send it; ok says whether it completed."""
-    begin = httpx.post(f"{served.url}gradio_api/call/{name}", json={"data": data}, timeout=20)
-    if begin.status_code != 200:
-        return {"ok": False, "text": begin.text}
-    url = f"{served.url}gradio_api/call/{name}/{begin.json()['event_id']}"
-    text = httpx.get(url, timeout=20).text
-    assert "event:" in text, json.dumps(text)
-    return {"ok": "event: complete" in text, "text": text}
