@@ -1,0 +1,66 @@
+"""python -m tests.screenshots: the pictures of the README, taken from the running app with the bundled model."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.serving import serve
+
+OUT = Path(__file__).parents[1] / "assets" / "screenshots"
+IDLE = "n => document.querySelectorAll('#chat .message').length >= n && !document.body.classList.contains('qfv-busy')"
+
+
+@contextmanager
+def opened(browser, url: str, width: int, height: int, dark: bool = False, touch: bool = False):
+    """A page on which an example is captioned and two questions are answered."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        has_touch=touch,
+        is_mobile=touch,
+    )
+    page = context.new_page()
+    page.goto(url)
+    page.locator("#examples button.thumbnail-item").first.click()
+    page.wait_for_selector("#canvas .qfv-item")
+    page.wait_for_function(IDLE, arg=1)
+    for turn, question in enumerate(("how many balloons are there?", "what is in the top right?"), 1):
+        page.locator("#question textarea").fill(question)
+        page.locator("#send").click()
+        page.wait_for_function(IDLE, arg=1 + 2 * turn)
+    page.wait_for_selector("#similarity-plot .heatmaplayer image")
+    page.wait_for_timeout(1000)
+    yield page
+    context.close()
+
+
+def main() -> None:
+    """Write desktop.png, phone.png and similarity.png."""
+    OUT.mkdir(exist_ok=True)
+    with serve("app") as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium",
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        with opened(browser, url, 1440, 900) as page:
+            page.evaluate(
+                "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 20}}))"
+            )
+            stage = page.locator("#canvas .qfv-stage").bounding_box()
+            page.mouse.move(stage["x"] + 0.3 * stage["width"], stage["y"] + 0.7 * stage["height"])
+            page.wait_for_timeout(300)
+            page.screenshot(path=OUT / "desktop.png")
+        with opened(browser, url, 1440, 900, dark=True) as page:
+            page.locator("#tabs").evaluate("node => node.scrollIntoView()")
+            page.wait_for_timeout(500)
+            page.screenshot(path=OUT / "similarity.png")
+        with opened(browser, url, 390, 844, touch=True) as page:
+            page.locator("#canvas").evaluate("node => node.scrollIntoView()")
+            page.wait_for_timeout(500)
+            page.screenshot(path=OUT / "phone.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
