@@ -34,6 +34,10 @@ def render_card(metrics: dict) -> str:
     detected = "\n".join(f"| {name} | {share:.3f} |" for name, share in strange["detected"].items())
     reading = " | ".join(f"{metrics['text_ceiling'][kind]:.3f}" for kind in (*text.QUESTION_TYPES, "all"))
     piled = " | ".join(f"{metrics['text_ceiling_piled'][kind]:.3f}" for kind in (*text.QUESTION_TYPES, "all"))
+    looks = "\n".join(
+        f"| number {i} | {layer['all']:.2f} | {layer['own']:.2f} |"
+        for i, layer in enumerate(attention["layers"], 1)
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: image-to-text
@@ -75,8 +79,15 @@ The language model reading a written description in place of the image, which no
 | one word a slot | {reading} |
 | one object a slot | {piled} |
 
-Patch attention of the queries (mean over layers, heads, queries): {attention["attention_on_objects"]:.2f} of it falls on objects, which cover
-{attention["area_of_objects"]:.2f} of the patches; {attention["attention_on_cls"]:.2f} of all attention falls on CLS.
+Where the queries look. Objects cover {attention["area_of_objects"]:.2f} of the patches; of the attention on patches there falls on
+objects, mean over heads:
+
+| cross-attention | all queries | queries in whose region of the picture an object lies |
+|---|---|---|
+{looks}
+
+Every patch's feature also tells of its surroundings, so a query can learn of an object without looking at it: these
+maps show where a query reads, not what it found there. {attention["attention_on_cls"]:.2f} of all attention falls on CLS.
 
 ## Images from elsewhere
 

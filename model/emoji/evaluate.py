@@ -16,6 +16,7 @@ import torch
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from . import text
+from .dictation import region
 from .language import read_accuracy
 from .scenes import Scene, patch_labels, random_scene, render
 
@@ -146,9 +147,12 @@ def majority_baseline(sheet) -> dict[str, float]:
 
 
 @torch.no_grad()
-def attention_on_objects(reader: Reader, features: torch.Tensor, sheet) -> dict[str, float]:
-    """Share of patch cross-attention on objects, mean over layers, heads and queries, and their share of area."""
-    maps: list[torch.Tensor] = []
+def attention_on_objects(reader: Reader, features: torch.Tensor, sheet) -> dict:
+    """Share of the patch cross-attention that falls on objects, beside the objects' share of the area.
+
+    "attention_on_objects": mean over layers, heads and queries. "layers": for each cross-attention layer the mean
+    over all queries, and over the queries alone in whose region (`dictation.region`) an object has its centre.
+    """
     qformer = reader.model.qformer
     qformer.set_attn_implementation("eager")
     queries = reader.model.query_tokens.expand(len(features), -1, -1)
@@ -156,13 +160,22 @@ def attention_on_objects(reader: Reader, features: torch.Tensor, sheet) -> dict[
         query_embeds=queries, encoder_hidden_states=features, output_attentions=True, return_dict=True
     )
     maps = [m for m in read.cross_attentions if m is not None and m.shape[-1] == features.shape[1]]
-    attention = torch.stack(maps).mean((0, 2, 3)).cpu().numpy()
-    patches = attention[:, 1:] / attention[:, 1:].sum(1, keepdims=True)
+    attention = torch.stack(maps).mean(2).cpu().numpy()  # [l, b, q, p]
     covered = np.stack([patch_labels(render(scene)).ravel() >= 0 for scene, _ in sheet])
+    patches = attention[..., 1:] / attention[..., 1:].sum(-1, keepdims=True)
+    on_objects = (patches * covered[:, None]).sum(-1)
+    home = [(i, region(o.x, o.y)) for i, (scene, _) in enumerate(sheet) for o in scene.objects]
+    own = on_objects[:, [i for i, _ in home], [q for _, q in home]].mean(1)
+    mean = attention.mean((0, 2))
+    overall = (mean[:, 1:] * covered).sum(1) / mean[:, 1:].sum(1)
     return {
-        "attention_on_objects": round(float((patches * covered).sum(1).mean()), 4),
+        "attention_on_objects": round(float(overall.mean()), 4),
         "area_of_objects": round(float(covered.mean()), 4),
-        "attention_on_cls": round(float(attention[:, 0].mean()), 4),
+        "attention_on_cls": round(float(mean[:, 0].mean()), 4),
+        "layers": [
+            {"all": round(float(every.mean()), 4), "own": round(float(at_home), 4)}
+            for every, at_home in zip(on_objects, own, strict=True)
+        ],
     }
 
 
