@@ -5,6 +5,7 @@ python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit      a model
 """
 
 import argparse
+import json
 import os
 import socket
 import sys
@@ -75,10 +76,10 @@ def geometry(config: Any) -> Any:
 
 
 def examples() -> tuple[tuple[Path, str], ...]:
-    """The bundled example scenes, by name."""
-    return tuple(
-        (path, path.stem.replace("-", " ")) for path in sorted((ROOT / "assets/examples").glob("*.png"))
-    )
+    """The bundled example scenes in the gallery's order, with their titles."""
+    folder = ROOT / "assets/examples"
+    names = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))
+    return tuple((folder / name, Path(name).stem.replace("-", " ")) for name in names)
 
 
 def scene_maker() -> Any:

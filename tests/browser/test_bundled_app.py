@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from tests.serving import call, serve
 
 pytestmark = pytest.mark.browser
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
+NAMES = [Path(name).stem for name in json.loads((EXAMPLES / "scenes.json").read_text())]
 START_SECONDS, CAPTION_SECONDS = 15, 2
 CAPTIONED = """() => document.querySelector('#canvas .qfv-host')?.dataset.image
   && document.querySelectorAll('#chat .message').length && !document.body.classList.contains('qfv-busy')"""
@@ -35,10 +37,9 @@ def url(started):
 
 def choose(page, name):
     """Click an example and wait for caption and canvas; returns seconds."""
-    names = [path.stem for path in sorted(EXAMPLES.glob("*.png"))]
     before = page.evaluate("document.querySelector('#canvas .qfv-host')?.dataset.image ?? ''")
     began = time.monotonic()
-    page.locator("#examples button.thumbnail-item").nth(names.index(name)).click()
+    page.locator("#examples button.thumbnail-item").nth(NAMES.index(name)).click()
     page.wait_for_function(
         f"before => ({CAPTIONED})() && document.querySelector('#canvas .qfv-host').dataset.image !== before",
         arg=before,
@@ -72,11 +73,9 @@ def test_it_is_served_within_seconds(started):
 def test_an_example_is_captioned_and_drawn_within_two_seconds(url, open_page):
     page = open_page(url)
     page.wait_for_selector("#examples button.thumbnail-item")
-    choose(page, "cat-and-dog")
-    # Others share this machine: the quickest of three pictures that were not seen before.
-    times = [choose(page, path.stem) for path in sorted(EXAMPLES.glob("*.png"))[:3]]
-    print(f"caption and canvas of an example: {', '.join(f'{t:.2f}' for t in times)} s")
-    assert min(times) <= CAPTION_SECONDS
+    first, *later = [choose(page, name) for name in NAMES[:4]]
+    print(f"caption and canvas of the first example: {first:.2f} s; of later ones: {min(later):.2f} s")
+    assert first <= CAPTION_SECONDS
 
 
 def test_a_conversation_about_an_example(url, open_page):
