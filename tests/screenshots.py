@@ -45,10 +45,10 @@ def main() -> None:
         )
         with opened(browser, url, 1440, 900) as page:
             page.evaluate(
-                "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 20}}))"
+                "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 16}}))"
             )
             stage = page.locator("#canvas .qfv-stage").bounding_box()
-            page.mouse.move(stage["x"] + 0.3 * stage["width"], stage["y"] + 0.7 * stage["height"])
+            page.mouse.move(stage["x"] + 0.22 * stage["width"], stage["y"] + 0.47 * stage["height"])
             page.wait_for_timeout(300)
             page.screenshot(path=OUT / "desktop.png")
         with opened(browser, url, 1440, 900, dark=True) as page:
