@@ -87,7 +87,9 @@ def test_an_unlisted_hub_id_needs_the_operators_word():
         resolve("someone/theirs", allow=("someone/other",))
 
 
-@pytest.mark.parametrize("name", ["", "blip3", "/no/such/folder", "../no-such-neighbour", "a/b/c", "https://hub/x"])
+@pytest.mark.parametrize(
+    "name", ["", "blip3", "/no/such/folder", "../no-such-neighbour", "a/b/c", "https://hub/x"]
+)
 def test_what_is_neither_is_refused(name):
     with pytest.raises(CheckpointError, match="blip2-emoji"):
         resolve(name, allow=("someone/theirs",))
