@@ -27,7 +27,7 @@ POSITIONS = 256
 BATCH = 32
 DRILL = Schedule(steps=800, lr=1.5e-3)
 READ = Schedule(steps=1100, lr=1e-3)
-TALK = Schedule(steps=3500, lr=1e-3)
+TALK = Schedule(steps=4500, lr=1e-3)
 # So many steps are all drill; after them every fourth step of `lm_drill` is.
 DRILL_ONLY = 300
 DRILL_BATCH, DRILL_NOUNS = 64, 10
