@@ -5,6 +5,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from tests.chromium import launch
 from tests.serving import serve
 
 OUT = Path(__file__).parents[1] / "assets" / "screenshots"
@@ -39,10 +40,7 @@ def main() -> None:
     """Write desktop.png, phone.png and similarity.png."""
     OUT.mkdir(exist_ok=True)
     with serve("app") as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+        browser = launch(playwright)
         with opened(browser, url, 1440, 900) as page:
             page.evaluate(
                 "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 16}}))"

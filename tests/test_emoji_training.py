@@ -62,6 +62,17 @@ def test_labels_cover_the_answers_and_their_end_and_nothing_else(tokenizer):
     assert positions == tuple(range(QUERIES, QUERIES + len(ids))) and set(segments) == {0}
 
 
+@pytest.mark.parametrize(("packed", "captions"), [(1.0, 3), (0.0, 1)])
+def test_only_packed_rows_hold_several_captions_and_apart(tokenizer, packed, captions):
+    builder = SequenceBuilder(tokenizer, turns=2, caption_share=1.0, packed_share=packed, captions=3)
+    ids, _, positions, segments = zip(*builder.row(random_scene(3), np.random.default_rng(0)), strict=True)
+    words = [tokenizer.decode(said) for said in ids]
+    starts = [i - 1 for i, word in enumerate(words) if word == " photo"]
+    assert len(starts) == captions
+    assert {positions[i] for i in starts} == {QUERIES + 1}
+    assert len({segments[i] for i in starts}) == captions
+
+
 def test_a_packed_turn_costs_what_it_costs_alone(tokenizer):
     torch.manual_seed(0)
     model = OPTForCausalLM(language.language_config(tokenizer)).eval()

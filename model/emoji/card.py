@@ -35,8 +35,8 @@ def render_card(metrics: dict) -> str:
     reading = " | ".join(f"{metrics['text_ceiling'][kind]:.3f}" for kind in (*text.QUESTION_TYPES, "all"))
     piled = " | ".join(f"{metrics['text_ceiling_piled'][kind]:.3f}" for kind in (*text.QUESTION_TYPES, "all"))
     looks = "\n".join(
-        f"| number {i} | {layer['all']:.2f} | {layer['own']:.2f} |"
-        for i, layer in enumerate(attention["layers"], 1)
+        f"| layer {number} | {layer['all']:.2f} | {layer['own']:.2f} |"
+        for number, layer in attention["layers"].items()
     )
     return f"""---
 library_name: transformers

@@ -150,8 +150,8 @@ def majority_baseline(sheet) -> dict[str, float]:
 def attention_on_objects(reader: Reader, features: torch.Tensor, sheet) -> dict:
     """Share of the patch cross-attention that falls on objects, beside the objects' share of the area.
 
-    "attention_on_objects": mean over layers, heads and queries. "layers": for each cross-attention layer the mean
-    over all queries, and over the queries alone in whose region (`dictation.region`) an object has its centre.
+    "layers": for each cross-attention layer, by its number, the mean over heads and all queries, and over those
+    queries alone in whose region (`dictation.region`) an object has its centre.
     """
     qformer = reader.model.qformer
     qformer.set_attn_implementation("eager")
@@ -160,22 +160,20 @@ def attention_on_objects(reader: Reader, features: torch.Tensor, sheet) -> dict:
         query_embeds=queries, encoder_hidden_states=features, output_attentions=True, return_dict=True
     )
     maps = [m for m in read.cross_attentions if m is not None and m.shape[-1] == features.shape[1]]
+    numbers = [i for i, layer in enumerate(qformer.encoder.layer) if layer.has_cross_attention]
     attention = torch.stack(maps).mean(2).cpu().numpy()  # [l, b, q, p]
     covered = np.stack([patch_labels(render(scene)).ravel() >= 0 for scene, _ in sheet])
     patches = attention[..., 1:] / attention[..., 1:].sum(-1, keepdims=True)
     on_objects = (patches * covered[:, None]).sum(-1)
     home = [(i, region(o.x, o.y)) for i, (scene, _) in enumerate(sheet) for o in scene.objects]
     own = on_objects[:, [i for i, _ in home], [q for _, q in home]].mean(1)
-    mean = attention.mean((0, 2))
-    overall = (mean[:, 1:] * covered).sum(1) / mean[:, 1:].sum(1)
     return {
-        "attention_on_objects": round(float(overall.mean()), 4),
         "area_of_objects": round(float(covered.mean()), 4),
-        "attention_on_cls": round(float(mean[:, 0].mean()), 4),
-        "layers": [
-            {"all": round(float(every.mean()), 4), "own": round(float(at_home), 4)}
-            for every, at_home in zip(on_objects, own, strict=True)
-        ],
+        "attention_on_cls": round(float(attention[..., 0].mean()), 4),
+        "layers": {
+            str(number): {"all": round(float(every.mean()), 4), "own": round(float(at_home), 4)}
+            for number, every, at_home in zip(numbers, on_objects, own, strict=True)
+        },
     }
 
 

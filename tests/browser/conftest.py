@@ -1,19 +1,16 @@
 """A real headless Chromium for the browser tier; every page fails its test on a script error."""
 
-import shutil
-
 import pytest
 from playwright.sync_api import sync_playwright
+
+from tests.chromium import launch
 
 
 @pytest.fixture(scope="session")
 def chromium():
     """One browser for the whole run; open pages through `open_page`."""
-    path = shutil.which("chromium") or "/usr/bin/chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+        browser = launch(playwright)
         yield browser
         browser.close()
 

@@ -43,9 +43,9 @@ def url(payload, tmp_path_factory):
 
 @pytest.fixture
 def explorer(open_page, url):
-    """open_page for the standalone page, ready to use; at query 0 unless the fragment says otherwise."""
+    """open_page for the standalone page, ready to use."""
 
-    def open_(fragment="#q=0", **options):
+    def open_(fragment="", **options):
         page = open_page(url + fragment, **options)
         page.wait_for_selector(".qfv-item")
         return page
@@ -66,11 +66,6 @@ def centre(page, patch):
 
 def weights(query, layer=None, head=None):
     return attention.select(CAPTURE.cross_attention, layer, head)[0, query, 1:].numpy()
-
-
-def sharpest():
-    """The query whose map, averaged over layers and heads, has the highest peak."""
-    return max(range(32), key=lambda query: weights(query).max())
 
 
 def drawn(page):
@@ -98,11 +93,6 @@ def test_it_opens_from_a_file_and_shows_the_facts(explorer):
     )
     box = page.locator(".qfv-stage").bounding_box()
     assert box["width"] / box["height"] == pytest.approx(320 / 200, rel=0.01)
-
-
-def test_it_opens_on_the_query_with_the_highest_peak(explorer):
-    assert sharpest() != 0
-    assert state(explorer(""))["queries"] == [sharpest()]
 
 
 def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload):
@@ -330,10 +320,7 @@ def test_the_address_holds_the_selection(explorer):
     assert (now["queries"], now["layer"], now["head"], now["patch"]) == ([7, 3], 2, 1, 33)
     page.evaluate("qfvHandle.select({query: 5, patch: null})")
     assert page.evaluate("location.hash") == "#q=5&layer=2&head=1"
-    assert (
-        state(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"]
-        == f"q={sharpest()}&layer=mean&head=mean"
-    )
+    assert state(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"] == "q=0&layer=mean&head=mean"
 
 
 def test_a_new_payload_keeps_the_settings_that_still_exist(explorer, payload):

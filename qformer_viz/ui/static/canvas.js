@@ -6,8 +6,7 @@
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { el, label, number, percent, words } = QFV.parts;
   const MAX_OUTLINES = 8;
-  // No query: the one whose map has the highest peak, for many others may be idle.
-  const DEFAULTS = { queries: [], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
+  const DEFAULTS = { queries: [0], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
     palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false };
 
   class Explorer {
@@ -82,10 +81,7 @@
       const whole = (v, n) => Number.isInteger(v) && v >= 0 && v < n;
       out.queries = [...new Set([].concat(out.queries))].filter((q) => whole(q, maps.queries));
       if (!out.queries.length) out.queries = this.state.queries.filter((q) => whole(q, maps.queries));
-      if (!out.queries.length) {
-        const { peak, top } = maps.block("mean", "mean");
-        out.queries = [peak.indexOf(top)];
-      }
+      if (!out.queries.length) out.queries = [0];
       if (!maps.crossLayers.includes(out.layer)) out.layer = "mean";
       if (!whole(out.head, maps.heads)) out.head = "mean";
       if (!whole(out.patch, maps.patches)) out.patch = null;
