@@ -137,7 +137,7 @@ def _stop_after(step, train, out):
 
 def test_the_vision_stage_runs_and_crops_see_the_right_positions(accelerator, tmp_path):
     tiny = Schedule(steps=2, lr=1e-3, warmup=1)
-    vit = vision.train_vision(accelerator, tmp_path, *[tiny] * 4)
+    vit = vision.train_vision(accelerator, tmp_path, *[tiny] * 5)
     learner = vision.PatchLearner().eval()
     pixels = vision.to_pixels([np.asarray(render(random_scene(1)).image)])
     with torch.no_grad():

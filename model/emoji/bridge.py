@@ -120,7 +120,7 @@ def train_bridge(
     model.vision_model.requires_grad_(False)
     language_model = model.language_model.requires_grad_(False).eval()
     words = language_model.get_input_embeddings().weight
-    builder = SequenceBuilder(tokenizer, caption_share=1.0, captions=CAPTIONS)
+    builder = SequenceBuilder(tokenizer, caption_share=1.0, captions=CAPTIONS, wording="all")
 
     def draw(step: int, stage: int) -> tuple[list[int], torch.Tensor]:
         epoch, place = divmod(step * batch, scenes)

@@ -1,11 +1,13 @@
 """Puts the trained parts together as a `Blip2ForConditionalGeneration` and saves it in the transformers format."""
 
+import copy
 from pathlib import Path
 
 import torch
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
     Blip2Processor,
     Blip2QFormerConfig,
     BlipImageProcessor,
@@ -19,13 +21,17 @@ from .vision import HIDDEN, IMAGE_SIZE, MEAN, STD, vision_config
 
 QUERIES = DESCRIPTION_SLOTS
 LAYERS = 6
+# What the text of generative alignment starts with; the tokenizer's own start token is the contrastive one.
+DECODER = "<dec>"
+CAPTION_POSITIONS = 64
+# Width in which images and captions are compared.
+CONTRAST = 256
 # No file of the bundled model may reach 10 MB.
 SHARD = "8MB"
 
 
-def bridge_config(tokenizer) -> Blip2Config:
-    """The whole model's configuration: published interface, small widths."""
-    qformer = Blip2QFormerConfig(
+def _qformer(tokenizer, **more) -> Blip2QFormerConfig:
+    return Blip2QFormerConfig(
         hidden_size=HIDDEN,
         encoder_hidden_size=HIDDEN,
         intermediate_size=4 * HIDDEN,
@@ -36,10 +42,15 @@ def bridge_config(tokenizer) -> Blip2Config:
         attention_probs_dropout_prob=0.0,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
+        **more,
     )
+
+
+def bridge_config(tokenizer) -> Blip2Config:
+    """The whole model's configuration: published interface, small widths."""
     return Blip2Config(
         vision_config=vision_config().to_dict(),
-        qformer_config=qformer.to_dict(),
+        qformer_config=_qformer(tokenizer).to_dict(),
         text_config=language_config(tokenizer).to_dict(),
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
@@ -51,6 +62,36 @@ def build_model(tokenizer) -> Blip2ForConditionalGeneration:
     model = Blip2ForConditionalGeneration(bridge_config(tokenizer))
     torch.nn.init.normal_(model.query_tokens, std=0.02)
     return model
+
+
+def alignment_tokenizer(tokenizer):
+    """A copy that knows `DECODER`, as the Q-Former's text branch needs it."""
+    copied = copy.deepcopy(tokenizer)
+    copied.add_special_tokens({"additional_special_tokens": [DECODER]})
+    return copied
+
+
+def build_retrieval(tokenizer) -> Blip2ForImageTextRetrieval:
+    """A fresh retrieval model; `tokenizer` is an `alignment_tokenizer`."""
+    qformer = _qformer(tokenizer, use_qformer_text_input=True, max_position_embeddings=CAPTION_POSITIONS)
+    config = Blip2Config(
+        vision_config=vision_config().to_dict(),
+        qformer_config=qformer.to_dict(),
+        text_config=language_config(tokenizer).to_dict(),
+        num_query_tokens=QUERIES,
+        image_text_hidden_size=CONTRAST,
+    )
+    model = Blip2ForImageTextRetrieval(config)
+    torch.nn.init.normal_(model.query_tokens, std=0.02)
+    return model
+
+
+def save_retrieval(model: Blip2ForImageTextRetrieval, tokenizer, folder: Path) -> None:
+    """As `save_checkpoint`, without a language model; its texts hold no image placeholders."""
+    model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+    processor = build_processor(tokenizer)
+    processor.num_query_tokens = None
+    processor.save_pretrained(folder)
 
 
 def build_processor(tokenizer) -> Blip2Processor:

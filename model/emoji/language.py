@@ -202,13 +202,13 @@ def train_language(
 
     stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
     stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
-    rows = {"packed_share": 0.75, "caption_share": 1.0, "captions": CAPTIONS, "mix": MIX}
+    rows = {"packed_share": 0.75, "caption_share": 1.0, "captions": CAPTIONS, "mix": MIX, "wording": "all"}
     return stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
 
 
 @torch.no_grad()
 def read_accuracy(
-    model, tokenizer, scenes: int = 400, seed: int = 991, piled: bool = False
+    model, tokenizer, scenes: int = 400, seed: int = 991, piled: bool = False, wording: str = "plain"
 ) -> dict[str, float]:
     """The gate: share of exact answers from written descriptions of fresh scenes, by question type."""
     rng = np.random.default_rng(seed)
@@ -219,7 +219,7 @@ def read_accuracy(
     for _ in range(scenes):
         scene = random_scene(rng)
         prefix = embed_description(model, torch.tensor([reader.describe(scene, rng, piled)]).to(model.device))
-        for question in text.questions(scene, rng, 5):
+        for question in text.questions(scene, rng, 5, wording=wording):
             asked = [tokenizer.bos_token_id, *encode(text.QUESTION_PROMPT.format(question.text))]
             said = [*encode(" " + question.answer), tokenizer.eos_token_id]
             words = model.get_input_embeddings()(torch.tensor([asked + said]).to(model.device))

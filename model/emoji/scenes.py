@@ -19,6 +19,12 @@ from .backgrounds import BACKGROUNDS, Background, draw_background, random_backgr
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "emoji"
 NOUNS: tuple[str, ...] = tuple(json.loads((ASSETS / "nouns.json").read_text()))
 STYLES = ("noto", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
+# Never drawn in training, with the nouns that they hold.
+_NOT_IN_FXEMOJI = ("rabbit", "crab", "butterfly", "owl", "duck", "carrot", "egg", "drum", "shoe")
+UNSEEN_STYLES: dict[str, tuple[str, ...]] = {
+    "noto-v1": NOUNS,
+    "fxemoji": tuple(noun for noun in NOUNS if noun not in _NOT_IN_FXEMOJI),
+}
 LAYOUTS = ("row", "column", "grid", "scatter")
 IMAGE_SIZE = 224
 MAX_OBJECTS = 4

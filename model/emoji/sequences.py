@@ -48,9 +48,14 @@ class SequenceBuilder:
         packed_share: float = 0.7,
         captions: int = 1,
         mix: dict[str, float] | None = None,
+        wording: str = "plain",
+        positions: int = 256,
     ):
+        """`mix`, `wording`: as in `text.questions`; turns that would pass position `positions` are left out."""
         self.tokenizer = tokenizer
         self.mix = mix
+        self.wording = wording
+        self.positions = positions
         self.turns = turns
         self.caption_share = caption_share
         self.packed_share = packed_share
@@ -70,6 +75,8 @@ class SequenceBuilder:
             ids = [*asked, *said, *self.encode(".")]
             labels = [IGNORE] * len(asked) + [*said, eos]
             start = DESCRIPTION_SLOTS + 1 if packed else row[-1][2] + 1
+            if start + len(ids) > self.positions:
+                return
             segment = row[-1][3] + 1 if packed else 0
             row.extend(
                 (i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True))
@@ -78,7 +85,7 @@ class SequenceBuilder:
         if rng.random() < self.caption_share:
             for _ in range(self.captions if packed else 1):
                 add(text.CAPTION_PROMPT, text.caption(scene, rng))
-        for question in text.questions(scene, rng, self.turns, self.mix):
+        for question in text.questions(scene, rng, self.turns, self.mix, self.wording):
             add(text.QUESTION_PROMPT.format(_as_typed(question.text, rng)), question.answer)
         return row
 

@@ -1,6 +1,6 @@
 """Rebuilds `assets/emoji/<style>.png`, one sheet of 8 x 8 drawings per artwork set, from the npm packages.
 
-    npm install @iconify-json/{noto,twemoji,fluent-emoji-flat,fluent-emoji,emojione}
+    npm install @iconify-json/{noto,twemoji,fluent-emoji-flat,fluent-emoji,emojione,noto-v1,fxemoji}
     python -m model.emoji sheets --iconify node_modules/@iconify-json
 
 Needs `resvg-py`, and nothing else in this package does: the sheets are part of the repository.
@@ -12,7 +12,26 @@ from pathlib import Path
 
 from PIL import Image
 
-from .scenes import ASSETS, CELL, NOUNS, SHEET_COLUMNS, STYLES
+from .scenes import ASSETS, CELL, NOUNS, SHEET_COLUMNS, STYLES, UNSEEN_STYLES
+
+# Firefox OS emoji have names of their own; nouns that are missing there stay blank.
+_NAMES = {
+    "fxemoji": {
+        "whale": "spurtingwhale",
+        "tree": "deciduoustree",
+        "apple": "redapple",
+        "pizza": "sliceofpizza",
+        "cup": "hotbeverage",
+        "truck": "deliverytruck",
+        "house": "housebuilding",
+        "umbrella": "umbrellawithraindrops",
+        "clock": "alarmclock",
+        "book": "closedbook",
+        "gift": "present",
+        "heart": "redheart",
+        "snowman": "snowmanwithoutsnow",
+    }
+}
 
 
 def _icon(icons: dict, name: str) -> dict:
@@ -32,13 +51,19 @@ def _svg(icons: dict, name: str) -> str:
     )
 
 
+def _known(icons: dict, name: str) -> bool:
+    return name in icons["icons"] or name in icons.get("aliases", {})
+
+
 def build_sheet(icons: dict, names: list[str]) -> Image.Image:
-    """One RGBA sheet of `CELL`-pixel cells, filled row by row in the order of `names`."""
+    """One RGBA sheet of `CELL`-pixel cells, filled row by row in the order of `names`; unknown names stay blank."""
     import resvg_py
 
     rows = -(-len(names) // SHEET_COLUMNS)
     sheet = Image.new("RGBA", (SHEET_COLUMNS * CELL, rows * CELL))
     for index, name in enumerate(names):
+        if not _known(icons, name):
+            continue
         drawn = bytes(resvg_py.svg_to_bytes(svg_string=_svg(icons, name), width=CELL, height=CELL))
         cell = Image.open(io.BytesIO(drawn)).convert("RGBA")
         row, column = divmod(index, SHEET_COLUMNS)
@@ -54,9 +79,10 @@ def build_sheets(iconify: Path, out: Path = ASSETS) -> list[Path]:
     names = json.loads((iconify / "noto" / "chars.json").read_text())
     codes = json.loads((ASSETS / "nouns.json").read_text())
     written = []
-    for style in STYLES:
+    for style in (*STYLES, *UNSEEN_STYLES):
         icons = json.loads((iconify / style / "icons.json").read_text())
-        sheet = build_sheet(icons, [names[codes[noun]] for noun in NOUNS])
+        own = _NAMES.get(style, {})
+        sheet = build_sheet(icons, [own.get(noun, names[codes[noun]]) for noun in NOUNS])
         path = out / f"{style}.png"
         sheet.save(path, optimize=True)
         written.append(path)

@@ -5,11 +5,12 @@ Needs numpy only.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .scenes import IMAGE_SIZE, NOUNS, SIZE_LEVELS, ZONE, Scene, SceneObject, size_level
+from .wordings import phrase
 
 CAPTION_PROMPT = "a photo of"
 QUESTION_PROMPT = "Question: {} Answer:"
@@ -133,6 +134,44 @@ def reference_captions(scene: Scene, rng: np.random.Generator, count: int = 5) -
     return list(dict.fromkeys(drawn))[:count]
 
 
+def true_of(said: str, scene: Scene) -> bool:
+    """Whether a caption names exactly the scene's objects, and the relation it states, if any, is the true one."""
+    counts = Counter(item.noun for item in scene.objects)
+    if caption_nouns(said) != counts:
+        return False
+    for name in RELATIONS:
+        first, found, second = said.partition(f" {name} ")
+        if found:
+            nouns = first.split()[-1], second.split()[1].strip(",")
+            pair = [next(o for o in scene.objects if o.noun == noun) for noun in nouns]
+            return counts[nouns[0]] == counts[nouns[1]] == 1 and relation(*pair) == name
+    return True
+
+
+def false_caption(scene: Scene, rng: np.random.Generator, tries: int = 8) -> tuple[str, str]:
+    """A caption that is nearly true of the scene, and what is wrong with it: "noun", "count" or "relation".
+
+    It is the true caption of a changed scene: one kind renamed, one object more or less, or all mirrored both ways.
+    """
+    kind = _pick(rng, ("noun", "count", "relation"))
+    for attempt in range(tries):
+        objects = list(scene.objects)
+        if kind == "count" and len(objects) > 1 and (len(objects) == len(NUMBERS) - 1 or rng.random() < 0.5):
+            objects.pop(rng.integers(len(objects)))
+        elif kind == "count":
+            objects.append(_pick(rng, objects))
+        elif kind == "relation" and attempt < tries // 2:
+            objects = [replace(o, x=IMAGE_SIZE - o.x, y=IMAGE_SIZE - o.y) for o in objects]
+        else:
+            kind = "noun"
+            old, new = _pick(rng, objects).noun, _absent(scene, rng)
+            objects = [replace(o, noun=new) if o.noun == old else o for o in objects]
+        said = caption(replace(scene, objects=tuple(objects)), rng)
+        if not true_of(said, scene):
+            return said, kind
+    raise AssertionError("an absent noun makes every caption false")
+
+
 def caption_nouns(text: str) -> Counter[str]:
     """The nouns a caption names, with how often: "two cats and a dog" gives cat 2, dog 1."""
     words = text.lower().replace(",", " ").replace(".", " ").split()
@@ -152,26 +191,19 @@ def caption_nouns(text: str) -> Counter[str]:
 # ---- questions
 
 
-def _presence(scene: Scene, rng: np.random.Generator) -> Question:
+def _presence(scene: Scene, rng: np.random.Generator, wording: str) -> Question:
     present = sorted({item.noun for item in scene.objects})
     if rng.random() < 0.5:
         noun, answer = present[rng.integers(len(present))], "yes"
     else:
         noun, answer = _absent(scene, rng), "no"
-    one, many = with_article(noun), plural(noun)
-    forms = (
-        f"is there {one}?",
-        f"are there any {many}?",
-        f"do you see {one}?",
-        f"is there {one} in the picture?",
-    )
-    return Question(_pick(rng, forms), answer, "presence")
+    asked = phrase("presence", rng, wording, one=with_article(noun), many=plural(noun))
+    return Question(asked, answer, "presence")
 
 
-def _count(scene: Scene, rng: np.random.Generator) -> Question:
+def _count(scene: Scene, rng: np.random.Generator, wording: str) -> Question:
     if rng.random() < 0.25:
-        forms = ("how many objects are there?", "how many things are there?")
-        return Question(_pick(rng, forms), NUMBERS[len(scene.objects)], "count")
+        return Question(phrase("count_all", rng, wording), NUMBERS[len(scene.objects)], "count")
     counts = Counter(item.noun for item in scene.objects)
     # One kind of object at a time, repeated nouns first: "one" would otherwise be nearly always right.
     repeated = sorted(noun for noun in counts if counts[noun] > 1)
@@ -179,16 +211,16 @@ def _count(scene: Scene, rng: np.random.Generator) -> Question:
         noun = _pick(rng, repeated)
     else:
         noun = _absent(scene, rng) if rng.random() < 0.25 else _pick(rng, sorted(counts))
-    forms = (f"how many {plural(noun)} are there?", f"how many {plural(noun)} do you see?")
-    return Question(_pick(rng, forms), NUMBERS[counts[noun]], "count")
+    return Question(phrase("count", rng, wording, many=plural(noun)), NUMBERS[counts[noun]], "count")
 
 
-def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _position(scene: Scene, rng: np.random.Generator, wording: str) -> Question | None:
+    if wording != "plain" and rng.random() < 0.2:
+        return _extreme(scene, rng, wording)
     single = unique_objects(scene)
     if single and rng.random() < 0.6:
         item = _pick(rng, single)
-        forms = (f"where is the {item.noun}?", f"in which part of the picture is the {item.noun}?")
-        return Question(_pick(rng, forms), zone(item), "position")
+        return Question(phrase("where", rng, wording, noun=item.noun), zone(item), "position")
     here: dict[str, set[str]] = {}
     for item in scene.objects:
         here.setdefault(zone(item), set()).add(item.noun)
@@ -198,10 +230,22 @@ def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
         return None
     where = f"on the {name}" if name in ("left", "right") else f"in the {name}"
     where = f"at the {name}" if name in ("top", "bottom") else where
-    return Question(f"what is {where}?", next(iter(nouns)), "position")
+    return Question(phrase("what_at", rng, wording, where=where), next(iter(nouns)), "position")
 
 
-def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _extreme(scene: Scene, rng: np.random.Generator, wording: str) -> Question | None:
+    """What is furthest to one end, if it is so clearly."""
+    ends = (("left", 0, 1), ("right", 0, -1), ("up", 1, 1), ("down", 1, -1))
+    end, axis, sign = ends[rng.integers(4)]
+    order = sorted(scene.objects, key=lambda o: sign * (o.x, o.y)[axis])
+    first = order[0]
+    others = [o for o in order if o.noun != first.noun]
+    if not others or abs((others[0].x, others[0].y)[axis] - (first.x, first.y)[axis]) < APART:
+        return None
+    return Question(phrase("extreme", rng, wording, end=end), first.noun, "position")
+
+
+def _relation(scene: Scene, rng: np.random.Generator, wording: str) -> Question | None:
     single = unique_objects(scene)
     if len(single) < 2:
         return None
@@ -210,16 +254,14 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     if form < 0.4:
         name = _pick(rng, RELATIONS)
         true = holds(first, second, name)
-        text = f"is the {first.noun} {name} the {second.noun}?"
+        text = phrase("beside_yes_no", rng, wording, noun=first.noun, side=name, other=second.noun)
         return None if true is None else Question(text, "yes" if true else "no", "relation")
     if form < 0.7:
         where = relation(first, second)
-        short = where and where.removeprefix("to the ").removesuffix(" of")
-        forms = (
-            f"where is the {first.noun} relative to the {second.noun}?",
-            f"on which side of the {second.noun} is the {first.noun}?",
-        )
-        return Question(_pick(rng, forms), short, "relation") if short else None
+        if where is None:
+            return None
+        asked = phrase("beside_where", rng, wording, noun=first.noun, other=second.noun)
+        return Question(asked, where.removeprefix("to the ").removesuffix(" of"), "relation")
     name = _pick(rng, RELATIONS)
     axis, sign = (0 if name in RELATIONS[:2] else 1), (1 if name in (RELATIONS[0], RELATIONS[2]) else -1)
     lead = [
@@ -230,10 +272,13 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     on_side = {noun for distance, noun in lead if distance > 0}
     if len(on_side) != 1 or any(0 < distance < APART for distance, _ in lead):
         return None
-    return Question(f"what is {name} the {second.noun}?", on_side.pop(), "relation")
+    asked = phrase("beside_what", rng, wording, side=name, other=second.noun)
+    return Question(asked, on_side.pop(), "relation")
 
 
-def _size(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _size(scene: Scene, rng: np.random.Generator, wording: str) -> Question | None:
+    if wording != "plain" and rng.random() < 0.2:
+        return _rank(scene, rng, wording)
     single = unique_objects(scene)
     if not single:
         return None
@@ -241,44 +286,62 @@ def _size(scene: Scene, rng: np.random.Generator) -> Question | None:
     form = rng.random()
     if len(single) < 2 or form < 0.5:
         item = _pick(rng, single)
-        forms = (f"how big is the {item.noun}?", f"what size is the {item.noun}?")
-        return Question(_pick(rng, forms), size_level(item.size), "size")
+        return Question(phrase("size", rng, wording, noun=item.noun), size_level(item.size), "size")
     first, second = (single[i] for i in rng.permutation(len(single))[:2])
     difference = levels.index(size_level(first.size)) - levels.index(size_level(second.size))
     if difference == 0:
         return None
     word = _pick(rng, ("bigger", "smaller"))
     wins = (difference > 0) == (word == "bigger")
+    pair = {"word": word, "noun": first.noun, "other": second.noun}
     if form < 0.75:
         return Question(
-            f"which is {word}, the {first.noun} or the {second.noun}?",
-            (first if wins else second).noun,
-            "size",
+            phrase("bigger_which", rng, wording, **pair), (first if wins else second).noun, "size"
         )
-    return Question(f"is the {first.noun} {word} than the {second.noun}?", "yes" if wins else "no", "size")
+    return Question(phrase("bigger_yes_no", rng, wording, **pair), "yes" if wins else "no", "size")
+
+
+def _rank(scene: Scene, rng: np.random.Generator, wording: str) -> Question | None:
+    """The biggest or smallest kind of object, if its size has another word than the next one's."""
+    levels = list(SIZE_LEVELS)
+    biggest = bool(rng.random() < 0.5)
+    order = sorted(scene.objects, key=lambda o: -o.size if biggest else o.size)
+    others = [o for o in order if o.noun != order[0].noun]
+    if not others or levels.index(size_level(others[0].size)) == levels.index(size_level(order[0].size)):
+        return None
+    rank = _pick(rng, ("biggest", "largest") if biggest else ("smallest", "tiniest"))
+    return Question(phrase("rank", rng, wording, rank=rank), order[0].noun, "size")
 
 
 _ASK = {"presence": _presence, "count": _count, "position": _position, "relation": _relation, "size": _size}
 
 
-def ask(scene: Scene, kind: str, rng: np.random.Generator, tries: int = 8) -> Question | None:
-    """A random question of one type, or None if the scene allows no clear one."""
+def ask(
+    scene: Scene, kind: str, rng: np.random.Generator, tries: int = 8, wording: str = "plain"
+) -> Question | None:
+    """A random question of one type, or None if the scene allows no clear one; `wording` as in `wordings.phrase`."""
     for _ in range(tries):
-        question = _ASK[kind](scene, rng)
+        question = _ASK[kind](scene, rng, wording)
         if question is not None:
             return question
     return None
 
 
 def questions(
-    scene: Scene, rng: np.random.Generator, count: int, mix: dict[str, float] | None = None
+    scene: Scene,
+    rng: np.random.Generator,
+    count: int,
+    mix: dict[str, float] | None = None,
+    wording: str = "plain",
 ) -> list[Question]:
     """`count` different questions (fewer if the scene has no more to ask); `mix` gives the share of each type,
     without it they come evenly."""
     found: dict[str, Question] = {}
     for i in range(4 * count):
         even = QUESTION_TYPES[i % len(QUESTION_TYPES)]
-        question = ask(scene, rng.choice(list(mix), p=list(mix.values())) if mix else even, rng)
+        question = ask(
+            scene, rng.choice(list(mix), p=list(mix.values())) if mix else even, rng, wording=wording
+        )
         if question is not None:
             found.setdefault(question.text, question)
         if len(found) == count:

@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from . import text
 from .scenes import NOUNS, SIZE_LEVELS, random_scene
+from .wordings import MORE, PLAIN
 
 EOS, PAD, UNKNOWN, IMAGE = "</s>", "<pad>", "<unk>", "<image>"
-VOCABULARY = 1200
+VOCABULARY = 1500
 
 
 def corpus(scenes: int = 400, seed: int = 0) -> list[str]:
@@ -21,14 +22,20 @@ def corpus(scenes: int = 400, seed: int = 0) -> list[str]:
     for _ in range(scenes):
         scene = random_scene(rng)
         lines.append(text.CAPTION_HISTORY.format(text.caption(scene, rng)))
-        for question in text.questions(scene, rng, 12):
+        for question in text.questions(scene, rng, 12, wording="all"):
             for form in (question.text, question.text.capitalize()):
                 lines.append(" " + text.TURN_HISTORY.format(form, question.answer))
                 lines.append(form)
         lines.append(" ".join(["", *text.description(scene, rng)]))
     words = [*NOUNS, *map(text.plural, NOUNS), *SIZE_LEVELS, *text.NUMBERS, *text.COLUMNS, *text.ROWS]
     words += [word for patterns in text.grammar().values() for line in patterns for word in line.split()]
+    words += [word for forms in (*PLAIN.values(), *MORE.values()) for form in forms for word in _bare(form)]
     return lines + [f" {word}" for word in words] * 20
+
+
+def _bare(form: str) -> list[str]:
+    """The words of a pattern without its fields and punctuation."""
+    return [word.strip("?,:") for word in form.split() if "{" not in word]
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from .backgrounds import random_background
+from .disturb import disturb, repaint
 from .loop import Schedule, run
 from .scenes import IMAGE_SIZE, NOUNS, Scene, SceneObject, patch_labels, random_scene, render
 
@@ -28,6 +29,9 @@ CROP_SCHEDULE = Schedule(steps=1000, lr=1e-3)
 SCENE_SCHEDULE = Schedule(steps=700, lr=7e-4)
 MIXED_SCHEDULE = Schedule(steps=950, lr=1e-3)
 LONG_SCHEDULE = Schedule(steps=4000, lr=1e-3, save_every=50)
+ROBUST_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
+# Shares of objects painted anew and of pictures disturbed in `vit_robust`.
+REPAINTED, DISTURBED = 0.3, 0.4
 # Window side in patches and how many windows make a batch of about equal cost.
 PLACE_SIZE = 1.2
 PLACE = (GRID, GRID, 9, 9, 3)
@@ -177,24 +181,29 @@ def scene_batch(step: int, batch: int = SCENE_BATCH):
     return to_pixels(images), *_flat(labels, geometry), (0, 0)
 
 
-def mixed_batch(step: int, windows: dict[int, int] = WINDOWS):
+def mixed_batch(step: int, windows: dict[int, int] = WINDOWS, robust: bool = False):
     """Windows of 6 to 16 patches, cut from full scenes around one of their objects, at a random place.
 
     Most patches of a full scene show background; windows spend the time on objects and their neighbours.
+    `robust` changes appearances strongly (module `disturb`).
     """
-    rng = np.random.default_rng([SEED, 3, step])
+    rng = np.random.default_rng([SEED, 4 if robust else 3, step])
     grid = int(rng.choice(list(windows)))
     side = grid * PATCH
     images, labels, geometry = [], [], []
     for _ in range(windows[grid]):
         scene = random_scene(rng, min_objects=2)
+        if robust:
+            painted = tuple(repaint(o, rng) if rng.random() < REPAINTED else o for o in scene.objects)
+            scene = replace(scene, objects=painted)
         if grid < GRID:
             around = scene.objects[rng.integers(len(scene.objects))]
             left, top = (v - float(rng.uniform(0.25, 0.75)) * side for v in (around.x, around.y))
             moved = tuple(replace(item, x=item.x - left, y=item.y - top) for item in scene.objects)
             scene = replace(scene, objects=moved)
         drawn = render(scene, side)
-        images.append(np.asarray(drawn.image))
+        image = np.asarray(drawn.image)
+        images.append(disturb(image, rng) if robust and rng.random() < DISTURBED else image)
         nouns, distances = _targets(scene, patch_labels(drawn, grid))
         labels.append(nouns)
         geometry.append(distances)
@@ -226,6 +235,7 @@ def train_vision(
     scenes: Schedule = SCENE_SCHEDULE,
     mixed: Schedule = MIXED_SCHEDULE,
     long: Schedule = LONG_SCHEDULE,
+    robust: Schedule = ROBUST_SCHEDULE,
 ):
     """Returns the trained `Blip2VisionModel`."""
     torch.manual_seed(SEED)
@@ -245,5 +255,8 @@ def train_vision(
     # A second round from a high rate: one was not enough for the small drawings.
     learner = run(
         "vit_long", accelerator, learner, loss_with(lambda s: mixed_batch(mixed.steps + s)), long, out
+    )
+    learner = run(
+        "vit_robust", accelerator, learner, loss_with(lambda s: mixed_batch(s, robust=True)), robust, out
     )
     return learner.vit
