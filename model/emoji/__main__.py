@@ -1,6 +1,6 @@
 """The bundled model's commands.
 
-    python -m model.emoji train                       the whole recipe into runs/emoji (or --stage lm|vit|bridge)
+    python -m model.emoji train                       the whole recipe into runs/emoji (or --stage NAME)
     python -m model.emoji evaluate CHECKPOINT         figures on fresh scenes
     python -m model.emoji card CHECKPOINT             the model card beside the weights, from those figures
     python -m model.emoji examples                    the example gallery

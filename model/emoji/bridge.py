@@ -79,28 +79,35 @@ class Bridge(nn.Module):
 
 
 @torch.no_grad()
-def initialise(model, features: np.ndarray) -> None:
-    """A start from which the bridge learns in minutes.
+def initialise(qformer, query_tokens: torch.Tensor, features: np.ndarray) -> None:
+    """A start from which a Q-Former learns in minutes.
 
     The library's N(0, 0.02) is too small for matrices of this width: nothing gets through six layers. Every query
     starts as the average feature `features` `[n, 257, d]` of its region's patches, and cross-attention with equal
     matrices for queries and keys, so that it looks there first. All of it is free to change.
     """
-    for part in (model.qformer, model.language_projection):
-        for module in part.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    for module in qformer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
     mean = torch.from_numpy(features.astype(np.float32).mean(0))[1:]
     mean = mean - mean.mean(0)
     centres = [(step + 0.5) * PATCH for step in range(GRID)]
     owner = torch.tensor([region(x, y) for y in centres for x in centres])
-    queries = torch.stack([mean[owner == query].mean(0) for query in range(model.query_tokens.shape[1])])
-    model.query_tokens.copy_(queries / queries.std(-1, keepdim=True))
-    for layer in model.qformer.encoder.layer:
+    queries = torch.stack([mean[owner == query].mean(0) for query in range(query_tokens.shape[1])])
+    query_tokens.copy_(queries / queries.std(-1, keepdim=True))
+    for layer in qformer.encoder.layer:
         if layer.has_cross_attention:
             attention = layer.crossattention.attention
             attention.query.weight.normal_(std=1.5 * HIDDEN**-0.5)
             attention.key.weight.copy_(attention.query.weight)
+
+
+@torch.no_grad()
+def take_queries(model, aligned) -> None:
+    """Start the queries and the Q-Former of `model` as those of stage 1; the text branch is left behind."""
+    model.query_tokens.copy_(aligned.query_tokens)
+    kept = model.qformer.state_dict()
+    model.qformer.load_state_dict({k: v for k, v in aligned.qformer.state_dict().items() if k in kept})
 
 
 def train_bridge(
@@ -112,10 +119,18 @@ def train_bridge(
     schedule: Schedule = SCHEDULE,
     scenes: int = SCENES,
     batch: int = BATCH,
+    aligned=None,
 ):
-    """Train the bridge of `model` (a `Blip2ForConditionalGeneration` that holds the trained ViT and OPT)."""
+    """Train the bridge of `model` (a `Blip2ForConditionalGeneration` that holds the trained ViT and OPT).
+
+    `aligned`: the retrieval model of stage 1 to start from; None starts from scratch.
+    """
     features = cache_features(accelerator, model.vision_model, out, scenes)
-    initialise(model, features[:START_SCENES])
+    if aligned is None:
+        initialise(model.qformer, model.query_tokens.data, features[:START_SCENES])
+    else:
+        take_queries(model, aligned)
+    nn.init.normal_(model.language_projection.weight, std=model.language_projection.in_features**-0.5)
     model.to(accelerator.device)
     model.vision_model.requires_grad_(False)
     language_model = model.language_model.requires_grad_(False).eval()

@@ -12,6 +12,9 @@ from transformers import (
     Blip2QFormerConfig,
     BlipImageProcessor,
     GenerationConfig,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
 )
 
 from .language import language_config
@@ -101,8 +104,27 @@ def build_processor(tokenizer) -> Blip2Processor:
     return Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
 
 
-def save_checkpoint(model: Blip2ForConditionalGeneration, tokenizer, folder: Path) -> None:
-    """Weights in float16 (half the size, no measurable loss), processor, tokenizer, greedy generation."""
+def build_instruct(tokenizer) -> InstructBlipForConditionalGeneration:
+    """A fresh InstructBLIP: the same parts, and the Q-Former reads the question with an `alignment_tokenizer`."""
+    qformer = _qformer(alignment_tokenizer(tokenizer), max_position_embeddings=CAPTION_POSITIONS).to_dict()
+    qformer["model_type"] = "instructblip_qformer"
+    config = InstructBlipConfig(
+        vision_config={**vision_config().to_dict(), "model_type": "instructblip_vision_model"},
+        qformer_config=qformer,
+        text_config=language_config(tokenizer).to_dict(),
+        num_query_tokens=QUERIES,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+    )
+    return InstructBlipForConditionalGeneration(config)
+
+
+def build_instruct_processor(tokenizer) -> InstructBlipProcessor:
+    images = build_processor(tokenizer).image_processor
+    return InstructBlipProcessor(images, tokenizer, alignment_tokenizer(tokenizer), num_query_tokens=QUERIES)
+
+
+def save_checkpoint(model, tokenizer, folder: Path) -> None:
+    """A BLIP-2 or InstructBLIP: weights in float16 (no measurable loss), processor, greedy generation."""
     model.language_model.generation_config = model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -110,4 +132,5 @@ def save_checkpoint(model: Blip2ForConditionalGeneration, tokenizer, folder: Pat
         max_new_tokens=40,
     )
     model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
-    build_processor(tokenizer).save_pretrained(folder)
+    build = build_instruct_processor if model.config.model_type == "instructblip" else build_processor
+    build(tokenizer).save_pretrained(folder)

@@ -63,30 +63,36 @@ class SequenceBuilder:
         # Pieces repeat endlessly; byte-level BPE splits at spaces, so pieces and whole agree.
         self.encode = cache(lambda piece: tuple(tokenizer(piece, add_special_tokens=False).input_ids))
 
+    def turn(self, prompt: str, answer: str, start: int, segment: int = 0) -> list[tuple[int, int, int, int]]:
+        """A prompt and its answer from position `start` on; the full stop that ends it is labelled `</s>`."""
+        asked, said = self.encode(prompt), self.encode(" " + answer)
+        ids = [*asked, *said, *self.encode(".")]
+        labels = [IGNORE] * len(asked) + [*said, self.tokenizer.eos_token_id]
+        return [(i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True))]
+
+    def single(self, prompt: str, answer: str) -> list[tuple[int, int, int, int]]:
+        """A row of one turn."""
+        first = (self.tokenizer.eos_token_id, IGNORE, DESCRIPTION_SLOTS, 0)
+        return [first, *self.turn(prompt, answer, DESCRIPTION_SLOTS + 1)]
+
     def row(self, scene: Scene, rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
         """One scene's text as (id, label, position, segment) per token, from `</s>` on; labels are not shifted."""
-        eos = self.tokenizer.eos_token_id
         packed = rng.random() < self.packed_share
-        row = [(eos, IGNORE, DESCRIPTION_SLOTS, 0)]
+        row = [(self.tokenizer.eos_token_id, IGNORE, DESCRIPTION_SLOTS, 0)]
 
         def add(prompt: str, answer: str) -> None:
             first = packed or len(row) == 1
-            asked, said = self.encode(prompt if first else " " + prompt), self.encode(" " + answer)
-            ids = [*asked, *said, *self.encode(".")]
-            labels = [IGNORE] * len(asked) + [*said, eos]
             start = DESCRIPTION_SLOTS + 1 if packed else row[-1][2] + 1
-            if start + len(ids) > self.positions:
-                return
             segment = row[-1][3] + 1 if packed else 0
-            row.extend(
-                (i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True))
-            )
+            turn = self.turn(prompt if first else " " + prompt, answer, start, segment)
+            if start + len(turn) <= self.positions:
+                row.extend(turn)
 
         if rng.random() < self.caption_share:
             for _ in range(self.captions if packed else 1):
                 add(text.CAPTION_PROMPT, text.caption(scene, rng))
         for question in text.questions(scene, rng, self.turns, self.mix, self.wording):
-            add(text.QUESTION_PROMPT.format(_as_typed(question.text, rng)), question.answer)
+            add(text.QUESTION_PROMPT.format(as_typed(question.text, rng)), question.answer)
         return row
 
     def batch(self, scenes: Iterable[Scene], rng: np.random.Generator) -> Rows:
@@ -100,7 +106,7 @@ class SequenceBuilder:
         return Rows(*padded.unbind(-1))
 
 
-def _as_typed(question: str, rng: np.random.Generator) -> str:
+def as_typed(question: str, rng: np.random.Generator) -> str:
     """People capitalise, and leave out the question mark; the model should not mind."""
     if rng.random() < 0.3:
         question = question.capitalize()
