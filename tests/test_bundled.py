@@ -13,10 +13,11 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 import app
 import model
 import qformer_viz
-from model.emoji import text
+from model.emoji import gaze, text
 from model.emoji.card import render_card
-from model.emoji.evaluate import Reader, answer_scenes, attention_on_objects, fresh_scenes, summarise
+from model.emoji.evaluate import answer_scenes, fresh_scenes, seeing, summarise
 from model.emoji.familiar import STRANGERS
+from model.emoji.reading import Reader
 from model.emoji.scenes import Scene, patch_labels, random_scene, render
 from qformer_viz.attention import patches
 from qformer_viz.ui.conversation import Session
@@ -73,7 +74,7 @@ def test_the_card_is_made_of_its_figures(card):
 
 
 def test_fresh_scenes_give_the_figures_of_the_card(card, reader, sheet, features):
-    found = summarise(answer_scenes(reader, sheet, reader.prefix(features)))
+    found = summarise(answer_scenes(reader, sheet, seeing(reader, features)))
     for name in ("noun_f1", "exact"):
         wide = card["model"][name]["high"] - card["model"][name]["low"]
         # A part of the card's scenes: its interval, wider by the root of the ratio, and as much again.
@@ -82,12 +83,12 @@ def test_fresh_scenes_give_the_figures_of_the_card(card, reader, sheet, features
 
 
 def test_answers_come_from_the_image(card, reader, sheet, features):
-    wrong = summarise(answer_scenes(reader, sheet[:40], reader.prefix(features[:40]).roll(1, 0)))
+    wrong = summarise(answer_scenes(reader, sheet[:40], seeing(reader, features[:40].roll(1, 0))))
     assert wrong["noun_f1"] < 0.35 and wrong["exact"] < card["model"]["exact"]["value"] - 0.2
 
 
 def test_the_captured_maps_are_those_the_card_measures(reader, pipe, sheet, features):
-    part = attention_on_objects(reader, features[:8], sheet[:8])
+    part = gaze.measure(reader, features[:8], [scene for scene, _ in sheet[:8]])
     shares = []
     for scene, _ in sheet[:8]:
         drawn = render(scene)

@@ -26,9 +26,14 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .evaluate import evaluate
+    from transformers import AutoConfig
 
-    figures = evaluate(arguments.checkpoint, arguments.scenes)
+    from .evaluate import evaluate
+    from .retrieval import evaluate_retrieval
+
+    architecture = AutoConfig.from_pretrained(arguments.checkpoint).architectures[0]
+    measure = evaluate_retrieval if architecture == "Blip2ForImageTextRetrieval" else evaluate
+    figures = measure(arguments.checkpoint, arguments.scenes)
     text = json.dumps(figures, indent=1)
     print(text)
     if arguments.json:

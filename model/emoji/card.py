@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from . import familiar, text
-from .evaluate import Reader, evaluate
+from .evaluate import evaluate
+from .reading import Reader
 
 NAMES = {
     "noun_f1": "caption nouns, F1",

@@ -115,7 +115,9 @@ def build_instruct(tokenizer) -> InstructBlipForConditionalGeneration:
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
-    return InstructBlipForConditionalGeneration(config)
+    model = InstructBlipForConditionalGeneration(config)
+    torch.nn.init.normal_(model.query_tokens, std=0.02)
+    return model
 
 
 def build_instruct_processor(tokenizer) -> InstructBlipProcessor:

@@ -1,119 +1,120 @@
-"""How good the bundled model is on scenes it has never seen, beside what no image, a wrong image and words give.
+"""How good the generating models are on scenes they have never seen, beside no image, a wrong image and words alone.
 
     python -m model.emoji evaluate assets/blip2-emoji --scenes 500
 
-Captions: precision, recall and F1 of nouns, counted ("two cats" is two). Questions: share answered exactly.
-All greedy. Intervals: 95 % bootstrap over scenes, seed fixed.
+Captions: precision, recall and F1 of nouns, counted ("two cats" is two); share that is true altogether; relations;
+BLEU-4 and CIDEr against up to five references. Questions: share answered exactly, and how well the answer's own
+probability tells when it is right. All greedy. Intervals: 95 % bootstrap over scenes, seed fixed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from PIL import Image, ImageFilter
 
-from . import text
-from .dictation import region
+from . import gaze, text
 from .language import read_accuracy
-from .scenes import Scene, patch_labels, random_scene, render
+from .reading import Reader
+from .scenes import UNSEEN_STYLES, Scene, random_scene, render
 
 SEED = 20_250_101
 QUESTIONS_PER_SCENE = 6
-MAX_NEW_TOKENS = 40
+REFERENCES = 5
 RESAMPLES = 1000
+BINS = 10
+# Other scenes whose slots are averaged where no image is to be seen.
+AVERAGED = 16
+
+Sheet = list[tuple[Scene, list[text.Question]]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One scene's score sheet: noun counts for the caption and (type, exact) per question."""
+    """One scene's score sheet: the caption, its noun counts, and (type, exact, probability) per question."""
 
+    said: str
     matched: int
-    said: int
+    named: int
     true: int
-    answers: tuple[tuple[str, bool], ...]
+    caption_true: bool
+    relation_true: bool | None
+    answers: tuple[tuple[str, bool, float], ...]
 
 
-def fresh_scenes(count: int, seed: int = SEED) -> list[tuple[Scene, list[text.Question]]]:
-    """Scenes with their questions, from a seed that training never uses."""
+def fresh_scenes(
+    count: int, seed: int = SEED, wording: str = "plain", asked: int = QUESTIONS_PER_SCENE, **world
+) -> Sheet:
+    """Scenes with their questions, from a seed that training never uses; `world`: options of `random_scene`."""
     rng = np.random.default_rng(seed)
-    scenes = [random_scene(rng) for _ in range(count)]
-    return [(scene, text.questions(scene, rng, QUESTIONS_PER_SCENE)) for scene in scenes]
+    scenes = [random_scene(rng, **world) for _ in range(count)]
+    return [(scene, text.questions(scene, rng, asked, wording=wording) if asked else []) for scene in scenes]
 
 
-class Reader:
-    """Greedy answers from a checkpoint; the projected queries stand in for the image, computed once per scene."""
-
-    def __init__(self, folder: Path | str, device: str = "cpu"):
-        self.model = (
-            Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        )
-        self.processor = Blip2Processor.from_pretrained(folder)
-
-    @torch.no_grad()
-    def vision(self, images: Sequence) -> torch.Tensor:
-        """RGB images to ViT features `[b, 257, d]`."""
-        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values.to(self.model.device)
-        return self.model.vision_model(pixel_values=pixels).last_hidden_state
-
-    @torch.no_grad()
-    def prefix(self, features: torch.Tensor) -> torch.Tensor:
-        """ViT features to the language model's 32 slots `[b, 32, d]`."""
-        queries = self.model.query_tokens.expand(len(features), -1, -1)
-        read = self.model.qformer(query_embeds=queries, encoder_hidden_states=features, return_dict=True)
-        return self.model.language_projection(read.last_hidden_state)
-
-    @torch.no_grad()
-    def say(self, prefix: torch.Tensor, prompts: list[str]) -> list[str]:
-        """Continue each prompt behind its prefix; prompts are padded on the left of the 32 slots."""
-        tokenizer, language_model = self.processor.tokenizer, self.model.language_model
-        encoded = tokenizer(prompts, return_tensors="pt", padding=True).to(prefix.device)
-        words = language_model.get_input_embeddings()(encoded.input_ids)
-        lengths = encoded.attention_mask.sum(1)
-        width = prefix.shape[1] + words.shape[1]
-        inputs = torch.zeros(len(prompts), width, words.shape[2], device=prefix.device)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long, device=prefix.device)
-        for row, length in enumerate(lengths.tolist()):
-            whole = torch.cat([prefix[row], words[row, words.shape[1] - length :]])
-            inputs[row, width - len(whole) :] = whole
-            mask[row, width - len(whole) :] = 1
-        said = language_model.generate(
-            inputs_embeds=inputs, attention_mask=mask, max_new_tokens=MAX_NEW_TOKENS, do_sample=False
-        )
-        return [line.strip() for line in tokenizer.batch_decode(said, skip_special_tokens=True)]
-
-
-def score(scene: Scene, asked: list[text.Question], said: list[str]) -> Result:
-    """`said`: the caption, then one answer per question."""
+def score(scene: Scene, asked: list[text.Question], said: list[str], sure: Sequence[float]) -> Result:
+    """`said`: the caption, then one answer per question; `sure`: the probability of each."""
     true = Counter(item.noun for item in scene.objects)
     named = text.caption_nouns(said[0])
-    answers = tuple((q.type, a == q.answer) for q, a in zip(asked, said[1:], strict=True))
-    return Result((true & named).total(), named.total(), true.total(), answers)
+    answers = tuple((q.type, a == q.answer, p) for q, a, p in zip(asked, said[1:], sure[1:], strict=True))
+    return Result(
+        said=said[0],
+        matched=(true & named).total(),
+        named=named.total(),
+        true=true.total(),
+        caption_true=text.true_of(said[0], scene),
+        relation_true=text.relation_holds(said[0], scene),
+        answers=answers,
+    )
 
 
-def answer_scenes(reader: Reader, sheet, prefixes: torch.Tensor) -> list[Result]:
-    """Caption and answer every scene from its prefix `[n, 32, d]`."""
+def answer_scenes(reader: Reader, sheet: Sheet, slots_of: Callable) -> list[Result]:
+    """Caption and answer every scene; `slots_of(index, prompts)` gives what stands for its image, `[n, 32, d]`."""
     results = []
-    for (scene, asked), prefix in zip(sheet, prefixes, strict=True):
+    for index, (scene, asked) in enumerate(sheet):
         prompts = [text.CAPTION_PROMPT, *(text.QUESTION_PROMPT.format(q.text) for q in asked)]
-        results.append(score(scene, asked, reader.say(prefix.expand(len(prompts), -1, -1), prompts)))
+        results.append(score(scene, asked, *reader.speak(slots_of(index, prompts), prompts)))
     return results
 
 
+def seeing(reader: Reader, features: torch.Tensor) -> Callable:
+    """For `answer_scenes`: scene i is seen through `features[i]`."""
+    return lambda index, prompts: reader.slots(features[index : index + 1], prompts)
+
+
+def blind(reader: Reader, features: torch.Tensor) -> Callable:
+    """For `answer_scenes`: every image is the average of some images' slots."""
+    known: dict[str, torch.Tensor] = {}
+
+    def slots_of(_: int, prompts: list[str]) -> torch.Tensor:
+        for prompt in prompts:
+            key = prompt if reader.reads_questions else ""
+            if key not in known:
+                known[key] = torch.cat([reader.slots(f[None], [prompt]) for f in features[:AVERAGED]]).mean(0)
+        return torch.stack([known[p if reader.reads_questions else ""] for p in prompts])
+
+    return slots_of
+
+
 def summarise(results: Sequence[Result]) -> dict[str, float]:
-    """Precision, recall and F1 of nouns, exact answers overall and by type, over the scenes pooled."""
-    matched, said, true = (sum(getattr(r, name) for r in results) for name in ("matched", "said", "true"))
+    """Noun precision, recall and F1, true captions and relations, exact answers by type, over the scenes pooled."""
+    matched, named, true = (sum(getattr(r, name) for r in results) for name in ("matched", "named", "true"))
     figures = {
-        "noun_precision": matched / max(1, said),
+        "noun_precision": matched / max(1, named),
         "noun_recall": matched / max(1, true),
-        "noun_f1": 2 * matched / max(1, said + true),
+        "noun_f1": 2 * matched / max(1, named + true),
+        "caption_true": float(np.mean([r.caption_true for r in results])),
     }
+    relations = [r.relation_true for r in results if r.relation_true is not None]
+    if relations:
+        figures["relation_true"] = float(np.mean(relations))
     answers = [answer for r in results for answer in r.answers]
-    figures["exact"] = float(np.mean([right for _, right in answers]))
+    if answers:
+        figures["exact"] = float(np.mean([right for _, right, _ in answers]))
     for kind in text.QUESTION_TYPES:
-        of_kind = [right for name, right in answers if name == kind]
+        of_kind = [right for name, right, _ in answers if name == kind]
         if of_kind:
             figures[f"exact_{kind}"] = float(np.mean(of_kind))
     return figures
@@ -121,15 +122,58 @@ def summarise(results: Sequence[Result]) -> dict[str, float]:
 
 def with_intervals(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """Each figure with its 95 % bootstrap interval over scenes."""
+    return intervals(results, summarise)
+
+
+def intervals(items: Sequence, figures_of: Callable[[Sequence], dict[str, float]]) -> dict:
+    """Each of the figures of `items` with its 95 % bootstrap interval over them."""
     rng = np.random.default_rng(0)
     draws = [
-        summarise([results[i] for i in rng.integers(0, len(results), len(results))]) for _ in range(RESAMPLES)
+        figures_of([items[i] for i in rng.integers(0, len(items), len(items))]) for _ in range(RESAMPLES)
     ]
     summary = {}
-    for key, value in summarise(results).items():
+    for key, value in figures_of(items).items():
         low, high = np.percentile([draw[key] for draw in draws if key in draw], [2.5, 97.5])
         summary[key] = {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
     return summary
+
+
+def calibration(sure: Sequence[float], right: Sequence[bool]) -> dict:
+    """Expected calibration error over ten equal bins, and the bins as [mean probability, share right, count]."""
+    sure, right = np.asarray(sure), np.asarray(right, float)
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    bins = [
+        [
+            round(float(sure[place == b].mean()), 4),
+            round(float(right[place == b].mean()), 4),
+            int(np.sum(place == b)),
+        ]
+        for b in range(BINS)
+        if (place == b).any()
+    ]
+    error = sum(count * abs(p - share) for p, share, count in bins) / len(sure)
+    return {"error": round(error, 4), "bins": bins}
+
+
+def caption_scores(results: Sequence[Result], sheet: Sheet) -> dict[str, float]:
+    """BLEU-4 and CIDEr (pycocoevalcap's, on our own white-space tokens) against up to five references."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise ImportError('BLEU and CIDEr need pycocoevalcap: pip install -e ".[evaluate]"') from error
+    rng = np.random.default_rng(1)
+    plain = str.maketrans("", "", ",.")
+    references = {
+        i: [line.translate(plain) for line in text.reference_captions(scene, rng, REFERENCES)]
+        for i, (scene, _) in enumerate(sheet)
+    }
+    said = {i: [result.said.translate(plain)] for i, result in enumerate(results)}
+    bleu = Bleu(4).compute_score(references, said, verbose=0)[0][3]
+    return {
+        "bleu4": round(float(bleu), 4),
+        "cider": round(float(Cider().compute_score(references, said)[0]), 4),
+    }
 
 
 def majority_baseline(sheet) -> dict[str, float]:
@@ -146,63 +190,83 @@ def majority_baseline(sheet) -> dict[str, float]:
     return figures
 
 
-@torch.no_grad()
-def attention_on_objects(reader: Reader, features: torch.Tensor, sheet) -> dict:
-    """Share of the patch cross-attention that falls on objects, beside the objects' share of the area.
+def shrink(scene: Scene, factor: float) -> Scene:
+    """The same scene with smaller objects."""
+    return replace(scene, objects=tuple(replace(o, size=o.size * factor) for o in scene.objects))
 
-    "layers": for each cross-attention layer, by its number, the mean over heads and all queries, and over those
-    queries alone in whose region (`dictation.region`) an object has its centre.
-    """
-    qformer = reader.model.qformer
-    qformer.set_attn_implementation("eager")
-    queries = reader.model.query_tokens.expand(len(features), -1, -1)
-    read = qformer(
-        query_embeds=queries, encoder_hidden_states=features, output_attentions=True, return_dict=True
-    )
-    maps = [m for m in read.cross_attentions if m is not None and m.shape[-1] == features.shape[1]]
-    numbers = [i for i, layer in enumerate(qformer.encoder.layer) if layer.has_cross_attention]
-    attention = torch.stack(maps).mean(2).cpu().numpy()  # [l, b, q, p]
-    covered = np.stack([patch_labels(render(scene)).ravel() >= 0 for scene, _ in sheet])
-    patches = attention[..., 1:] / attention[..., 1:].sum(-1, keepdims=True)
-    on_objects = (patches * covered[:, None]).sum(-1)
-    home = [(i, region(o.x, o.y)) for i, (scene, _) in enumerate(sheet) for o in scene.objects]
-    own = on_objects[:, [i for i, _ in home], [q for _, q in home]].mean(1)
-    return {
-        "area_of_objects": round(float(covered.mean()), 4),
-        "attention_on_cls": round(float(attention[..., 0].mean()), 4),
-        "layers": {
-            str(number): {"all": round(float(every.mean()), 4), "own": round(float(at_home), 4)}
-            for number, every, at_home in zip(numbers, on_objects, own, strict=True)
-        },
-    }
+
+def with_noise(picture: Image.Image, sigma: float) -> Image.Image:
+    noise = np.random.default_rng(0).normal(0, sigma, (*picture.size[::-1], 3))
+    return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
+
+
+def with_blur(picture: Image.Image, radius: float) -> Image.Image:
+    return picture.filter(ImageFilter.GaussianBlur(radius))
+
+
+OBJECTS = (5, 6)
+SIZES = (0.85, 0.7, 0.55, 0.4)
+NOISES = (10, 20, 40, 60)
+BLURS = (0.5, 1.0, 2.0, 3.0)
 
 
 def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
     """Everything the model card states, as nested plain numbers."""
-    sheet = fresh_scenes(scenes, seed)
     reader = Reader(folder)
-    images = [render(scene).image for scene, _ in sheet]
-    features = torch.cat([reader.vision(images[i : i + 50]) for i in range(0, len(images), 50)])
-    prefixes = reader.prefix(features)
-    model = with_intervals(answer_scenes(reader, sheet, prefixes))
-    # The controls need no narrow interval: a part of the scenes will do.
+    sheet = fresh_scenes(scenes, seed)
+    features = look(reader, [render(scene).image for scene, _ in sheet])
+    results = answer_scenes(reader, sheet, seeing(reader, features))
+    # The controls and curves need no narrow interval: a part of the scenes will do.
     part = min(len(sheet), 150)
-    average = prefixes.mean(0, keepdim=True).expand(part, -1, -1)
-    shuffled = prefixes[:part].roll(1, 0)
+    some, seen = sheet[:part], features[:part]
+    answers = [answer for result in results for answer in result.answers]
+    words, tokenizer = reader.model.language_model, reader.processor.tokenizer
+
+    def answered(sheet: Sheet, change: Callable = lambda picture: picture) -> list[Result]:
+        features = look(reader, [change(render(scene).image) for scene, _ in sheet])
+        return answer_scenes(reader, sheet, seeing(reader, features))
+
+    def curve(levels: Sequence, results_at: Callable) -> dict:
+        return {str(level): _rounded(summarise(results_at(level))) for level in levels}
+
+    unseen = {
+        style: answered(fresh_scenes(part, seed + 2, styles=(style,), nouns=nouns))
+        for style, nouns in UNSEEN_STYLES.items()
+    }
     return {
         "scenes": scenes,
-        "questions": sum(len(asked) for _, asked in sheet),
+        "questions": len(answers),
         "seed": seed,
-        "model": model,
-        "no_image": _rounded(summarise(answer_scenes(reader, sheet[:part], average))),
-        "shuffled_images": _rounded(summarise(answer_scenes(reader, sheet[:part], shuffled))),
+        "model": with_intervals(results),
+        "captions": caption_scores(results, sheet),
+        "calibration": calibration([p for _, _, p in answers], [right for _, right, _ in answers]),
+        "no_image": _rounded(summarise(answer_scenes(reader, some, blind(reader, features)))),
+        "shuffled_images": _rounded(summarise(answer_scenes(reader, some, seeing(reader, seen.roll(1, 0))))),
         "majority": majority_baseline(sheet),
-        "text_ceiling": read_accuracy(reader.model.language_model, reader.processor.tokenizer),
-        "text_ceiling_piled": read_accuracy(
-            reader.model.language_model, reader.processor.tokenizer, piled=True
+        "text_ceiling": read_accuracy(words, tokenizer),
+        "text_ceiling_piled": read_accuracy(words, tokenizer, piled=True),
+        "wordings": {
+            wording: with_intervals(answered(fresh_scenes(part, seed + 3, wording)))["exact"]
+            for wording in ("all", "unseen")
+        },
+        "unseen_styles": {
+            "all": with_intervals([result for results in unseen.values() for result in results]),
+            **{style: _rounded(summarise(results)) for style, results in unseen.items()},
+        },
+        "more_objects": curve(
+            OBJECTS,
+            lambda n: answered(fresh_scenes(part, seed + 4, asked=0, min_objects=n, max_objects=n)),
         ),
-        "attention": attention_on_objects(reader, features[:part], sheet[:part]),
+        "smaller": curve(SIZES, lambda f: answered([(shrink(scene, f), asked) for scene, asked in some])),
+        "noise": curve(NOISES, lambda sigma: answered(some, lambda picture: with_noise(picture, sigma))),
+        "blur": curve(BLURS, lambda radius: answered(some, lambda picture: with_blur(picture, radius))),
+        "attention": gaze.measure(reader, seen, [scene for scene, _ in some]),
     }
+
+
+def look(reader: Reader, images: Sequence[Image.Image]) -> torch.Tensor:
+    """ViT features of many images, `[n, 257, d]`."""
+    return torch.cat([reader.vision(images[i : i + 50]) for i in range(0, len(images), 50)])
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -134,18 +134,32 @@ def reference_captions(scene: Scene, rng: np.random.Generator, count: int = 5) -
     return list(dict.fromkeys(drawn))[:count]
 
 
+def stated_relation(said: str) -> tuple[str, str, str] | None:
+    """The relation that a caption states: noun, one of `RELATIONS`, noun."""
+    for name in RELATIONS:
+        first, found, second = said.partition(f" {name} ")
+        if found and first.split() and len(second.split()) > 1:
+            return first.split()[-1], name, second.split()[1].strip(",.")
+    return None
+
+
+def relation_holds(said: str, scene: Scene) -> bool | None:
+    """Whether the relation that a caption states is the true one; None where it states none.
+
+    A noun that is not in the scene exactly once has no relation.
+    """
+    stated = stated_relation(said)
+    if stated is None:
+        return None
+    single = {item.noun: item for item in unique_objects(scene)}
+    first, name, second = stated
+    return first in single and second in single and relation(single[first], single[second]) == name
+
+
 def true_of(said: str, scene: Scene) -> bool:
     """Whether a caption names exactly the scene's objects, and the relation it states, if any, is the true one."""
     counts = Counter(item.noun for item in scene.objects)
-    if caption_nouns(said) != counts:
-        return False
-    for name in RELATIONS:
-        first, found, second = said.partition(f" {name} ")
-        if found:
-            nouns = first.split()[-1], second.split()[1].strip(",")
-            pair = [next(o for o in scene.objects if o.noun == noun) for noun in nouns]
-            return counts[nouns[0]] == counts[nouns[1]] == 1 and relation(*pair) == name
-    return True
+    return caption_nouns(said) == counts and relation_holds(said, scene) is not False
 
 
 def false_caption(scene: Scene, rng: np.random.Generator, tries: int = 8) -> tuple[str, str]:

@@ -1,0 +1,189 @@
+"""The evaluation: perfect and wrong answers get the figures they deserve, and the controls control."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.emoji import evaluate, gaze, retrieval, text
+from model.emoji.checkpoint import (
+    alignment_tokenizer,
+    build_instruct,
+    build_model,
+    build_retrieval,
+    save_checkpoint,
+    save_retrieval,
+)
+from model.emoji.reading import Reader
+from model.emoji.scenes import random_scene, render
+from model.emoji.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Untrained checkpoints of the three kinds."""
+    root, tokenizer = tmp_path_factory.mktemp("checkpoints"), train_tokenizer()
+    torch.manual_seed(0)
+    save_checkpoint(build_model(tokenizer), tokenizer, root / "blip2")
+    save_checkpoint(build_instruct(tokenizer), tokenizer, root / "instruct")
+    words = alignment_tokenizer(tokenizer)
+    save_retrieval(build_retrieval(words), words, root / "itm")
+    return root
+
+
+@pytest.fixture(scope="module", params=["blip2", "instruct"])
+def reader(request, folders):
+    return Reader(folders / request.param)
+
+
+class Oracle:
+    """Says the truth about every scene, or what a wrong image would give."""
+
+    reads_questions = False
+
+    def __init__(self, sheet, shift=0):
+        self.sheet, self.shift, self.index = sheet, shift, -1
+
+    def speak(self, slots, prompts):
+        self.index += 1
+        scene, _ = self.sheet[(self.index + self.shift) % len(self.sheet)]
+        asked = self.sheet[self.index][1]
+        said = [text.caption(scene, np.random.default_rng(0))]
+        said += [q.answer if not self.shift else "nothing of it" for q in asked]
+        return said, [0.9] * len(said)
+
+
+def test_a_perfect_reader_scores_one_and_a_wrong_one_next_to_nothing():
+    sheet = evaluate.fresh_scenes(40)
+    right = evaluate.answer_scenes(Oracle(sheet), sheet, lambda i, p: None)
+    figures = evaluate.summarise(right)
+    assert set(figures.values()) == {1.0} and "relation_true" in figures
+    # Five references do not hold every true wording.
+    assert evaluate.caption_scores(right, sheet)["bleu4"] > 0.7
+    wrong = evaluate.answer_scenes(Oracle(sheet, 1), sheet, lambda i, p: None)
+    worse = evaluate.summarise(wrong)
+    assert worse["exact"] == 0 and worse["noun_f1"] < 0.3 and worse["caption_true"] < 0.1
+    assert (
+        evaluate.caption_scores(wrong, sheet)["cider"] < 0.5 * evaluate.caption_scores(right, sheet)["cider"]
+    )
+    interval = evaluate.with_intervals([*right[:20], *wrong[20:]])["exact"]
+    assert interval["low"] < interval["value"] < interval["high"]
+
+
+def test_calibration_is_nought_when_probabilities_are_true():
+    rng = np.random.default_rng(0)
+    sure = rng.random(20_000)
+    assert evaluate.calibration(sure, rng.random(20_000) < sure)["error"] < 0.02
+    assert evaluate.calibration([0.95] * 100, [False] * 100)["error"] == pytest.approx(0.95)
+
+
+def test_other_worlds_are_what_they_say():
+    crowded = evaluate.fresh_scenes(20, asked=0, min_objects=5, max_objects=6)
+    assert {len(scene.objects) for scene, _ in crowded} == {5, 6}
+    small = evaluate.shrink(crowded[0][0], 0.5)
+    assert small.objects[0].size == pytest.approx(0.5 * crowded[0][0].objects[0].size)
+    picture = render(crowded[0][0]).image
+    assert evaluate.with_noise(picture, 20).size == evaluate.with_blur(picture, 2).size == picture.size
+    noisy = np.asarray(evaluate.with_noise(picture, 20), float) - np.asarray(picture)
+    assert 10 < noisy.std() < 21
+
+
+def test_only_an_instructed_reader_gives_each_prompt_its_own_slots(reader):
+    features = reader.vision([render(random_scene(1)).image])
+    slots = reader.slots(features, ["a photo of", "Question: is there a cat? Answer:"])
+    assert slots.shape == (2, 32, 192)
+    assert torch.equal(slots[0], slots[1]) != reader.reads_questions
+
+
+def test_slots_and_words_are_those_of_the_library(reader):
+    """Greedy text equals the library's own generate, with the same probability, in a padded batch."""
+    image = render(random_scene(3)).image
+    prompts = ["a photo of", "Question: how many dogs are there? Answer:"]
+    said, sure = reader.speak(reader.slots(reader.vision([image]), prompts), prompts)
+    for prompt, line, probability in zip(prompts, said, sure, strict=True):
+        inputs = reader.processor(images=image, text=prompt, return_tensors="pt")
+        out = reader.model.generate(**inputs, max_new_tokens=40)[0]
+        own = out[inputs.input_ids.shape[1] :]
+        assert reader.processor.tokenizer.decode(own, skip_special_tokens=True).strip() == line
+        with torch.no_grad():
+            inputs |= {"input_ids": out[None], "attention_mask": torch.ones_like(out)[None]}
+            logits = reader.model(**inputs).logits
+        chosen = logits[0, -len(own) - 1 : -1].log_softmax(-1).gather(1, own[:, None])
+        assert chosen.sum().exp().item() == pytest.approx(probability, rel=1e-2)
+
+
+def test_without_an_image_nothing_depends_on_the_scene(reader):
+    features = evaluate.look(reader, [render(random_scene(i)).image for i in range(3)])
+    slots_of = evaluate.blind(reader, features)
+    prompts = ["a photo of", "Question: is there a cat? Answer:"]
+    assert torch.equal(slots_of(0, prompts), slots_of(2, prompts))
+    each = torch.stack([reader.slots(f[None], prompts) for f in features]).mean(0)
+    assert torch.allclose(slots_of(0, prompts), each, atol=1e-5)
+
+
+def test_pointing_finds_planted_peaks_and_misses_in_other_images():
+    owners = np.full((2, 256), -1)
+    owners[0, :6], owners[1, 100:106] = [0, 0, 0, 1, 1, 1], [0] * 6
+    layer = np.full((2, 4, 256), 1e-4)
+    layer[0, 0, 1], layer[0, 1, 4], layer[1, 2, 102] = 1, 1, 1
+    layer[1, (0, 1, 3), 200] = 1
+    layer[0, 2:, 250] = 1
+    assert gaze.pointing(layer, owners).tolist() == [1, 1, 1]
+    assert gaze.pointing(layer[::-1], owners).mean() == 0
+
+
+def test_specialisation_and_rank_have_their_ends():
+    same = np.tile(np.random.default_rng(0).dirichlet(np.ones(64)), (1, 4, 1))
+    assert gaze.specialisation(same)[0] == pytest.approx(0, abs=1e-9)
+    apart = np.kron(np.eye(4), np.full(16, 1 / 16))[None]
+    assert gaze.specialisation(apart)[0] == pytest.approx(1)
+    assert gaze.effective_rank(np.eye(8)[None])[0] == pytest.approx(7, rel=1e-3)
+
+
+def test_groups_are_found_where_planted_and_not_in_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(32, 5))
+    planted = noise + np.repeat(3 * rng.normal(size=(4, 5)), 8, 0)
+
+    def test(table):
+        return gaze.group_test((table - table.mean(0)) / table.std(0), 500)
+
+    assert test(planted)["p"] < 0.01 and test(noise)["p"] > 0.01
+    assert test(noise)["chance"] == pytest.approx(3 / 31, abs=0.02)
+
+
+def test_gaze_is_measured_for_both_families(reader):
+    scenes = [random_scene(i, min_objects=2) for i in range(4)]
+    features = evaluate.look(reader, [render(scene).image for scene in scenes])
+    found = gaze.measure(reader, features, scenes)
+    assert set(found["layers"]) == {"0", "2", "4"} and 0 < found["groups"]["p"] <= 1
+    layer = found["layers"]["0"]
+    assert len(layer["per_query"]) == 32 and 0.9 < layer["entropy"] <= 1
+    # Untrained attention is flat: on objects falls what they cover.
+    assert layer["all"] == pytest.approx(found["area_of_objects"], abs=0.05)
+
+
+def test_retrieval_by_chance_is_chance(folders, monkeypatch):
+    monkeypatch.setattr(retrieval, "POOL", 20)
+    monkeypatch.setattr(retrieval, "RERANKED", 4)
+    figures = retrieval.evaluate_retrieval(folders / "itm", scenes=40)
+    assert figures["model"]["image_of_text_contrastive_1"]["value"] < 0.4
+    assert 0.3 < figures["model"]["matching_hard"]["value"] < 0.7
+    assert sum(figures["winners"]) == 40
+
+
+def test_retrieval_with_perfect_scores_is_perfect(monkeypatch):
+    class Perfect:
+        def vision(self, images):
+            return torch.arange(len(images))
+
+        def contrast(self, features, captions):
+            self.captions = captions
+            return torch.eye(len(features))[..., None]
+
+        def match(self, features, captions):
+            known = [captions[i] == self.captions[f] for i, f in enumerate(features)]
+            return torch.tensor(known).float()
+
+    scenes = [random_scene(i, min_objects=3) for i in range(30)]
+    figures = retrieval.summarise(retrieval.judge_pool(Perfect(), scenes, np.random.default_rng(0)))
+    assert set(figures.values()) == {1.0}
