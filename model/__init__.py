@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from model import errors
     from model.checkpoints import CHECKPOINTS, Checkpoint
     from model.images import Decoded, decode
-    from model.loading import load
+    from model.loading import load, load_matcher
+    from model.matching import Matcher
     from model.pipeline import Pipeline
-    from model.types import Answer, Decoding, EncodedImage, Turn
+    from model.types import Answer, Decoding, EncodedImage, Match, Turn
 
 _HOME = {
     "CHECKPOINTS": "model.checkpoints",
@@ -25,6 +26,9 @@ _HOME = {
     "Decoded": "model.images",
     "decode": "model.images",
     "load": "model.loading",
+    "load_matcher": "model.loading",
+    "Match": "model.types",
+    "Matcher": "model.matching",
     "Pipeline": "model.pipeline",
     "Answer": "model.types",
     "Decoding": "model.types",
@@ -39,11 +43,14 @@ __all__ = [
     "Decoded",
     "Decoding",
     "EncodedImage",
+    "Match",
+    "Matcher",
     "Pipeline",
     "Turn",
     "decode",
     "errors",
     "load",
+    "load_matcher",
 ]
 
 

@@ -23,7 +23,7 @@ class Checkpoint:
     """One checkpoint.
 
     id               name for `model.load`, and the hub id where there is one
-    family           "blip2" or "instructblip"; "" until the configuration of a folder has been read
+    family           "blip2", "instructblip" or "retrieval"; "" until the configuration of a folder has been read
     question_prompt  what the language model reads after the image; {} is the question
     caption_prompt   the same for a caption
     world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
@@ -93,6 +93,19 @@ _ENTRIES = (
         parameters=0.01,
         verified=True,
         folder=ASSETS / "blip2-emoji",
+    ),
+    *(
+        Checkpoint(
+            id=f"Salesforce/{name}",
+            title=title,
+            family="retrieval",
+            licence="MIT (Salesforce)",
+            parameters=1.2,
+        )
+        for name, title in (
+            ("blip2-itm-vit-g", "BLIP-2 retrieval"),
+            ("blip2-itm-vit-g-coco", "BLIP-2 retrieval, tuned on COCO"),
+        )
     ),
     _blip2("blip2-opt-2.7b", "BLIP-2 OPT-2.7B", 3.7),
     _blip2("blip2-opt-6.7b", "BLIP-2 OPT-6.7B", 7.8),

@@ -16,12 +16,14 @@ from transformers.utils import logging as transformers_logging
 from model.checkpoints import Checkpoint, resolve
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
+from model.matching import Matcher
 from model.pipeline import Pipeline
 
 FAMILIES = {
     "blip-2": ("blip2", "Blip2ForConditionalGeneration", "Blip2Processor"),
     "instructblip": ("instructblip", "InstructBlipForConditionalGeneration", "InstructBlipProcessor"),
 }
+RETRIEVAL = "Blip2ForImageTextRetrieval"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The Q-Former stays float, so that its maps come from float queries and keys; the list replaces the library's
 # own, and generation fails with a quantised lm_head.
@@ -52,8 +54,54 @@ def load(
             f"{checkpoint.id} is a {config.model_type!r} model; expected one with a Q-Former and a language "
             f"model ({', '.join(FAMILIES)}). Choose another checkpoint."
         )
+    if _is_retrieval(config):
+        raise CheckpointError(
+            f"{checkpoint.id} compares texts with images and has no language model to answer with. Load it with "
+            "model.load_matcher, or choose another checkpoint."
+        )
     family, model_class, processor_class = FAMILIES[config.model_type]
     checkpoint = replace(checkpoint, family=family)
+    model, reason = _open(checkpoint, config, model_class, device, dtype, quantization)
+    processor = _attempt(checkpoint, getattr(transformers, processor_class).from_pretrained)
+    _check_placeholders(checkpoint, processor, config)
+    return Pipeline(checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe)
+
+
+def load_matcher(
+    name_or_path: str | Path = "Salesforce/blip2-itm-vit-g",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    observe: Observe | None = None,
+    allow: Collection[str] = (),
+) -> Matcher:
+    """Load a BLIP-2 retrieval checkpoint; arguments and errors as for `load`."""
+    checkpoint = resolve(name_or_path, allow)
+    config = _attempt(checkpoint, transformers.AutoConfig.from_pretrained)
+    if not _is_retrieval(config):
+        raise CheckpointError(
+            f"{checkpoint.id} has no matching head; expected a {RETRIEVAL}. Load it with model.load, or choose "
+            "another checkpoint."
+        )
+    checkpoint = replace(checkpoint, family="retrieval")
+    model, reason = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
+    processor = _attempt(checkpoint, transformers.Blip2Processor.from_pretrained)
+    return Matcher(checkpoint, model, processor, reason=reason, observe=observe)
+
+
+def _is_retrieval(config: Any) -> bool:
+    return RETRIEVAL in (config.architectures or ())
+
+
+def _open(
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: str,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    quantization: str | None,
+) -> tuple[Any, str]:
+    """The complete model, for inference only, and the reason for its device and precision, which is printed."""
     place, place_reason = _choose_device(device)
     precision, precision_reason = _choose_dtype(dtype, place, checkpoint, config)
     reason = f"device {place} ({place_reason}), {str(precision).removeprefix('torch.')} ({precision_reason})"
@@ -65,11 +113,9 @@ def load(
         options["device_map"] = {"": place}
     model, info = _attempt(checkpoint, getattr(transformers, model_class).from_pretrained, **options)
     _check_complete(checkpoint, info)
-    processor = _attempt(checkpoint, getattr(transformers, processor_class).from_pretrained)
-    _check_placeholders(checkpoint, processor, config)
     model.eval().requires_grad_(False)
     print(f"{checkpoint.title}: {reason}")
-    return Pipeline(checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe)
+    return model, reason
 
 
 def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:

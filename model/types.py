@@ -112,3 +112,23 @@ class Answer:
     prompt: str
     seconds: float
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """How well a text fits an image, from a retrieval checkpoint.
+
+    similarity     cosine of the best query with the text, in the contrastive space; `similarities` [q] of each
+    probability    that the text is true of the image: softmax once over the matching head's two logits, averaged
+                   over the queries; `probabilities` [q] are the votes of single queries, which were never trained alone
+    record         what `observe` yielded around the matching pass, whose maps depend on the text, or None
+    """
+
+    text: str
+    similarity: float
+    similarities: tuple[float, ...]
+    probability: float
+    probabilities: tuple[float, ...]
+    image: Image.Image
+    sha256: str
+    record: Any = None

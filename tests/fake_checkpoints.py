@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
     Blip2Processor,
     BlipImageProcessor,
     InstructBlipConfig,
@@ -100,9 +101,23 @@ def pipeline(family="blip2", language="opt", *, seed=0, end=END, prepare=None, *
     return Pipeline(Checkpoint(id="fake", title="fake", family=family), model, processor, **options)
 
 
+def retrieval(*, placeholders=False, seed=0):
+    """(model, processor) of a retrieval checkpoint. placeholders: its texts begin with image tokens, as in some."""
+    source, _ = parts(seed=seed)
+    config = source.config.to_dict()
+    config["qformer_config"]["use_qformer_text_input"] = True
+    config |= {"image_text_hidden_size": 16, "image_token_index": IMAGE if placeholders else None}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Blip2ForImageTextRetrieval(Blip2Config(**config)).eval().requires_grad_(False)
+        torch.nn.init.normal_(model.query_tokens, std=0.5)
+    images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    return model, Blip2Processor(images, tokenizer(), num_query_tokens=QUERIES if placeholders else None)
+
+
 def save(folder, family="blip2", language="opt", *, seed=0, **options):
     """Write a complete checkpoint folder, as save_pretrained does."""
-    model, processor = parts(family, language, seed=seed)
+    model, processor = retrieval(seed=seed) if family == "retrieval" else parts(family, language, seed=seed)
     model.save_pretrained(folder, **options)
     processor.save_pretrained(folder)
     return folder

@@ -20,7 +20,7 @@ def folder(tmp_path, **card):
 
 def test_every_entry_can_be_spoken_to():
     for name, entry in CHECKPOINTS.items():
-        assert name == entry.id and entry.family in {"blip2", "instructblip"}
+        assert name == entry.id and entry.family in {"blip2", "instructblip", "retrieval"}
         assert entry.question_prompt.count("{}") == 1 and entry.caption_prompt
         assert entry.licence != "unknown" and entry.parameters
     with pytest.raises(dataclasses.FrozenInstanceError):
