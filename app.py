@@ -41,12 +41,19 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--share", action="store_true", help="a public link through Gradio's servers; off by default"
     )
+    top.add_argument(
+        "--matcher",
+        default=env.get("QFORMER_VIZ_MATCHER") or None,
+        metavar="NAME",
+        help="a retrieval checkpoint for the Match tab, such as Salesforce/blip2-itm-vit-g; a second model in memory "
+        "[QFORMER_VIZ_MATCHER, none]",
+    )
     top.add_argument("--open", action="store_true", help="open the page in the browser")
     return top
 
 
-def make_services(pipe: Any) -> Any:
-    """What the interface needs, from a loaded pipeline and the bundled world."""
+def make_services(pipe: Any, matcher: Any = None) -> Any:
+    """What the interface needs, from a loaded pipeline, perhaps a matcher, and the bundled world."""
     from model.types import Decoding
     from qformer_viz.ui.services import Services
 
@@ -61,8 +68,17 @@ def make_services(pipe: Any) -> Any:
         examples=examples() if bundled else (),
         scene_maker=scene_maker() if bundled else None,
         familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
+        matcher=matcher,
         world=pipe.checkpoint.world,
     )
+
+
+def load_matcher(args: argparse.Namespace) -> Any:
+    """The retrieval model that the options ask for, with the attention of every comparison recorded."""
+    import model
+    from qformer_viz.capture import capture
+
+    return model.load_matcher(args.matcher, device=args.device, allow=tuple(args.allow), observe=capture)
 
 
 def geometry(config: Any) -> Any:
@@ -151,12 +167,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared = backend()
     try:
         pipe = load(shared, args)
+        matcher = load_matcher(args) if args.matcher else None
     except shared.errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from qformer_viz.ui import build, launch_options
 
-    services = make_services(pipe)
+    services = make_services(pipe, matcher)
     build(services).launch(
         server_name=args.host,
         server_port=port,

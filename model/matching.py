@@ -68,6 +68,17 @@ class Matcher:
         found = [self.match(decoded.image, text) for text in texts]
         return sorted(found, key=lambda match: (-match.probability, -match.similarity))
 
+    def describe(self) -> dict[str, Any]:
+        """What a view says about the model that compares."""
+        return {
+            "model": self.name,
+            "title": self.checkpoint.title,
+            "precision": str(self.model.itm_head.weight.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "licence": self.checkpoint.licence,
+            "reason": self.reason,
+        }
+
     def forget(self) -> None:
         """Drop every cached image and comparison."""
         self._seen.clear()

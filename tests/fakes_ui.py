@@ -126,6 +126,32 @@ class FakePipeline:
         yield whole
 
 
+class FakeMatcher:
+    """The longer the text the better it fits; "break" is refused."""
+
+    def rank(self, image: Any, texts) -> list[Any]:
+        if "break" in texts:
+            raise FakeError("The text has 999 tokens. Shorten it.")
+        return [self._match(image, text) for text in sorted(texts, key=len, reverse=True)]
+
+    def _match(self, image: Any, text: str) -> Any:
+        fit = len(text) / (1 + len(text))
+        votes = tuple(fit * (q + 1) / QUERIES for q in range(QUERIES))
+        return SimpleNamespace(
+            text=text,
+            similarity=max(votes),
+            similarities=votes,
+            probability=fit,
+            probabilities=votes,
+            image=image,
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            record=SimpleNamespace(result=fake_capture(1000 + len(text))),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {"title": "Fake <i>matcher</i>", "precision": "float32"}
+
+
 def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
     """Services around a fake pipeline, with the real decoder of uploads."""
     from model.errors import ModelError

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, api, chat, export, similarity, statistics
+from . import about, api, chat, export, matching, similarity, statistics
 from .components import canvas, head
 from .conversation import Session
 from .payload import as_text
@@ -40,6 +40,9 @@ def build(services: Services) -> gr.Blocks:
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
                         numbers = statistics.tab(services)
+                    if services.matcher is not None:
+                        with gr.Tab("Match", id="match"):
+                            fits = matching.tab(services)
                     with gr.Tab("Export", id="export"):
                         files = export.tab()
                     with gr.Tab("About this view", id="about"):
@@ -48,7 +51,8 @@ def build(services: Services) -> gr.Blocks:
         tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers)]
         # InstructBLIP's maps follow the question, so there every answer brings new ones.
         again = [fed, *tabs] if services.pipe.family == "instructblip" else []
-        chat.wire(services, session, parts, [fed, *tabs], again)
+        fresh = matching.wire(services, session, fits, view) if services.matcher is not None else []
+        chat.wire(services, session, parts, [fed, *tabs, *fresh], again)
         export.wire(services, session, files)
         api.endpoints(services)
     page.queue(max_size=limits.queue, api_open=False, default_concurrency_limit=4)

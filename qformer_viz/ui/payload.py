@@ -19,4 +19,9 @@ def as_text(services: Services, session: Session) -> str:
     """The payload as JSON without a literal tag in it, or "" while there is no image."""
     if session.encoded is None:
         return ""
-    return json.dumps(payload(services, session), ensure_ascii=False).replace("<", "\\u003c")
+    return as_json(payload(services, session))
+
+
+def as_json(shown: dict) -> str:
+    """A payload as JSON without a literal tag in it."""
+    return json.dumps(shown, ensure_ascii=False).replace("<", "\\u003c")

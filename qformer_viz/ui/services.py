@@ -29,6 +29,13 @@ class Pipeline(Protocol):
     def describe(self) -> dict: ...
 
 
+class Matcher(Protocol):
+    """The part of `model.Matcher` that the Match tab uses; every match carries the capture of its pass."""
+
+    def rank(self, image: Any, texts: Sequence[str]) -> list[Any]: ...
+    def describe(self) -> dict: ...
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The Q-Former's layers, which of them cross-attend, heads and queries."""
@@ -68,7 +75,7 @@ class SceneMaker:
 class Services:
     """`decode(path or data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the
     pipeline's decoding options; `familiar(encoded) -> notice or None` says when an image is unlike the
-    model's world; `user_errors` carry a message meant for the user."""
+    model's world; `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab."""
 
     pipe: Pipeline
     decode: Callable[[Any], Any]
@@ -78,5 +85,6 @@ class Services:
     examples: tuple[tuple[Path, str], ...] = ()
     scene_maker: SceneMaker | None = None
     familiar: Callable[[Any], str | None] | None = None
+    matcher: Matcher | None = None
     world: str = ""
     limits: Limits = field(default_factory=Limits)

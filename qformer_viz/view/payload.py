@@ -30,7 +30,7 @@ def canvas_payload(capture: Capture, image: Image.Image, *, meta: dict | None = 
 
     image: the picture at its original geometry; it is embedded at most 768 px long.
     meta: JSON-able facts shown as plain text, all optional: `model`, `precision`, `caption`,
-        `conversation` (pairs of question and answer), `scope` ("image" or "image and question"),
+        `conversation` (pairs of question and answer), `scope` ("image", "image and question" or "image and text"),
         `notes` (sentences), `facts` (name to value).
     The dictionary without its image takes at most `MAX_BYTES` of JSON beyond what `meta` itself takes.
     """

@@ -32,7 +32,8 @@
   }
 
   function note(meta) {
-    const scope = meta.scope === "image and question" ? "this image and question" : "this image, whatever is asked";
+    const scopes = { "image and question": "this image and question", "image and text": "this image and text" };
+    const scope = scopes[meta.scope] ?? "this image, whatever is asked";
     return "Shows where each query reads from, for " + scope + ", not for single words of an answer. " +
       "Attention is not an explanation until it has been checked.";
   }
