@@ -142,3 +142,19 @@ def test_false_captions_are_false_and_true_ones_true():
         kinds.add(kind)
         assert not text.true_of(wrong, scene), (wrong, scene)
     assert kinds == {"noun", "count", "relation"}
+
+
+def test_hidden_patches_are_not_read(model, tokenizer, features):
+    trained = align.Alignment(model, tokenizer.convert_tokens_to_ids(DECODER))
+    encoded = rename(tokenizer(["a cat"] * 4, return_tensors="pt"))
+    kept = torch.ones(4, 257, dtype=torch.long)
+    kept[:, 40:90] = 0
+    changed = features.clone()
+    changed[:, 40:90] += 5
+    with torch.no_grad():
+        for kind in align.LOSSES:
+            before, after = (
+                trained.read(kind, seen, **encoded, kept=kept)[0] for seen in (features, changed)
+            )
+            assert torch.allclose(before, after, atol=1e-5), kind
+            assert not torch.allclose(before, trained.read(kind, changed, **encoded)[0], atol=1e-3)

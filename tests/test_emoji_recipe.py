@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -11,7 +12,10 @@ from transformers import (
 )
 
 from model.emoji import __main__ as command
-from model.emoji import recipe
+from model.emoji import ablate, bridge, masking, recipe
+from model.emoji.loop import Schedule, make_accelerator
+from model.emoji.options import Options
+from model.emoji.scenes import patch_labels, random_scene, render
 
 KINDS = {
     "blip2-emoji-itm": Blip2ForImageTextRetrieval,
@@ -54,7 +58,7 @@ def test_frozen_parts_are_the_same_in_all_three(trained):
 @pytest.mark.slow
 def test_stage_2_starts_where_stage_1_ended(trained):
     tokenizer = recipe.the_tokenizer(trained)
-    aligned = recipe._aligned(tokenizer, trained)
+    aligned = recipe._aligned(trained)
     saved = Blip2ForImageTextRetrieval.from_pretrained(trained / "blip2-emoji-itm", dtype=torch.float32)
     assert torch.allclose(aligned.query_tokens, saved.query_tokens, atol=1e-2)
     fresh = recipe.assemble(tokenizer, trained)
@@ -66,3 +70,69 @@ def test_stage_2_starts_where_stage_1_ended(trained):
 def test_a_stage_without_its_predecessors_says_which(tmp_path):
     with pytest.raises(FileNotFoundError, match="run the stages before it first"):
         recipe.train_stage("bridge", tmp_path, precision="fp32")
+
+
+@pytest.mark.slow
+def test_every_variant_of_the_ablation_trains_and_is_measured(trained, tmp_path):
+    names = [
+        *("no stage 1", "8 queries", "64 queries", "masking: attention", "diversity 0.1"),
+        *("control: frozen random Q-Former", "control: wrong images"),
+        *("control: one patch a region, linear map", "control: average pooling, linear map"),
+    ]
+    made = ablate.ablate(trained, tmp_path, names, 0.0002, "fp32")
+    assert made.count("\n") == len(names) + 1 and "| – |" in made
+    assert ablate.ablate(trained, tmp_path, names[:1], 0.0002) == made
+    with pytest.raises(ValueError, match="choose from recipe"):
+        ablate.ablate(trained, tmp_path, ["nothing"])
+
+
+def test_frozen_parts_stay_and_the_rest_moves(trained, tmp_path):
+    tokenizer = recipe.the_tokenizer(trained)
+    for freeze, moves in (
+        ("queries", {"qformer", "language_projection"}),
+        ("qformer", {"language_projection"}),
+    ):
+        options = Options(losses=(), freeze=freeze)
+        model = recipe.assemble(tokenizer, trained, options)
+        features = np.random.default_rng(0).normal(size=(8, 257, 192)).astype(np.float16)
+        before = {}
+        tiny = Schedule(steps=1, lr=1e-3, warmup=1)
+        started = bridge.initialise
+
+        def remember(*arguments, started=started, before=before, model=model):
+            started(*arguments)
+            before.update({key: value.clone() for key, value in model.state_dict().items()})
+
+        bridge.initialise = remember
+        try:
+            bridge.train_bridge(make_accelerator("fp32"), model, tokenizer, tmp_path / freeze, tiny, tiny, 8, 4,
+                                options=options, features=features)  # fmt: skip
+        finally:
+            bridge.initialise = started
+        now = model.state_dict()
+        changed = {key.split(".")[0] for key in now if not torch.equal(now[key], before[key])}
+        assert changed == moves
+
+
+def test_hidden_patches_are_of_the_kind_asked_for():
+    scenes = [random_scene(i, min_objects=2) for i in range(20)]
+    rng = np.random.default_rng(0)
+    attended = torch.rand(20, 256)
+    hidden = {kind: 1 - masking.keep(kind, scenes, attended, rng) for kind in masking.KINDS}
+    assert all(part[:, 0].sum() == 0 for part in hidden.values()) and hidden["none"].sum() == 0
+    share = round(masking.SHARE * 256)
+    assert (hidden["random"].sum(1) == share).all() and (hidden["attention"].sum(1) == share).all()
+    most = hidden["attention"][0, 1:].bool()
+    assert attended[0][most].min() >= attended[0][~most].max()
+    for scene, row, block in zip(scenes, hidden["semantic"][:, 1:], hidden["block"][:, 1:], strict=True):
+        owners = patch_labels(render(scene)).ravel()
+        assert len(set(owners[row.numpy() > 0])) <= 1 and -1 not in owners[row.numpy() > 0]
+        place = np.argwhere(block.reshape(16, 16).numpy())
+        assert len(place) == np.prod(place.max(0) - place.min(0) + 1)
+        assert abs(len(place) - share) <= 16
+
+
+def test_likeness_is_one_for_twins_and_small_for_orthogonal_queries():
+    twins = torch.tensor([[[1.0, 0], [1, 0], [-1, 0], [-1, 0]]])
+    assert bridge.likeness(twins).item() == pytest.approx(1)
+    assert bridge.likeness(torch.eye(16)[None]).item() < 0.01

@@ -17,12 +17,23 @@ from pathlib import Path
 def _train(arguments: argparse.Namespace) -> None:
     import torch
 
+    from .options import from_arguments
     from .recipe import STAGES, train_stage
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
-        train_stage(stage, arguments.out, arguments.scale, arguments.precision)
+        train_stage(stage, arguments.out, arguments.scale, arguments.precision, from_arguments(arguments))
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .ablate import ablate
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(ablate(arguments.source, arguments.out, arguments.only, arguments.scale))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -61,10 +72,12 @@ def _sheets(arguments: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from .options import add_flags
+
     root = argparse.ArgumentParser(prog="python -m model.emoji", description=__doc__.splitlines()[0])
     commands = root.add_subparsers(required=True)
     train = commands.add_parser("train", help="train one stage or all of them; continues where it stopped")
-    train.add_argument("--stage", choices=("lm", "vit", "bridge", "all"), default="all")
+    train.add_argument("--stage", choices=("lm", "vit", "align", "bridge", "instruct", "all"), default="all")
     train.add_argument("--out", type=Path, default=Path("runs/emoji"))
     train.add_argument(
         "--scale", type=float, default=1.0, help="length of every schedule, 1 is the full recipe"
@@ -72,6 +85,18 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
     train.set_defaults(run=_train)
+    add_flags(train)
+    ablate = commands.add_parser("ablate", help="what each option contributes, at an equal, small budget")
+    ablate.add_argument(
+        "--source", type=Path, default=Path("runs/emoji"), help="where lm and vit were trained"
+    )
+    ablate.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    ablate.add_argument("--only", nargs="*", help="names of variants; all without it")
+    ablate.add_argument(
+        "--scale", type=float, default=1.0, help="length of every schedule, 1 is the whole table"
+    )
+    ablate.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+    ablate.set_defaults(run=_ablate)
     for name, run, help_text in (
         ("evaluate", _evaluate, "figures on fresh scenes"),
         ("card", _card, "measure and write README.md, metrics.json and the familiarity statistics"),

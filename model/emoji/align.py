@@ -14,14 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import text
-from .bridge import SEED, training_scene
+from .bridge import SEED, freeze, likeness, training_scene
 from .checkpoint import CAPTION_POSITIONS, DECODER
 from .loop import Schedule, run
+from .masking import keep
+from .options import DEFAULT, LOSSES, Options
 from .scenes import Scene
 
 BATCH = 40
 SCHEDULE = Schedule(steps=2500, lr=6e-4, warmup=150)
-LOSSES = ("contrastive", "matching", "generation")
 TEMPERATURE = 0.07
 SMOOTHING = 0.1
 # Share of negative texts that are the image's own caption with one thing made false; the others are in-batch.
@@ -80,18 +81,22 @@ def draw_pairs(scenes: list[Scene], tokenizer, rng: np.random.Generator) -> Pair
 class Alignment(nn.Module):
     """The three losses over a `Blip2ForImageTextRetrieval`, with the heads that only training needs."""
 
-    def __init__(self, model, decoder_id: int, losses: tuple[str, ...] = LOSSES):
+    def __init__(self, model, decoder_id: int, losses: tuple[str, ...] = LOSSES, diversity: float = 0.0):
         super().__init__()
         width = model.config.qformer_config.hidden_size
         self.model = model
         self.losses = losses
+        self.diversity = diversity
         self.decoder_id = decoder_id
         self.log_temperature = nn.Parameter(torch.tensor(TEMPERATURE).log())
         self.to_word = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         model.vision_model.requires_grad_(False)
 
-    def read(self, kind: str, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor):
-        """Query and text outputs, `[b, q, d]` and `[b, t, d]`, under the mask of `kind`."""
+    def read(self, kind: str, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kept=None):
+        """Query and text outputs, `[b, q, d]` and `[b, t, d]`, under the mask of `kind`.
+
+        `kept` `[b, p]`: image tokens that may be read; None is all.
+        """
         queries = self.model.query_tokens.expand(len(features), -1, -1)
         count = queries.shape[1]
         out = self.model.qformer(
@@ -99,36 +104,55 @@ class Alignment(nn.Module):
             query_length=count,
             attention_mask=self_attention_mask(kind, count, mask),
             encoder_hidden_states=features,
+            # Four axes, because the library would size a mask of two for queries and text together.
+            encoder_attention_mask=None if kept is None else kept.bool()[:, None, None],
         ).last_hidden_state
         return out[:, :count], out[:, count:]
 
-    def contrast(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor):
+    def contrast(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kept=None):
         """Cosine of each image's queries with each caption, `[image, caption, q]`."""
-        queries, words = self.read("contrastive", features, ids, mask)
+        return self._compare(*self.read("contrastive", features, ids, mask, kept))
+
+    def _compare(self, queries: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         images = F.normalize(self.model.vision_projection(queries), dim=-1)
         captions = F.normalize(self.model.text_projection(words[:, 0]), dim=-1)
         return torch.einsum("iqd,jd->ijq", images.float(), captions.float())
 
-    def match(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def match(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kept=None) -> torch.Tensor:
         """Two logits per pair (no, yes), averaged over the queries, `[b, 2]`."""
-        return self.model.itm_head(self.read("matching", features, ids, mask)[0]).float().mean(1)
+        return self.model.itm_head(self.read("matching", features, ids, mask, kept)[0]).float().mean(1)
 
-    def forward(self, features: torch.Tensor, pairs: Pairs):
+    @torch.no_grad()
+    def attended(self, features: torch.Tensor) -> torch.Tensor:
+        """Attention on each patch, mean over layers, heads and queries, `[b, patches]`."""
+        qformer = self.model.qformer
+        before = qformer.config._attn_implementation
+        qformer.set_attn_implementation("eager")
+        queries = self.model.query_tokens.expand(len(features), -1, -1)
+        read = qformer(query_embeds=queries, encoder_hidden_states=features, output_attentions=True)
+        qformer.set_attn_implementation(before)
+        maps = [m for m in read.cross_attentions if m is not None and m.shape[-1] == features.shape[1]]
+        return torch.stack(maps).float().mean((0, 2, 3))[:, 1:]
+
+    def forward(self, features: torch.Tensor, pairs: Pairs, kept: torch.Tensor | None = None):
         """The sum of the chosen losses, and figures to watch."""
         total, figures = features.new_zeros(()), {}
-        every = self.contrast(features, pairs.ids, pairs.mask)
+        queries, words = self.read("contrastive", features, pairs.ids, pairs.mask, kept)
+        every = self._compare(queries, words)
+        if self.diversity:
+            total = total + self.diversity * likeness(queries)
         if "contrastive" in self.losses:
             loss, seen = contrastive_loss(every, pairs.true, self.log_temperature.exp().clamp(0.01, 0.5))
             total, figures = total + loss, figures | seen
         if "matching" in self.losses:
-            loss, seen = self._matching(features, pairs, every.max(-1).values.detach())
+            loss, seen = self._matching(features, pairs, every.max(-1).values.detach(), kept)
             total, figures = total + loss, figures | seen
         if "generation" in self.losses:
-            loss, seen = self._generation(features, pairs)
+            loss, seen = self._generation(features, pairs, kept)
             total, figures = total + loss, figures | seen
         return total, figures
 
-    def _matching(self, features: torch.Tensor, pairs: Pairs, similarity: torch.Tensor):
+    def _matching(self, features: torch.Tensor, pairs: Pairs, similarity: torch.Tensor, kept):
         weights = (similarity / self.log_temperature.exp().detach()).masked_fill(pairs.true, -torch.inf)
         # A batch in which every caption is true of an image leaves that image without negatives.
         usable = ~pairs.true.all(1) & ~pairs.true.all(0)
@@ -148,16 +172,17 @@ class Alignment(nn.Module):
             torch.cat([features, features[rows], features[image_of]]),
             torch.cat([ids, negative_ids, ids[rows]]),
             torch.cat([mask, negative_mask, mask[rows]]),
+            None if kept is None else torch.cat([kept, kept[rows], kept[image_of]]),
         )
         label = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         label[: len(features)] = 1
         right = (logits.argmax(1) == label).float().mean()
         return F.cross_entropy(logits, label), {"matched": right.detach()}
 
-    def _generation(self, features: torch.Tensor, pairs: Pairs):
+    def _generation(self, features: torch.Tensor, pairs: Pairs, kept):
         ids = pairs.ids.clone()
         ids[:, 0] = self.decoder_id
-        words = self.read("generation", features, ids, pairs.mask)[1][:, :-1]
+        words = self.read("generation", features, ids, pairs.mask, kept)[1][:, :-1]
         target = pairs.ids[:, 1:].masked_fill(~pairs.mask[:, 1:].bool(), IGNORE)
         wanted = target != IGNORE
         logits = (self.to_word(words[wanted]) @ self.model.embeddings.word_embeddings.weight.T).float()
@@ -205,18 +230,27 @@ def train_alignment(
     out: Path,
     schedule: Schedule = SCHEDULE,
     batch: int = BATCH,
-    losses: tuple[str, ...] = LOSSES,
+    options: Options = DEFAULT,
 ):
     """Train the Q-Former of `model` (a `Blip2ForImageTextRetrieval`) on cached ViT features `[n, 257, d]`."""
-    module = Alignment(model, tokenizer.convert_tokens_to_ids(DECODER), losses).to(accelerator.device)
+    decoder = tokenizer.convert_tokens_to_ids(DECODER)
+    module = Alignment(model, decoder, options.losses, options.diversity).to(accelerator.device)
+    freeze(module.model, options)
 
     def loss_of(wrapped, step: int):
         rng = np.random.default_rng([SEED, 5, step])
         chosen = np.sort(rng.choice(len(features), batch, replace=False))
         seen = torch.from_numpy(features[chosen]).float().to(accelerator.device)
-        pairs = draw_pairs([training_scene(int(i)) for i in chosen], tokenizer, rng)
+        scenes = [training_scene(int(i)) for i in chosen]
+        pairs = draw_pairs(scenes, tokenizer, rng)
+        kept = None
+        if options.masking != "none":
+            attended = module.attended(seen) if options.masking == "attention" else None
+            kept = keep(options.masking, scenes, attended, rng).to(accelerator.device)
+        if options.shuffled:
+            seen = seen.roll(1, 0)
         torch.manual_seed(SEED + step)
-        return wrapped(seen, pairs.to(accelerator.device))
+        return wrapped(seen, pairs.to(accelerator.device), kept)
 
     run("align", accelerator, module, loss_of, schedule, out)
     return model.eval()

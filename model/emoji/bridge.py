@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .dictation import dictation_loss, placed_description, region
+from .dictation import REGIONS, dictation_loss, placed_description, region
 from .language import CAPTIONS
 from .loop import Schedule, run
+from .options import DEFAULT, Options
 from .scenes import random_scene, render
 from .sequences import SequenceBuilder, answer_loss
 from .vision import GRID, HIDDEN, PATCH, to_pixels
@@ -78,13 +79,50 @@ class Bridge(nn.Module):
         return self.projection(read.last_hidden_state)
 
 
+def likeness(queries: torch.Tensor) -> torch.Tensor:
+    """Mean squared cosine between different queries of an image, centred over the queries; `[b, q, d]`."""
+    centred = nn.functional.normalize(queries.float() - queries.float().mean(1, keepdim=True), dim=-1)
+    cosine = centred @ centred.transpose(1, 2)
+    count = queries.shape[1]
+    return (cosine.square().sum((1, 2)) - count).mean() / (count * (count - 1))
+
+
+class PatchBridge(nn.Module):
+    """A linear map for a Q-Former, from as many patches as there are queries: one of each region, or its mean."""
+
+    def __init__(self, model, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.regions = REGIONS[model.query_tokens.shape[1]]
+        self.projection = nn.Linear(HIDDEN, model.language_projection.out_features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """As `Bridge.forward`."""
+        columns, rows = self.regions
+        patches = features[:, 1:].transpose(1, 2).unflatten(2, (GRID, GRID))
+        if self.kind == "average":
+            picked = nn.functional.adaptive_avg_pool2d(patches, (rows, columns))
+        else:
+            picked = patches[..., GRID // rows // 2 :: GRID // rows, GRID // columns // 2 :: GRID // columns]
+        return self.projection(picked.flatten(2).transpose(1, 2))
+
+
+def freeze(model, options: Options) -> None:
+    """Keep the queries, or the whole Q-Former, as they are."""
+    if options.freeze != "none":
+        model.query_tokens.requires_grad_(False)
+    if options.freeze == "qformer":
+        model.qformer.requires_grad_(False)
+
+
 @torch.no_grad()
-def initialise(qformer, query_tokens: torch.Tensor, features: np.ndarray) -> None:
+def initialise(qformer, query_tokens: torch.Tensor, features: np.ndarray, random: bool = False) -> None:
     """A start from which a Q-Former learns in minutes.
 
     The library's N(0, 0.02) is too small for matrices of this width: nothing gets through six layers. Every query
     starts as the average feature `features` `[n, 257, d]` of its region's patches, and cross-attention with equal
     matrices for queries and keys, so that it looks there first. All of it is free to change.
+    `random`: queries start at N(0, 1) instead.
     """
     for module in qformer.modules():
         if isinstance(module, nn.Linear):
@@ -92,9 +130,10 @@ def initialise(qformer, query_tokens: torch.Tensor, features: np.ndarray) -> Non
     mean = torch.from_numpy(features.astype(np.float32).mean(0))[1:]
     mean = mean - mean.mean(0)
     centres = [(step + 0.5) * PATCH for step in range(GRID)]
-    owner = torch.tensor([region(x, y) for y in centres for x in centres])
-    queries = torch.stack([mean[owner == query].mean(0) for query in range(query_tokens.shape[1])])
-    query_tokens.copy_(queries / queries.std(-1, keepdim=True))
+    count = query_tokens.shape[1]
+    owner = torch.tensor([region(x, y, count) for y in centres for x in centres])
+    queries = torch.stack([mean[owner == query].mean(0) for query in range(count)])
+    query_tokens.copy_(torch.randn_like(queries) if random else queries / queries.std(-1, keepdim=True))
     for layer in qformer.encoder.layer:
         if layer.has_cross_attention:
             attention = layer.crossattention.attention
@@ -120,16 +159,20 @@ def train_bridge(
     scenes: int = SCENES,
     batch: int = BATCH,
     aligned=None,
-):
-    """Train the bridge of `model` (a `Blip2ForConditionalGeneration` that holds the trained ViT and OPT).
+    options: Options = DEFAULT,
+    features: np.ndarray | None = None,
+) -> nn.Module:
+    """Train and return the bridge of `model` (a `Blip2ForConditionalGeneration` that holds the trained ViT and OPT).
 
-    `aligned`: the retrieval model of stage 1 to start from; None starts from scratch.
+    `aligned`: the retrieval model of stage 1 to start from; None starts from scratch. `features`: the cached ones.
     """
-    features = cache_features(accelerator, model.vision_model, out, scenes)
+    if features is None:
+        features = cache_features(accelerator, model.vision_model, out, scenes)
     if aligned is None:
-        initialise(model.qformer, model.query_tokens.data, features[:START_SCENES])
+        initialise(model.qformer, model.query_tokens.data, features[:START_SCENES], options.freeze != "none")
     else:
         take_queries(model, aligned)
+    freeze(model, options)
     nn.init.normal_(model.language_projection.weight, std=model.language_projection.in_features**-0.5)
     model.to(accelerator.device)
     model.vision_model.requires_grad_(False)
@@ -141,11 +184,12 @@ def train_bridge(
         epoch, place = divmod(step * batch, scenes)
         order = np.random.default_rng([SEED, stage, epoch]).permutation(scenes)
         chosen = np.sort(np.take(order, range(place, place + batch), mode="wrap"))
-        return chosen.tolist(), torch.from_numpy(features[chosen]).float().to(accelerator.device)
+        seen = torch.from_numpy(features[chosen]).float().to(accelerator.device)
+        return chosen.tolist(), seen.roll(1, 0) if options.shuffled else seen
 
     @cache
     def described(index: int) -> list[list[int]]:
-        slots = placed_description(training_scene(index))
+        slots = placed_description(training_scene(index), model.query_tokens.shape[1])
         ids = [[builder.encode(f" {word}")[0] for word in slot] for slot in slots]
         return [row + [-1] * (4 - len(row)) for row in ids]
 
@@ -158,10 +202,16 @@ def train_bridge(
     def answered(bridge, step: int):
         chosen, seen = draw(step, 1)
         rows = builder.batch([training_scene(i) for i in chosen], np.random.default_rng([SEED, 2, step]))
-        loss, right = answer_loss(language_model, bridge(seen), rows.to(seen.device))
+        prefix = bridge(seen)
+        loss, right = answer_loss(language_model, prefix, rows.to(seen.device))
+        if options.diversity:
+            loss = loss + options.diversity * likeness(prefix)
         return loss, {"tokens_right": right}
 
-    bridge = Bridge(model)
-    run("dictation", accelerator, bridge, dictated, dictation, out)
+    bridge = Bridge(model) if options.bridge == "qformer" else PatchBridge(model, options.bridge)
+    bridge.to(accelerator.device)
+    if options.dictation:
+        run("dictation", accelerator, bridge, dictated, dictation, out)
     run("bridge", accelerator, bridge, answered, schedule, out)
-    return model.eval()
+    model.eval()
+    return bridge.eval()

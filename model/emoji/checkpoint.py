@@ -24,6 +24,8 @@ from .vision import HIDDEN, IMAGE_SIZE, MEAN, STD, vision_config
 
 QUERIES = DESCRIPTION_SLOTS
 LAYERS = 6
+# Cross-attention stands in every second layer, as published.
+CROSS_EVERY = 2
 # What the text of generative alignment starts with; the tokenizer's own start token is the contrastive one.
 DECODER = "<dec>"
 CAPTION_POSITIONS = 64
@@ -33,14 +35,14 @@ CONTRAST = 256
 SHARD = "8MB"
 
 
-def _qformer(tokenizer, **more) -> Blip2QFormerConfig:
+def _qformer(tokenizer, cross_every: int = CROSS_EVERY, **more) -> Blip2QFormerConfig:
     return Blip2QFormerConfig(
         hidden_size=HIDDEN,
         encoder_hidden_size=HIDDEN,
         intermediate_size=4 * HIDDEN,
         num_hidden_layers=LAYERS,
         num_attention_heads=6,
-        cross_attention_frequency=2,
+        cross_attention_frequency=cross_every,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         vocab_size=len(tokenizer),
@@ -49,20 +51,22 @@ def _qformer(tokenizer, **more) -> Blip2QFormerConfig:
     )
 
 
-def bridge_config(tokenizer) -> Blip2Config:
+def bridge_config(tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EVERY) -> Blip2Config:
     """The whole model's configuration: published interface, small widths."""
     return Blip2Config(
         vision_config=vision_config().to_dict(),
-        qformer_config=_qformer(tokenizer).to_dict(),
+        qformer_config=_qformer(tokenizer, cross_every).to_dict(),
         text_config=language_config(tokenizer).to_dict(),
-        num_query_tokens=QUERIES,
+        num_query_tokens=queries,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
 
 
-def build_model(tokenizer) -> Blip2ForConditionalGeneration:
+def build_model(
+    tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EVERY
+) -> Blip2ForConditionalGeneration:
     """A fresh model; the queries start at N(0, 0.02), for the library leaves them at zero."""
-    model = Blip2ForConditionalGeneration(bridge_config(tokenizer))
+    model = Blip2ForConditionalGeneration(bridge_config(tokenizer, queries, cross_every))
     torch.nn.init.normal_(model.query_tokens, std=0.02)
     return model
 
@@ -74,14 +78,17 @@ def alignment_tokenizer(tokenizer):
     return copied
 
 
-def build_retrieval(tokenizer) -> Blip2ForImageTextRetrieval:
+def build_retrieval(
+    tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EVERY
+) -> Blip2ForImageTextRetrieval:
     """A fresh retrieval model; `tokenizer` is an `alignment_tokenizer`."""
-    qformer = _qformer(tokenizer, use_qformer_text_input=True, max_position_embeddings=CAPTION_POSITIONS)
+    text_branch = {"use_qformer_text_input": True, "max_position_embeddings": CAPTION_POSITIONS}
+    qformer = _qformer(tokenizer, cross_every, **text_branch)
     config = Blip2Config(
         vision_config=vision_config().to_dict(),
         qformer_config=qformer.to_dict(),
         text_config=language_config(tokenizer).to_dict(),
-        num_query_tokens=QUERIES,
+        num_query_tokens=queries,
         image_text_hidden_size=CONTRAST,
     )
     model = Blip2ForImageTextRetrieval(config)

@@ -11,26 +11,27 @@ import torch
 from .scenes import IMAGE_SIZE, Scene
 from .text import DESCRIPTION_SLOTS, FILLER, description_words
 
-COLUMNS = 4
-ROWS = DESCRIPTION_SLOTS // COLUMNS
+# Columns and rows of regions by the number of queries.
+REGIONS = {8: (4, 2), 16: (4, 4), 32: (4, 8), 64: (8, 8)}
 # Weight of the slots that hold nothing: 28 or more of the 32 do.
 EMPTY = 0.3
 READ = 0.3
 
 
-def region(x: float, y: float) -> int:
+def region(x: float, y: float, queries: int = DESCRIPTION_SLOTS) -> int:
     """The slot, in reading order, of the region that holds a point in pixels."""
-    column = min(COLUMNS - 1, max(0, int(x / IMAGE_SIZE * COLUMNS)))
-    row = min(ROWS - 1, max(0, int(y / IMAGE_SIZE * ROWS)))
-    return row * COLUMNS + column
+    columns, rows = REGIONS[queries]
+    column = min(columns - 1, max(0, int(x / IMAGE_SIZE * columns)))
+    row = min(rows - 1, max(0, int(y / IMAGE_SIZE * rows)))
+    return row * columns + column
 
 
-def placed_description(scene: Scene) -> list[list[str]]:
+def placed_description(scene: Scene, queries: int = DESCRIPTION_SLOTS) -> list[list[str]]:
     """As `text.piled_description`, but every object stands in the slot of its region, or the nearest free one."""
-    slots: list[list[str]] = [[FILLER] for _ in range(DESCRIPTION_SLOTS)]
+    slots: list[list[str]] = [[FILLER] for _ in range(queries)]
     for item in scene.objects:
-        home = region(item.x, item.y)
-        free = [slot for slot in range(DESCRIPTION_SLOTS) if slots[slot] == [FILLER]]
+        home = region(item.x, item.y, queries)
+        free = [slot for slot in range(queries) if slots[slot] == [FILLER]]
         slots[min(free, key=lambda slot: (abs(slot - home), slot))] = description_words(item)
     return slots
 

@@ -37,7 +37,9 @@ def measure(reader: Reader, features: torch.Tensor, scenes: list[Scene]) -> dict
     numbers, attention, outputs = maps(reader, features)
     owners = np.stack([patch_labels(render(scene)).ravel() for scene in scenes])
     patches = attention[..., 1:] / attention[..., 1:].sum(-1, keepdims=True)
-    home = [(i, region(o.x, o.y)) for i, scene in enumerate(scenes) for o in scene.objects]
+    home = [
+        (i, region(o.x, o.y, attention.shape[2])) for i, scene in enumerate(scenes) for o in scene.objects
+    ]
     layers = {}
     for number, layer, whole in zip(numbers, patches, attention, strict=True):
         on_objects = (layer * (owners >= 0)[:, None]).sum(-1)

@@ -12,7 +12,10 @@ from transformers import (
     InstructBlipProcessor,
 )
 
+from .checkpoint import build_processor
+
 MAX_NEW_TOKENS = 40
+
 _CLASSES = {
     "blip-2": (Blip2ForConditionalGeneration, Blip2Processor),
     "instructblip": (InstructBlipForConditionalGeneration, InstructBlipProcessor),
@@ -30,6 +33,14 @@ class Reader:
         self.model = model.from_pretrained(folder, dtype=torch.float32).to(device).eval()
         self.processor = processor.from_pretrained(folder)
         self.reads_questions = kind == "instructblip"
+
+    @classmethod
+    def of(cls, model, tokenizer) -> "Reader":
+        """A reader of a BLIP-2 in memory."""
+        reader = cls.__new__(cls)
+        reader.model, reader.processor = model.eval(), build_processor(tokenizer)
+        reader.reads_questions = False
+        return reader
 
     @torch.no_grad()
     def vision(self, images: Sequence) -> torch.Tensor:

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, OPTForCausalLM
+from transformers import AutoTokenizer, Blip2ForImageTextRetrieval, OPTForCausalLM
 
 from . import align, bridge, instruct, language, vision
 from .checkpoint import (
-    DECODER,
     alignment_tokenizer,
     build_instruct,
     build_instruct_processor,
@@ -22,13 +21,15 @@ from .checkpoint import (
     save_retrieval,
 )
 from .loop import Schedule, make_accelerator
+from .options import DEFAULT, Options
 from .probes import probe_vision
 from .tokenizer import train_tokenizer
 
 STAGES = ("lm", "vit", "align", "bridge", "instruct")
 
 
-def _scaled(schedule: Schedule, scale: float) -> Schedule:
+def scaled(schedule: Schedule, scale: float) -> Schedule:
+    """The schedule at another length."""
     steps = max(2, round(schedule.steps * scale))
     return replace(schedule, steps=steps, warmup=min(schedule.warmup, max(1, steps // 10)))
 
@@ -41,11 +42,13 @@ def the_tokenizer(out: Path):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def train_stage(stage: str, out: Path, scale: float = 1.0, precision: str = "auto") -> dict:
+def train_stage(
+    stage: str, out: Path, scale: float = 1.0, precision: str = "auto", options: Options = DEFAULT
+) -> dict:
     """Run one of `STAGES`; returns its gate's figures, or where it saved its checkpoint below `out`."""
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(precision)
-    gate = _STAGES[stage](accelerator, the_tokenizer(out), out, scale)
+    gate = _STAGES[stage](accelerator, the_tokenizer(out), out, scale, options)
     accelerator.print(f"{stage}: {gate}", flush=True)
     return gate
 
@@ -54,13 +57,14 @@ def _checks(scale: float) -> int:
     return max(4, round(400 * min(1.0, scale)))
 
 
-def _scenes(scale: float) -> int:
+def scenes_at(scale: float) -> int:
+    """How many scenes are cached at a scale of the recipe."""
     return max(2 * bridge.BATCH, round(bridge.SCENES * min(1.0, scale)))
 
 
-def _language(accelerator, tokenizer, out: Path, scale: float) -> dict:
+def _language(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
     schedules = (language.DRILL, language.READ, language.TALK)
-    model = language.train_language(accelerator, tokenizer, out, *(_scaled(s, scale) for s in schedules))
+    model = language.train_language(accelerator, tokenizer, out, *(scaled(s, scale) for s in schedules))
     return {
         "written": language.read_accuracy(model, tokenizer, _checks(scale)),
         "piled": language.read_accuracy(model, tokenizer, _checks(scale), piled=True),
@@ -70,7 +74,7 @@ def _language(accelerator, tokenizer, out: Path, scale: float) -> dict:
     }
 
 
-def _vision(accelerator, tokenizer, out: Path, scale: float) -> dict:
+def _vision(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
     schedules = (
         vision.CROP_SCHEDULE,
         vision.SCENE_SCHEDULE,
@@ -78,41 +82,58 @@ def _vision(accelerator, tokenizer, out: Path, scale: float) -> dict:
         vision.LONG_SCHEDULE,
         vision.ROBUST_SCHEDULE,
     )
-    vit = vision.train_vision(accelerator, out, *(_scaled(s, scale) for s in schedules))
+    vit = vision.train_vision(accelerator, out, *(scaled(s, scale) for s in schedules))
     return probe_vision(vit, _checks(scale), max(4, _checks(scale) // 3))
 
 
-def _align(accelerator, tokenizer, out: Path, scale: float) -> dict:
-    tokenizer = alignment_tokenizer(tokenizer)
-    source = assemble(the_tokenizer(out), out)
-    features = bridge.cache_features(accelerator, source.vision_model, out, _scenes(scale))
-    model = build_retrieval(tokenizer)
-    model.vision_model.load_state_dict(source.vision_model.state_dict())
-    bridge.initialise(model.qformer, model.query_tokens.data, features[: bridge.START_SCENES])
-    align.initialise(model, source.language_model, tokenizer)
-    align.train_alignment(accelerator, model, tokenizer, features, out, _scaled(align.SCHEDULE, scale))
-    save_retrieval(model.cpu(), tokenizer, out / "blip2-emoji-itm")
+def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+    if not options.losses:
+        return {"left out": "no loss was chosen"}
+    source = assemble(tokenizer, out, options)
+    features = bridge.cache_features(accelerator, source.vision_model, out, scenes_at(scale))
+    model = align_queries(
+        accelerator, source, tokenizer, features, out, scaled(align.SCHEDULE, scale), options
+    )
+    save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
     return {"saved": str(out / "blip2-emoji-itm")}
 
 
-def _bridge(accelerator, tokenizer, out: Path, scale: float) -> dict:
-    model = assemble(tokenizer, out)
-    schedules = (_scaled(bridge.DICTATION, scale), _scaled(bridge.SCHEDULE, scale))
+def align_queries(accelerator, source, tokenizer, features, out: Path, schedule: Schedule, options: Options):
+    """Stage 1 on the ViT and the words of `source`; returns the retrieval model."""
+    tokenizer = alignment_tokenizer(tokenizer)
+    model = build_retrieval(tokenizer, options.queries, options.cross_every)
+    model.vision_model.load_state_dict(source.vision_model.state_dict())
+    start = features[: bridge.START_SCENES]
+    bridge.initialise(model.qformer, model.query_tokens.data, start, options.freeze != "none")
+    align.initialise(model, source.language_model, tokenizer)
+    return align.train_alignment(accelerator, model, tokenizer, features, out, schedule, options=options)
+
+
+def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+    if options.bridge != "qformer":
+        raise ValueError(
+            "only a Q-Former makes a BLIP-2; compare other bridges with `python -m model.emoji ablate`"
+        )
+    model = assemble(tokenizer, out, options)
+    schedules = (scaled(bridge.DICTATION, scale), scaled(bridge.SCHEDULE, scale))
+    aligned = _aligned(out) if options.losses else None
     bridge.train_bridge(
-        accelerator, model, tokenizer, out, *schedules, _scenes(scale), aligned=_aligned(tokenizer, out)
+        accelerator, model, tokenizer, out, *schedules, scenes_at(scale), aligned=aligned, options=options
     )
     save_checkpoint(model.cpu(), tokenizer, out / "blip2-emoji")
     return {"saved": str(out / "blip2-emoji")}
 
 
-def _instruct(accelerator, tokenizer, out: Path, scale: float) -> dict:
+def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+    if options != DEFAULT:
+        return {"left out": "the options concern the other stages"}
     bridged = assemble(tokenizer, out)
     _load(bridge.Bridge(bridged), out / "bridge.pt")
-    features = bridge.cache_features(accelerator, bridged.vision_model, out, _scenes(scale))
+    features = bridge.cache_features(accelerator, bridged.vision_model, out, scenes_at(scale))
     model = build_instruct(tokenizer)
-    instruct.start_from(model, bridged.cpu(), _aligned(tokenizer, out))
+    instruct.start_from(model, bridged.cpu(), _aligned(out))
     processor = build_instruct_processor(tokenizer)
-    instruct.train_instruct(accelerator, model, processor, features, out, _scaled(instruct.SCHEDULE, scale))
+    instruct.train_instruct(accelerator, model, processor, features, out, scaled(instruct.SCHEDULE, scale))
     save_checkpoint(model.cpu(), tokenizer, out / "instructblip-emoji")
     return {"saved": str(out / "instructblip-emoji")}
 
@@ -120,18 +141,18 @@ def _instruct(accelerator, tokenizer, out: Path, scale: float) -> dict:
 _STAGES = {"lm": _language, "vit": _vision, "align": _align, "bridge": _bridge, "instruct": _instruct}
 
 
-def _aligned(tokenizer, out: Path):
-    """The retrieval model of stage 1; its ViT is left fresh, for only the Q-Former is taken from it."""
-    tokenizer = alignment_tokenizer(tokenizer)
-    module = align.Alignment(build_retrieval(tokenizer), tokenizer.convert_tokens_to_ids(DECODER))
-    _load(module, out / "align.pt", frozen=("model.vision_model.",))
-    return module.model
+def _aligned(out: Path) -> Blip2ForImageTextRetrieval:
+    """The retrieval model of stage 1, as it was saved."""
+    folder = out / "blip2-emoji-itm"
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} is missing: run the stages before it first ({', '.join(STAGES)})")
+    return Blip2ForImageTextRetrieval.from_pretrained(folder, dtype=torch.float32)
 
 
-def assemble(tokenizer, out: Path):
+def assemble(tokenizer, out: Path, options: Options = DEFAULT):
     """A BLIP-2 with the trained ViT and language model of `out` and a fresh bridge."""
     torch.manual_seed(bridge.SEED)
-    model = build_model(tokenizer)
+    model = build_model(tokenizer, options.queries, options.cross_every)
     language_model = OPTForCausalLM(language.language_config(tokenizer))
     _load(language_model, out / "lm.pt")
     model.language_model.load_state_dict(language_model.state_dict())
@@ -141,8 +162,7 @@ def assemble(tokenizer, out: Path):
     return model
 
 
-def _load(module: torch.nn.Module, checkpoint: Path, frozen: tuple[str, ...] = ()) -> None:
-    """`frozen`: beginnings of names that were not trained and therefore not saved."""
+def _load(module: torch.nn.Module, checkpoint: Path) -> None:
     if not checkpoint.exists():
         raise FileNotFoundError(
             f"{checkpoint} is missing: run the stages before it first ({', '.join(STAGES)}, with --stage)"
@@ -150,8 +170,7 @@ def _load(module: torch.nn.Module, checkpoint: Path, frozen: tuple[str, ...] = (
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     missing, unexpected = module.load_state_dict(state["module"], strict=False)
     # A tied head is the same tensor as the embeddings and is saved once.
-    absent = [key for key in missing if key != "lm_head.weight" and not key.startswith(frozen or ("\0",))]
-    if unexpected or absent:
+    if unexpected or set(missing) - {"lm_head.weight"}:
         raise RuntimeError(
-            f"{checkpoint} does not fit this recipe: missing {absent}, unexpected {unexpected}"
+            f"{checkpoint} does not fit this recipe: missing {missing}, unexpected {unexpected}"
         )

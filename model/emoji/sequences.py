@@ -118,7 +118,9 @@ def answer_loss(language_model, prefix: torch.Tensor, rows: Rows):
     batch, slots = prefix.shape[:2]
     embedded = torch.cat([prefix, language_model.get_input_embeddings()(rows.ids)], 1)
     segments = torch.nn.functional.pad(rows.segments, (slots, 0))
-    positions = torch.cat([torch.arange(slots, device=prefix.device).expand(batch, -1), rows.positions], 1)
+    # Rows count from 32 slots; with more or fewer of them the text moves.
+    texts = rows.positions + (slots - DESCRIPTION_SLOTS) * (rows.segments >= 0)
+    positions = torch.cat([torch.arange(slots, device=prefix.device).expand(batch, -1), texts], 1)
     length = embedded.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=prefix.device).tril()
     readable = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
