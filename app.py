@@ -7,6 +7,7 @@ python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit      a model
 import argparse
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def make_services(pipe: Any, matcher: Any = None) -> Any:
         scene_maker=scene_maker() if bundled else None,
         familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
         matcher=matcher,
+        unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
         world=pipe.checkpoint.world,
     )
 
@@ -131,6 +133,22 @@ def unfamiliar(folder: Path | None) -> Any:
         )
 
     return notice
+
+
+def unknown_words(tokenizer: Any) -> Any:
+    """A function that lists the words of a question which the bundled model has never read.
+
+    Its tokenizer holds every word of its world as one token; what falls into pieces was not in it.
+    """
+
+    def pieces(word: str) -> int:
+        return len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
+
+    def unread(question: str) -> tuple[str, ...]:
+        words = dict.fromkeys(re.findall(r"[^\W_]+", question.lower()))
+        return tuple(word for word in words if pieces(word) > 1)
+
+    return unread
 
 
 def free_port(host: str) -> int:

@@ -143,3 +143,11 @@ def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
         said = notice(pipe.encode(draw(rng)))
         assert said and "emoji" in said and "--model" in said, name
     assert sum(share >= 0.95 for share in card["familiarity"]["detected"].values()) >= 4
+
+
+def test_words_outside_its_world_are_recognised(pipe):
+    unread = app.make_services(pipe).unknown
+    for question in ("How many cats are there?", "what is to the left of the dog?", "is there an owl?"):
+        assert unread(question) == ()
+    assert unread("is there a giraffe, or a Zebra?") == ("giraffe", "zebra")
+    assert unread("<b>?!") == () and unread("") == ()

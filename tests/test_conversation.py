@@ -174,3 +174,14 @@ def test_maps_follow_the_question_only_where_the_qformer_reads_it(services, tmp_
     reading = fake_services(FakePipeline(family="instructblip"))
     after = ask(reading, looked(reading, Session(), tmp_path), "one?")
     assert after.encoded.question == "one?"
+
+
+def test_words_the_model_never_read_are_named_before_the_answer(session):
+    services = fake_services(unknown=lambda question: [w for w in question.split() if w.startswith("gir")])
+    asked = ask(services, session, "is there a giraffe?")
+    assert [line.kind for line in asked.lines[-3:]] == ["question", "notice", "answer"]
+    assert "“giraffe?”" in asked.lines[-2].text and "guess" in asked.lines[-2].text
+    assert asked.turns()[-1][0] == "is there a giraffe?"
+    again = say(services, talk.retried(asked))
+    assert [line.kind for line in again.lines] == [line.kind for line in asked.lines]
+    assert [line.kind for line in ask(services, again, "a cat?").lines[-2:]] == ["question", "answer"]

@@ -1,7 +1,7 @@
 """One visitor's conversation as plain data, and the steps that carry it forward. No Gradio here."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
@@ -144,12 +144,22 @@ def answer(services: Services, session: Session, decoding: Any) -> Iterator[Sess
     question = last.text if last and last.kind == "question" else ""
     if last and last.kind == "notice" and session.last_question() is not None:
         return
+    unread = services.unknown(question) if services.unknown and question else ()
+    if unread:
+        session = session.add("notice", never_read(unread))
     try:
         session = for_question(services, session, question)
         for partial in _stream(services, session, question, decoding):
             yield session.add("answer", partial.text, partial.finish)
     except services.user_errors as error:
         yield session.add("notice", str(error))
+
+
+def never_read(words: Sequence[str]) -> str:
+    """What is said before an answer to a question with words that the model does not know."""
+    quoted = ", ".join(f"“{word}”" for word in words)
+    what = "this word" if len(words) == 1 else "these words"
+    return f"The model has never read {what}: {quoted}. It cannot know what is meant, so take its answer as a guess."
 
 
 def for_question(services: Services, session: Session, question: str) -> Session:

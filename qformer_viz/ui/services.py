@@ -75,7 +75,8 @@ class SceneMaker:
 class Services:
     """`decode(path or data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the
     pipeline's decoding options; `familiar(encoded) -> notice or None` says when an image is unlike the
-    model's world; `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab."""
+    model's world; `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
+    `unknown(question)` lists the words that the model has never read."""
 
     pipe: Pipeline
     decode: Callable[[Any], Any]
@@ -86,5 +87,6 @@ class Services:
     scene_maker: SceneMaker | None = None
     familiar: Callable[[Any], str | None] | None = None
     matcher: Matcher | None = None
+    unknown: Callable[[str], Sequence[str]] | None = None
     world: str = ""
     limits: Limits = field(default_factory=Limits)
