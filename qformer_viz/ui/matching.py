@@ -33,13 +33,13 @@ def tab(services: Services) -> dict:
             scale=4,
             min_width=260,
         )
-        compare = gr.Button("Compare", variant="primary", elem_id="match-compare", min_width=120)
+        compare = gr.Button("Compare", variant="primary", size="md", elem_id="match-compare", min_width=120)
     table = gr.HTML(elem_id="match-table", apply_default_css=False)
     with gr.Column(visible=False, elem_id="match-detail") as detail:
         with gr.Row(elem_classes="qfv-controls"):
             chosen = gr.Dropdown([], label="Queries and maps for", elem_id="match-chosen", min_width=220)
-            show = gr.Button("Show these maps on the canvas", elem_id="match-show", min_width=200)
-            back = gr.Button("Back to the model that chats", elem_id="match-back", min_width=200)
+            show = gr.Button("Show these maps on the canvas", elem_id="match-show", size="md", min_width=200)
+            back = gr.Button("Back to the model that chats", elem_id="match-back", size="md", min_width=200)
         plot = gr.Plot(show_label=False, label="Votes of queries", elem_id="match-plot")
     return {
         "texts": texts,
@@ -105,14 +105,12 @@ def best(match: Any) -> int:
 
 def draw(matches: tuple, index: int | None):
     """Similarity and vote of every query for one text."""
-    from ..view.figures import measure_figure
+    from ..view.figures import votes_figure
 
     if index is None or not 0 <= index < len(matches):
         return None
     match = matches[index]
-    return measure_figure(
-        [match.similarities, match.probabilities], ["similarity", "vote"], "similarity and vote"
-    )
+    return votes_figure(match.similarities, match.probabilities)
 
 
 def maps(services: Services, session: Session, matches: tuple, index: int | None) -> Any:
