@@ -10,7 +10,8 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from qformer_viz.cli import load, model_arguments
 
 ROOT = Path(__file__).resolve().parent
 FIRST_PORT, PORTS = 7860, 20
+MATCHER = "blip2-emoji-itm"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,40 +49,96 @@ def parser() -> argparse.ArgumentParser:
         default=env.get("QFORMER_VIZ_MATCHER") or None,
         metavar="NAME",
         help="a retrieval checkpoint for the Match tab, such as Salesforce/blip2-itm-vit-g; a second model in memory "
-        "[QFORMER_VIZ_MATCHER, none]",
+        f"[QFORMER_VIZ_MATCHER, {MATCHER} beside a bundled model, else none]",
     )
     top.add_argument("--open", action="store_true", help="open the page in the browser")
     return top
 
 
-def make_services(pipe: Any, matcher: Any = None) -> Any:
-    """What the interface needs, from a loaded pipeline, perhaps a matcher, and the bundled world."""
+def make_services(
+    pipe: Any, matcher: Any = None, others: Mapping[Any, Callable[[], Any]] | None = None
+) -> Any:
+    """What the interface needs, from a loaded pipeline, perhaps a matcher, and the bundled world.
+
+    `others`: further checkpoints to choose on the page, and what loads the pipeline of each.
+    """
     from model.types import Decoding
     from qformer_viz.ui.services import Services
 
     shared = backend()
-    bundled = pipe.checkpoint.world == "emoji scenes"
+    bundled = is_bundled(pipe.checkpoint)
+    first = speaker(pipe)
     return Services(
-        pipe=pipe,
+        speaker=first,
+        speakers={pipe.checkpoint.title: lambda: first}
+        | {entry.title: _once(load) for entry, load in (others or {}).items()},
+        compares_questions=first.reads_questions
+        or any(entry.family == "instructblip" for entry in others or ()),
         decode=shared.decode,
         decoding=Decoding,
-        geometry=geometry(pipe.model.config),
         user_errors=shared.errors,
         examples=examples() if bundled else (),
         scene_maker=scene_maker() if bundled else None,
-        familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
         matcher=matcher,
-        unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
-        world=pipe.checkpoint.world,
     )
 
 
-def load_matcher(args: argparse.Namespace) -> Any:
-    """The retrieval model that the options ask for, with the attention of every comparison recorded."""
+def is_bundled(checkpoint: Any) -> bool:
+    return checkpoint.world == "emoji scenes"
+
+
+def speaker(pipe: Any) -> Any:
+    """A loaded pipeline as a model that chats, with what there is to say about its world."""
+    from qformer_viz.ui.services import Speaker
+
+    bundled = is_bundled(pipe.checkpoint)
+    return Speaker(
+        pipe=pipe,
+        geometry=geometry(pipe.model.config),
+        world=pipe.checkpoint.world,
+        familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
+        unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
+    )
+
+
+def _once(load: Callable[[], Any]) -> Callable[[], Any]:
+    return cache(lambda: speaker(load()))
+
+
+def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
+    """The other bundled checkpoints that chat, where a bundled one does, and what loads the pipeline of each."""
+    from model import CHECKPOINTS
+
+    if not is_bundled(pipe.checkpoint):
+        return {}
+    return {
+        entry: partial(load, backend(), argparse.Namespace(**vars(args) | {"model": entry.id}))
+        for entry in CHECKPOINTS.values()
+        if is_bundled(entry)
+        and entry.family != "retrieval"
+        and entry.id != pipe.checkpoint.id
+        and is_here(entry)
+    }
+
+
+def is_here(checkpoint: Any) -> bool:
+    return checkpoint.folder is not None and (checkpoint.folder / "config.json").is_file()
+
+
+def default_matcher(pipe: Any) -> str | None:
+    """The bundled retrieval checkpoint, where a bundled model chats."""
+    from model import CHECKPOINTS
+
+    entry = CHECKPOINTS.get(MATCHER)
+    return MATCHER if entry and is_bundled(pipe.checkpoint) and is_here(entry) else None
+
+
+def load_matcher(name: str, args: argparse.Namespace) -> Any:
+    """A retrieval model, with the attention of every comparison recorded."""
     import model
     from qformer_viz.capture import capture
 
-    return model.load_matcher(args.matcher, device=args.device, allow=tuple(args.allow), observe=capture)
+    return model.load_matcher(name, device=args.device, allow=tuple(args.allow), observe=capture)
 
 
 def geometry(config: Any) -> Any:
@@ -185,13 +243,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared = backend()
     try:
         pipe = load(shared, args)
-        matcher = load_matcher(args) if args.matcher else None
+        name = args.matcher or default_matcher(pipe)
+        matcher = load_matcher(name, args) if name else None
     except shared.errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from qformer_viz.ui import build, launch_options
 
-    services = make_services(pipe, matcher)
+    services = make_services(pipe, matcher, bundled_beside(pipe, args))
     build(services).launch(
         server_name=args.host,
         server_port=port,

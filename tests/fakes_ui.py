@@ -18,7 +18,7 @@ from PIL import Image
 from model.images import decode
 from model.types import Answer, Decoding
 from qformer_viz.types import Capture
-from qformer_viz.ui.services import Geometry, Limits, SceneMaker, Services
+from qformer_viz.ui.services import Geometry, Limits, SceneMaker, Services, Speaker
 
 LAYERS, CROSS, HEADS, QUERIES, GRID, WIDTH = 6, (0, 2, 4), 2, 8, (4, 4), 16
 
@@ -153,7 +153,7 @@ class FakeMatcher:
 
 
 def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
-    """Services around a fake pipeline, with the real decoder of uploads."""
+    """Services around a fake pipeline, with the real decoder of uploads; the fields of `Speaker` go to the speaker."""
     from model.errors import ModelError
 
     def draw(nouns, layout, style):
@@ -161,14 +161,33 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
             raise ValueError("choose one to 4 nouns, not 0")
         return Image.new("RGB", (64, 48), (200, 10 * len(nouns), 30))
 
+    about = {name: changes.pop(name) for name in ("world", "familiar", "unknown") if name in changes}
     options = {
-        "pipe": pipe or FakePipeline(),
+        "speaker": fake_speaker(pipe, **about),
         "decode": decode,
         "decoding": Decoding,
-        "geometry": Geometry(LAYERS, CROSS, HEADS, QUERIES),
         "user_errors": (ModelError, FakeError),
         "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw),
-        "world": "fakes",
         "limits": Limits(max_question=60, max_turns=5),
     }
     return Services(**options | changes)
+
+
+def fake_speaker(pipe: FakePipeline | None = None, **changes: Any) -> Speaker:
+    """A fake pipeline as a model that chats."""
+    return Speaker(
+        pipe or FakePipeline(), Geometry(LAYERS, CROSS, HEADS, QUERIES), **{"world": "fakes"} | changes
+    )
+
+
+def fake_choice(broken: bool = False) -> dict[str, Any]:
+    """For `fake_services(**fake_choice())`: two models on offer, the second reads questions; perhaps one that fails."""
+
+    def fail():
+        raise FakeError("This fake is not complete. Get it again.")
+
+    first, second = fake_speaker(), fake_speaker(FakePipeline(family="instructblip", name="reader"))
+    speakers = {"Fake BLIP-2": lambda: first, "Fake InstructBLIP": lambda: second}
+    if broken:
+        speakers["Broken"] = fail
+    return {"speaker": first, "speakers": speakers, "compares_questions": True}

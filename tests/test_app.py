@@ -118,6 +118,60 @@ def test_text_from_elsewhere_is_escaped():
 
 def test_head_closes_no_script_early():
     text = head()
-    assert text.count("<script>") == text.count("</script>") == 2
+    assert text.count("<script>") == text.count("</script>") == 3
     assert text.count("<style>") == text.count("</style>") == 2
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+
+
+def stand_in(world="emoji scenes", family="blip2", title="One"):
+    """What `make_services` needs of a pipeline, without a model."""
+    from model.checkpoints import Checkpoint
+
+    qformer = SimpleNamespace(num_hidden_layers=2, cross_attention_frequency=2, num_attention_heads=3)
+    return SimpleNamespace(
+        checkpoint=Checkpoint(
+            id=title.lower(), title=title, family=family, world=world, folder=Path("no/such")
+        ),
+        model=SimpleNamespace(config=SimpleNamespace(qformer_config=qformer, num_query_tokens=4)),
+        processor=SimpleNamespace(tokenizer=None),
+        family=family,
+    )
+
+
+def test_other_models_are_loaded_when_chosen_and_only_once():
+    first, second = stand_in(), stand_in(family="instructblip", title="Two")
+    loaded = []
+    services = app.make_services(first, others={second.checkpoint: lambda: loaded.append(1) or second})
+    assert list(services.speakers) == ["One", "Two"] and services.compares_questions and not loaded
+    assert services.speakers["One"]() is services.speaker
+    assert (
+        services.speakers["Two"]() is services.speakers["Two"]()
+        and services.speakers["Two"]().reads_questions
+    )
+    assert len(loaded) == 1
+
+
+def test_a_model_alone_offers_no_choice_and_compares_no_questions():
+    services = app.make_services(stand_in(world="photographs"))
+    assert list(services.speakers) == ["One"] and not services.compares_questions and not services.examples
+
+
+def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
+    import model
+    from model.checkpoints import Checkpoint
+
+    (tmp_path / "config.json").write_text("{}")
+    here = {"world": "emoji scenes", "folder": tmp_path}
+    entries = [
+        Checkpoint("one", "One", "blip2", **here),
+        Checkpoint("two", "Two", "instructblip", **here),
+        Checkpoint(app.MATCHER, "Fits", "retrieval", **here),
+        Checkpoint("gone", "Gone", "blip2", world="emoji scenes", folder=tmp_path / "gone"),
+        Checkpoint("Salesforce/x", "Photographs", "blip2"),
+    ]
+    monkeypatch.setattr(model, "CHECKPOINTS", {entry.id: entry for entry in entries}, raising=False)
+    args = app.parser().parse_args([])
+    assert [entry.id for entry in app.bundled_beside(stand_in(), args)] == ["two"]
+    assert app.default_matcher(stand_in()) == app.MATCHER
+    photographs = stand_in(world="photographs")
+    assert app.bundled_beside(photographs, args) == {} and app.default_matcher(photographs) is None

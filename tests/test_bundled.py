@@ -133,7 +133,7 @@ def test_a_conversation_keeps_its_thread(pipe):
 
 
 def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
-    notice = app.make_services(pipe).familiar
+    notice = app.speaker(pipe).familiar
     rng = np.random.default_rng(5)
     scenes = [notice(pipe.encode(render(random_scene(rng)).image)) for _ in range(20)]
     assert sum(said is not None for said in scenes) <= 1
@@ -146,7 +146,7 @@ def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
 
 
 def test_words_outside_its_world_are_recognised(pipe):
-    unread = app.make_services(pipe).unknown
+    unread = app.speaker(pipe).unknown
     for question in ("How many cats are there?", "what is to the left of the dog?", "is there an owl?"):
         assert unread(question) == ()
     assert unread("is there a giraffe, or a Zebra?") == ("giraffe", "zebra")

@@ -8,7 +8,7 @@ from PIL import Image
 from model.types import Decoding
 from qformer_viz.ui import conversation as talk
 from qformer_viz.ui.conversation import Session, messages
-from tests.fakes_ui import FakePipeline, fake_services
+from tests.fakes_ui import FakeError, FakePipeline, fake_choice, fake_services, fake_speaker
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_upload_is_captioned_and_answers_grow(services, tmp_path):
 def test_history_holds_every_earlier_turn(services, session):
     session = ask(services, session, "one?")
     ask(services, session, "two?")
-    question, history, _ = services.pipe.asked[-1]
+    question, history, _ = services.speaker.pipe.asked[-1]
     assert question == "two?"
     assert history == (("", session.lines[0].text), ("one?", "you asked one?"))
 
@@ -59,7 +59,7 @@ def test_retry_asks_the_last_question_again(services, session):
     again = say(services, talk.retried(session), sampled)
     assert [line.kind for line in again.lines] == [line.kind for line in session.lines]
     assert session.lines[-1].text != again.lines[-1].text
-    assert services.pipe.asked[-1][:2] == services.pipe.asked[-2][:2]
+    assert services.speaker.pipe.asked[-1][:2] == services.speaker.pipe.asked[-2][:2]
 
 
 def test_retry_of_the_caption(services, session):
@@ -78,7 +78,7 @@ def test_bad_question_is_explained_and_not_asked(services, session, question):
     after = ask(services, session, question)
     assert after.lines[:-1] == session.lines
     assert after.lines[-1].kind == "notice"
-    assert services.pipe.asked == []
+    assert services.speaker.pipe.asked == []
     assert after.turns() == session.turns()
 
 
@@ -138,7 +138,7 @@ def test_bad_image_raises_before_anything_changes(services, session, tmp_path):
     path.write_bytes(b"\x89PNG nothing")
     with pytest.raises(services.user_errors):
         talk.look(services, session, str(path), str(path))
-    assert services.pipe.encoded == 1
+    assert services.speaker.pipe.encoded == 1
 
 
 def test_notices_of_the_decoder_are_passed_on(services, tmp_path):
@@ -170,7 +170,7 @@ def test_clear_keeps_the_image(session):
 
 def test_maps_follow_the_question_only_where_the_qformer_reads_it(services, tmp_path):
     blip2 = ask(services, looked(services, Session(), tmp_path), "one?")
-    assert blip2.encoded.question is None and services.pipe.encoded == 1
+    assert blip2.encoded.question is None and services.speaker.pipe.encoded == 1
     reading = fake_services(FakePipeline(family="instructblip"))
     after = ask(reading, looked(reading, Session(), tmp_path), "one?")
     assert after.encoded.question == "one?"
@@ -185,3 +185,28 @@ def test_words_the_model_never_read_are_named_before_the_answer(session):
     again = say(services, talk.retried(asked))
     assert [line.kind for line in again.lines] == [line.kind for line in asked.lines]
     assert [line.kind for line in ask(services, again, "a cat?").lines[-2:]] == ["question", "answer"]
+
+
+def test_another_model_speaks_about_the_same_image_in_a_new_conversation(tmp_path):
+    services = fake_services(**fake_choice())
+    before = ask(services, looked(services, Session(), tmp_path), "one?")
+    after = talk.switch(services, before, "Fake InstructBLIP")
+    assert services.of(after).pipe.name == "reader" and services.of(before).pipe.name == "fake"
+    assert after.lines == () and after.encoded.sha256 == before.encoded.sha256
+    assert ask(services, after, "two?").encoded.question == "two?"
+
+
+def test_a_model_that_fails_to_load_leaves_the_old_one_speaking(tmp_path):
+    services = fake_services(**fake_choice(broken=True))
+    before = ask(services, looked(services, Session(), tmp_path), "one?")
+    with pytest.raises(FakeError):
+        talk.switch(services, before, "Broken")
+    assert ask(services, before, "two?").lines[-1].text.startswith("you asked two?")
+
+
+def test_a_switched_model_says_when_the_image_is_unlike_its_world(tmp_path):
+    choice = fake_choice()
+    strange = fake_speaker(familiar=lambda encoded: "unlike anything")
+    services = fake_services(**choice | {"speakers": choice["speakers"] | {"Third": lambda: strange}})
+    after = talk.switch(services, looked(services, Session(), tmp_path), "Third")
+    assert [line.text for line in after.lines] == ["unlike anything"]

@@ -4,27 +4,29 @@ from html import escape
 
 import gradio as gr
 
-from .services import Services
+from .services import Services, Speaker
 
 PHOTO_COMMAND = "python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit"
 
 
-def header(services: Services) -> str:
-    """Which model is speaking, where and how precisely; text from the model's description is escaped."""
-    about = services.pipe.describe()
-    precision = services.pipe.quantization or str(about.get("precision", ""))
+def header(speaker: Speaker, offers: bool = False) -> str:
+    """Which model is speaking, where and how precisely; text from the model's description is escaped.
+    `offers`: the page has a picker of models, so that no command is needed to change."""
+    pipe = speaker.pipe
+    about = pipe.describe()
+    precision = pipe.quantization or str(about.get("precision", ""))
     chips = "".join(
         f"<span title='{escape(tip)}'>{escape(text)}</span>"
         for text, tip in (
-            (str(about.get("title") or services.pipe.name), services.world and f"Knows {services.world}"),
-            (str(about.get("device", "")), services.pipe.reason),
-            (precision, services.pipe.reason),
+            (str(about.get("title") or pipe.name), speaker.world and f"Knows {speaker.world}"),
+            (str(about.get("device", "")), pipe.reason),
+            (precision, pipe.reason),
         )
         if text
     )
     change = (
-        "<details><summary>change</summary><p>One model is loaded at the start. To look into another, stop "
-        "the program and start it with its name, for example for photographs:"
+        f"<details><summary>{'other models' if offers else 'change'}</summary><p>To look into a model that is not on "
+        "this page, stop the program and start it with its name, for example for photographs:"
         f"<code>{escape(PHOTO_COMMAND)}</code>A folder works as well. "
         "<code>python app.py --help</code> lists what is supported.</p></details>"
     )
@@ -54,5 +56,10 @@ PER_IMAGE = (
 PER_QUESTION = "This model's Q-Former reads the question: the maps belong to image and question together."
 
 
-def tab(services: Services) -> None:
-    gr.HTML(TEXT % (PER_QUESTION if services.pipe.family == "instructblip" else PER_IMAGE))
+def tab(services: Services) -> gr.HTML:
+    return gr.HTML(text(services.speaker))
+
+
+def text(speaker: Speaker) -> str:
+    """What the maps of this model show and what they do not."""
+    return TEXT % (PER_QUESTION if speaker.reads_questions else PER_IMAGE)

@@ -38,7 +38,7 @@ def endpoints(services: Services) -> None:
 def caption_endpoint(services: Services) -> Callable:
     def caption(image: str) -> str:
         """Describe an image: an uploaded file (`handle_file(path)`) or a `data:` URL. Returns the caption."""
-        return guarded(services, lambda: services.pipe.caption(encode(services, image)).text)
+        return guarded(services, lambda: services.speaker.pipe.caption(encode(services, image)).text)
 
     return caption
 
@@ -47,7 +47,8 @@ def ask_endpoint(services: Services) -> Callable:
     def ask(image: str, question: str) -> str:
         """Answer one question about an image, without history. Returns the answer."""
         return guarded(
-            services, lambda: services.pipe.ask(encode(services, image), checked(services, question)).text
+            services,
+            lambda: services.speaker.pipe.ask(encode(services, image), checked(services, question)).text,
         )
 
     return ask
@@ -69,9 +70,9 @@ def npz(services: Services, image: str, question: str) -> str:
     encoded, answer = encode(services, image), None
     if question.strip():
         question = checked(services, question)
-        if services.pipe.family == "instructblip":
-            encoded = services.pipe.encode(encoded.image, question)
-        answer = services.pipe.ask(encoded, question).text
+        if services.speaker.reads_questions:
+            encoded = services.speaker.pipe.encode(encoded.image, question)
+        answer = services.speaker.pipe.ask(encoded, question).text
     session = Session(encoded=encoded)
     if answer is not None:
         session = session.add("question", question).add("answer", answer, "eos")
@@ -84,7 +85,7 @@ def encode(services: Services, image: str | None):
         raise gr.Error(
             "There is no image. Send one: handle_file(path) or a data: URL.", print_exception=False
         )
-    return services.pipe.encode(services.decode(image).image)
+    return services.speaker.pipe.encode(services.decode(image).image)
 
 
 def checked(services: Services, question: str) -> str:

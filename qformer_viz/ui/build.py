@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, api, chat, export, matching, similarity, statistics
+from . import about, api, chat, export, matching, models, questions, similarity, statistics
 from .components import canvas, head
 from .conversation import Session
 from .payload import as_text
@@ -26,7 +26,13 @@ def build(services: Services) -> gr.Blocks:
     )
     with page:
         session = gr.State(Session(), time_to_live=limits.cache_seconds)
-        gr.HTML(about.header(services), elem_id="header", apply_default_css=False)
+        with gr.Row(elem_id="top", equal_height=True):
+            header = gr.HTML(
+                about.header(services.speaker, offers=len(services.speakers) > 1),
+                elem_id="header",
+                apply_default_css=False,
+            )
+            choice = models.picker(services)
         with gr.Row(elem_id="columns", equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_id="left"):
                 with gr.Column(elem_id="picture"):
@@ -40,19 +46,32 @@ def build(services: Services) -> gr.Blocks:
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
                         numbers = statistics.tab(services)
+                    if services.compares_questions:
+                        with gr.Tab("Questions", id="questions"):
+                            pair = questions.tab()
                     if services.matcher is not None:
                         with gr.Tab("Match", id="match"):
                             fits = matching.tab(services)
                     with gr.Tab("Export", id="export"):
                         files = export.tab()
                     with gr.Tab("About this view", id="about"):
-                        about.tab(services)
+                        said = about.tab(services)
         fed = (partial(as_text, services), session, view)
         tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers)]
-        # InstructBLIP's maps follow the question, so there every answer brings new ones.
-        again = [fed, *tabs] if services.pipe.family == "instructblip" else []
-        fresh = matching.wire(services, session, fits, view) if services.matcher is not None else []
-        chat.wire(services, session, parts, [fed, *tabs, *fresh], again)
+        looked, answered, switched = [fed, *tabs], [], []
+        if services.compares_questions:
+            # InstructBLIP's maps follow the question, so there every answer brings new ones.
+            asked = questions.wire(services, session, pair)
+            answered = [*(questions.only_if_read(services, *step) for step in looked), *asked]
+            looked = [*looked, *asked]
+        if services.matcher is not None:
+            looked = [*looked, *matching.wire(services, session, fits, view)]
+        if choice is not None:
+            controls = [*alike["controls"], numbers["layer"]]
+            switched = [
+                models.wire(services, session, choice, [parts["log"], header, said, *controls], chat.halt)
+            ]
+        chat.wire(services, session, parts, looked, answered, switched)
         export.wire(services, session, files)
         api.endpoints(services)
     page.queue(max_size=limits.queue, api_open=False, default_concurrency_limit=4)

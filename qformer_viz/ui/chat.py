@@ -215,8 +215,11 @@ def example_picker(services: Services) -> Callable:
     return example
 
 
-def wire(services: Services, session: gr.State, parts: dict, after_look: list, after_answer: list) -> None:
-    """Connect the column. `after_look` and `after_answer` are (fn, inputs, outputs) for the other tabs.
+def wire(
+    services: Services, session: gr.State, parts: dict, after_look: list, after_answer: list, switched: list
+) -> None:
+    """Connect the column. `after_look` and `after_answer` are (fn, inputs, outputs) for the other tabs; `switched`:
+    events after which another model has looked at the image.
 
     Everything that runs the model, or must wait for it to end, shares one queue lane.
     """
@@ -233,7 +236,7 @@ def wire(services: Services, session: gr.State, parts: dict, after_look: list, a
     looked = [
         begun.success(partial(look, services), [session, image], [session, log, image], **lane)
         for begun in new_image
-    ]
+    ] + switched
     for seen in looked:
         for fn, inputs, outputs in after_look:
             seen.success(fn, inputs, outputs, **light)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
-from .services import Services
+from .services import Services, Speaker
 
 EMPTY = (
     "The model ended its answer before the first word. Ask in other words, or retry with sampled decoding."
@@ -32,8 +32,10 @@ class StopFlag(threading.Event):
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image."""
+    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `speaker` is the
+    model chosen on the page, None: the one it opened with."""
 
+    speaker: Speaker | None = None
     encoded: Any = None
     preview: str | None = None
     lines: tuple[Line, ...] = ()
@@ -83,12 +85,26 @@ def look(services: Services, session: Session, source: Any, preview: str | None)
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
     session.stop.clear()
     decoded = services.decode(source)
-    encoded = services.pipe.encode(decoded.image)
-    fresh = replace(session, encoded=encoded, preview=preview, lines=())
+    fresh = replace(session, preview=preview, lines=())
     for notice in decoded.notices:
         fresh = fresh.add("notice", notice)
-    unlike = services.familiar(encoded) if services.familiar else None
-    return fresh.add("notice", unlike) if unlike else fresh
+    return seen(services.of(session), fresh, decoded.image)
+
+
+def seen(speaker: Speaker, session: Session, image: Any) -> Session:
+    """The session with the image encoded by this model, and its word of warning if the image is unlike its world."""
+    encoded = speaker.pipe.encode(image)
+    unlike = speaker.familiar(encoded) if speaker.familiar else None
+    session = replace(session, encoded=encoded)
+    return session.add("notice", unlike) if unlike else session
+
+
+def switch(services: Services, session: Session, name: str) -> Session:
+    """Let another model speak, about the same image, in a new conversation. On any error `session` still holds."""
+    session.stop.clear()
+    speaker = services.speakers[name]()
+    fresh = replace(session, speaker=speaker, lines=())
+    return fresh if session.encoded is None else seen(speaker, fresh, session.encoded.image)
 
 
 def pose(session: Session, question: str, limits: Any) -> Session:
@@ -144,12 +160,13 @@ def answer(services: Services, session: Session, decoding: Any) -> Iterator[Sess
     question = last.text if last and last.kind == "question" else ""
     if last and last.kind == "notice" and session.last_question() is not None:
         return
-    unread = services.unknown(question) if services.unknown and question else ()
+    speaker = services.of(session)
+    unread = speaker.unknown(question) if speaker.unknown and question else ()
     if unread:
         session = session.add("notice", never_read(unread))
     try:
-        session = for_question(services, session, question)
-        for partial in _stream(services, session, question, decoding):
+        session = for_question(speaker, session, question)
+        for partial in _stream(speaker.pipe, session, question, decoding):
             yield session.add("answer", partial.text, partial.finish)
     except services.user_errors as error:
         yield session.add("notice", str(error))
@@ -162,18 +179,17 @@ def never_read(words: Sequence[str]) -> str:
     return f"The model has never read {what}: {quoted}. It cannot know what is meant, so take its answer as a guess."
 
 
-def for_question(services: Services, session: Session, question: str) -> Session:
+def for_question(speaker: Speaker, session: Session, question: str) -> Session:
     """InstructBLIP's Q-Former reads the question, so there the maps belong to the question."""
-    if services.pipe.family != "instructblip" or not question:
+    if not speaker.reads_questions or not question:
         return session
-    return replace(session, encoded=services.pipe.encode(session.encoded.image, question))
+    return replace(session, encoded=speaker.pipe.encode(session.encoded.image, question))
 
 
-def _stream(services: Services, session: Session, question: str, decoding: Any) -> Iterator[Any]:
+def _stream(pipe: Any, session: Session, question: str, decoding: Any) -> Iterator[Any]:
     if not question:
-        return services.pipe.stream_caption(session.encoded, decoding, stop=session.stop)
-    history = session.turns()
-    return services.pipe.stream_ask(session.encoded, question, history, decoding, stop=session.stop)
+        return pipe.stream_caption(session.encoded, decoding, stop=session.stop)
+    return pipe.stream_ask(session.encoded, question, session.turns(), decoding, stop=session.stop)
 
 
 def messages(session: Session) -> list[dict]:

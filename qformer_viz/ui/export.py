@@ -25,7 +25,7 @@ def about(services: Services, session: Session) -> dict:
     question, answer = session.turns()[-1] if session.turns() else (None, None)
     return files.manifest(
         session.capture,
-        services.pipe.describe(),
+        services.of(session).pipe.describe(),
         image_sha256=session.encoded.sha256,
         question=question or None,
         answer=answer,

@@ -11,7 +11,7 @@ from .services import Services
 def payload(services: Services, session: Session) -> dict:
     """The canvas payload of the current image, with the conversation and where the maps come from."""
     encoded = session.encoded
-    meta = view_meta(services.pipe, encoded, session.turns())
+    meta = view_meta(services.of(session).pipe, encoded, session.turns())
     return canvas_payload(session.capture, encoded.image, meta=meta)
 
 

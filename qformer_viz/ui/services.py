@@ -3,7 +3,7 @@
 The interface knows no model code; `app.py` fills these in, and tests fill in a fake.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,21 +72,40 @@ class SceneMaker:
 
 
 @dataclass(frozen=True)
-class Services:
-    """`decode(path or data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the
-    pipeline's decoding options; `familiar(encoded) -> notice or None` says when an image is unlike the
-    model's world; `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
-    `unknown(question)` lists the words that the model has never read."""
+class Speaker:
+    """A model that chats, and what the page says about it. `familiar(encoded) -> notice or None` says when an image is
+    unlike the model's world; `unknown(question)` lists the words that the model has never read."""
 
     pipe: Pipeline
+    geometry: Geometry
+    world: str = ""
+    familiar: Callable[[Any], str | None] | None = None
+    unknown: Callable[[str], Sequence[str]] | None = None
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether the Q-Former reads the question, so that every question has maps of its own."""
+        return self.pipe.family == "instructblip"
+
+
+@dataclass(frozen=True)
+class Services:
+    """`speaker` answers until a visitor chooses another of `speakers` (name to what loads it, once); `decode(path or
+    data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
+    `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
+    `compares_questions`: whether any model on offer reads the question in its Q-Former."""
+
+    speaker: Speaker
     decode: Callable[[Any], Any]
     decoding: Callable[..., Any]
-    geometry: Geometry
     user_errors: tuple[type[Exception], ...] = ()
     examples: tuple[tuple[Path, str], ...] = ()
     scene_maker: SceneMaker | None = None
-    familiar: Callable[[Any], str | None] | None = None
     matcher: Matcher | None = None
-    unknown: Callable[[str], Sequence[str]] | None = None
-    world: str = ""
+    speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
+    compares_questions: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    def of(self, session: Any) -> Speaker:
+        """The model that this visitor talks to."""
+        return session.speaker or self.speaker

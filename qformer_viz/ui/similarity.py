@@ -23,7 +23,7 @@ def spaces(geometry: Geometry) -> list[str]:
 
 def tab(services: Services) -> dict:
     """Controls, heat map and the facts beside it."""
-    geometry = services.geometry
+    geometry = services.speaker.geometry
     choices = spaces(geometry)
     with gr.Row(elem_classes="qfv-controls"):
         space = gr.Dropdown(
@@ -54,6 +54,19 @@ def tab(services: Services) -> dict:
         "threshold": threshold,
         "controls": [space, kind, order, layer, head],
     }
+
+
+def refit(geometry: Geometry) -> list:
+    """Updates of the controls for a model of this geometry."""
+    choices = spaces(geometry)
+    layers, heads = [MEAN, *map(str, geometry.cross_layers)], [MEAN, *map(str, range(geometry.heads))]
+    return [
+        gr.update(choices=choices, value=choices[-2]),
+        gr.skip(),
+        gr.skip(),
+        gr.update(choices=layers, value=MEAN),
+        gr.update(choices=heads, value=MEAN),
+    ]
 
 
 def compare(capture, space: str, kind: str, layer: str, head: str):

@@ -4,7 +4,7 @@ import gradio as gr
 
 from .. import statistics as measures
 from .conversation import Session
-from .services import Services
+from .services import Geometry, Services
 
 MEAN = "mean"
 ENTROPY, PATCHES, CLS, CENTRE = "Entropy", "Effective patches", "CLS share", "Centre of mass"
@@ -14,7 +14,7 @@ UNITS = {ENTROPY: ("entropy", "nats"), PATCHES: ("effective_patches", "patches")
 
 def tab(services: Services) -> dict:
     """Measure and layer, the figure, and the table of one layer."""
-    layers = [MEAN, *map(str, services.geometry.cross_layers)]
+    layers = [MEAN, *map(str, services.speaker.geometry.cross_layers)]
     with gr.Row(elem_classes="qfv-controls"):
         measure = gr.Dropdown(
             [ENTROPY, PATCHES, CLS, CENTRE],
@@ -37,6 +37,11 @@ def tab(services: Services) -> dict:
         buttons=["fullscreen", "copy"],
     )
     return {"plot": plot, "table": table, "measure": measure, "layer": layer}
+
+
+def refit(geometry: Geometry) -> list:
+    """Updates of the controls for a model of this geometry."""
+    return [gr.update(choices=[MEAN, *map(str, geometry.cross_layers)], value=MEAN)]
 
 
 def row_of(capture, layer: str) -> int:

@@ -34,6 +34,8 @@ STOPS: dict[str, tuple[str, ...]] = {
     "grey": ("#000000", "#ffffff"),
 }  # fmt: skip
 DEFAULT = "viridis"
+# Less to more around a neutral middle: PuOr (Brewer 2003), told apart with any colour vision.
+DIVERGING: tuple[str, ...] = ("#2d004b", "#542788", "#8073ac", "#f7f7f7", "#e08214", "#b35806", "#7f3b08")
 
 # Outlines of compared queries: Okabe and Ito (2008), without black, which a dark image would swallow.
 OUTLINES: tuple[str, ...] = (

@@ -1,0 +1,126 @@
+"""Tab: how the maps move when the question changes. For models whose Q-Former reads the question (InstructBLIP)."""
+
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..view.palette import DIVERGING
+from ..view.payload import canvas_payload
+from .conversation import NO_IMAGE, Session
+from .payload import as_json
+from .services import Services
+
+CAPTION = "(the caption)"
+NOT_READ = (
+    "This model's Q-Former does not read the question: its maps are the same whatever is asked. Choose a model that "
+    "does, such as InstructBLIP, at the top of the page."
+)
+HOST = Path(__file__).parent / "static" / "difference.host.js"
+
+
+def tab() -> dict:
+    """Two questions, and the view of both with their difference."""
+    gr.HTML(
+        "<p class='qfv-note'>InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
+        "the same image, side by side on one scale, and what the second moved. A moved map shows that the query read "
+        "elsewhere, not that the answer needed it.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        first, second = (
+            gr.Dropdown(
+                [CAPTION],
+                value=CAPTION,
+                allow_custom_value=True,
+                label=label,
+                elem_id=f"questions-{name}",
+                min_width=200,
+                scale=4,
+            )
+            for name, label in (("first", "First question"), ("second", "Second question"))
+        )
+        compare = gr.Button(
+            "Compare", variant="primary", size="md", elem_id="questions-compare", min_width=110
+        )
+    told = gr.HTML(elem_id="questions-told", apply_default_css=False)
+    view = gr.HTML(
+        value="",
+        html_template="<div class='qfv-host'></div>",
+        js_on_load=HOST.read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="questions-view",
+    )
+    return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
+
+
+def pair(services: Services, session: Session, first: str, second: str) -> tuple[str, str]:
+    """(message, view): the maps of both questions as JSON; trouble is told instead."""
+    try:
+        return "", as_json(maps(services, session, first, second))
+    except ValueError as error:
+        return trouble(str(error)), ""
+    except services.user_errors as error:
+        return trouble(str(error)), ""
+
+
+def trouble(message: str) -> str:
+    return f"<p class='qfv-alert' role='status'>{escape(message)}</p>"
+
+
+def maps(services: Services, session: Session, first: str, second: str) -> dict[str, Any]:
+    """Canvas payloads of both questions and the colours of their difference. ValueError says what to do instead."""
+    speaker = services.of(session)
+    if session.encoded is None:
+        raise ValueError(NO_IMAGE)
+    if not speaker.reads_questions:
+        raise ValueError(NOT_READ)
+    asked = [(text or "").strip() for text in (first, second)]
+    for text in asked:
+        if len(text) > services.limits.max_question:
+            raise ValueError(
+                f"A question has {len(text)} characters, more than the {services.limits.max_question} this server "
+                "takes. Shorten it."
+            )
+    if asked[0] == asked[1]:
+        raise ValueError("Both questions are the same. Choose or type another one, then compare.")
+    image = session.encoded.image
+    seen = [speaker.pipe.encode(image, None if text in ("", CAPTION) else text) for text in asked]
+    return {
+        "questions": [text or CAPTION for text in asked],
+        "colours": list(DIVERGING),
+        "maps": [canvas_payload(each.record.result, image) for each in seen],
+    }
+
+
+def offered(session: Session) -> tuple:
+    """Updates of both dropdowns: what was asked about this image, the last two chosen; and an emptied view."""
+    asked = [question for question, _ in session.turns() if question]
+    choices = list(dict.fromkeys([CAPTION, *asked]))
+    chosen = choices if len(choices) == 1 else [*dict.fromkeys([CAPTION, *asked][::-1])][:2][::-1]
+    return (
+        gr.update(choices=choices, value=chosen[0]),
+        gr.update(choices=choices, value=chosen[-1]),
+        "",
+        "",
+    )
+
+
+def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) -> tuple:
+    """The step (fn, inputs, outputs) that runs only where an answer has brought new maps."""
+
+    def step(session: Session, *rest: Any) -> Any:
+        return fn(session, *rest) if services.of(session).reads_questions else gr.skip()
+
+    return step, inputs, outputs
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> list:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+    told = [parts["told"], parts["view"]]
+    parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **lane)
+    return [(offered, session, [parts["first"], parts["second"], *told])]

@@ -1,0 +1,121 @@
+// QFormerViz.difference(root, pair): the maps of two questions on one scale, and what the second moved.
+// pair: questions [2], maps [2] (payloads of the canvas), colours (a diverging scale, less to more).
+// Follows the canvas's query, layer and head, and sets them; nothing is asked of a server.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const { bar, button, choice, el, field, label, number, percent, words } = QFV.parts;
+  const MOST = 8;
+
+  // Half the sum of all differences, CLS too: the share of a query's attention that went elsewhere.
+  function moved(maps, blocks, query) {
+    const [a, b] = maps.map((m, i) => m.of(blocks[i], query));
+    let sum = Math.abs(blocks[0].cls[query] - blocks[1].cls[query]);
+    for (let p = 0; p < a.length; p++) sum += Math.abs(a[p] - b[p]);
+    return sum / 2;
+  }
+
+  function paintDifference(canvas, values, maps, top, colours) {
+    [canvas.width, canvas.height] = [maps.columns, maps.rows];
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(maps.columns, maps.rows);
+    for (let p = 0; p < values.length; p++) {
+      const share = top > 0 ? values[p] / top : 0;
+      const i = 3 * QFV.paint.level((share + 1) / 2, 1);
+      for (let c = 0; c < 3; c++) image.data[4 * p + c] = colours[i + c];
+      image.data[4 * p + 3] = Math.floor(230 * Math.sqrt(Math.abs(share)) + 0.5);
+    }
+    context.putImageData(image, 0, 0);
+  }
+
+  class Difference {
+    constructor(root, pair, maps) {
+      Object.assign(this, { pair, maps });
+      this.state = { query: 0, layer: "mean", head: "mean" };
+      const [first] = maps;
+      const set = (name, value) => this.set({ [name]: value === "mean" ? value : Number(value) });
+      this.query = choice("Query", Array.from({ length: first.queries }, (_, q) => [q, label(q)]), (v) => set("query", v));
+      this.layer = choice("Layer", [...first.crossLayers, "mean"].map((v) => [v, v]), (v) => set("layer", v));
+      this.head = choice("Head", ["mean", ...Array(first.heads).keys()].map((v) => [v, v]), (v) => set("head", v));
+      this.figures = [...pair.questions, "Difference: second less first"].map((title, i) => this.figure(title, pair.maps[Math.min(i, 1)].image, i));
+      this.told = el("p", { class: "qfv-note", role: "status" });
+      this.most = el("div", { class: "qfv-moved" });
+      this.root = el("div", { class: "qfv qfv-difference", "data-theme": "host" },
+        el("div", { class: "qfv-difference-controls" }, field("Query", this.query), field("Layer", this.layer), field("Head", this.head)),
+        el("div", { class: "qfv-triple" }, ...this.figures.map((f) => f.node)), this.told,
+        el("b", { class: "qfv-moved-title" }, "Queries that moved most"), this.most);
+      root.append(this.root);
+      this.abort = new AbortController();
+      const follow = (event) => event.detail && this.set(event.detail, true);
+      document.addEventListener("qfv:select", follow, { signal: this.abort.signal });
+      this.set({ ...((global.qfvHandle && global.qfvHandle.get()) || {}) }, true);
+    }
+
+    figure(title, image, i) {
+      const canvas = el("canvas", { role: "img" });
+      const legend = el("span", { class: "qfv-note" });
+      const picture = el("div", { class: "qfv-triple-picture" }, el("img", { src: image.src, alt: "" }), canvas);
+      picture.style.aspectRatio = String(Math.min(Math.max(image.width / image.height, 1 / 3), 6));
+      return { canvas, legend, title, node: el("figure", { class: i === 2 ? "qfv-less-more" : "" }, el("figcaption", {}, title), picture, legend) };
+    }
+
+    set(change, silent) {
+      const [maps] = this.maps;
+      const next = { ...this.state };
+      for (const name of Object.keys(next)) if (change[name] !== undefined) next[name] = change[name];
+      if (!(next.query < maps.queries)) next.query = 0;
+      if (!maps.crossLayers.includes(next.layer)) next.layer = "mean";
+      if (!(next.head < maps.heads)) next.head = "mean";
+      this.state = next;
+      this.render();
+      if (!silent) document.dispatchEvent(new CustomEvent("qfv:set", { detail: next }));
+    }
+
+    render() {
+      const { query, layer, head } = this.state;
+      [this.query.value, this.layer.value, this.head.value] = [query, layer, head];
+      const blocks = this.maps.map((m) => m.block(layer, head));
+      const values = this.maps.map((m, i) => m.of(blocks[i], query));
+      const top = Math.max(blocks[0].peak[query], blocks[1].peak[query]);
+      const colours = QFV.paint.table(this.pair.maps[0].palettes.viridis);
+      values.forEach((map, i) => {
+        const { canvas, legend, title } = this.figures[i];
+        QFV.paint.raster(canvas, map, this.maps[i].columns, this.maps[i].rows, top, colours, 0.75);
+        legend.textContent = "0 to " + number(top) + "; CLS " + percent(blocks[i].cls[query]);
+        canvas.setAttribute("aria-label", words.queries([query]) + ", " + title);
+      });
+      const less = values[1].map((v, p) => v - values[0][p]);
+      const most = less.reduce((high, v) => Math.max(high, Math.abs(v)), 0);
+      const last = this.figures[2];
+      paintDifference(last.canvas, less, this.maps[0], most, QFV.paint.table(this.pair.colours));
+      last.legend.textContent = "Purple: less, down to −" + number(most) + "; orange: more, up to " + number(most);
+      last.canvas.setAttribute("aria-label", words.queries([query]) + ", difference");
+      const shares = Array.from({ length: this.maps[0].queries }, (_, q) => moved(this.maps, blocks, q));
+      const mean = shares.reduce((a, b) => a + b, 0) / shares.length;
+      this.told.textContent = words.queries([query]) + ", " + words.layer(this.maps[0], layer) + ", " + words.head(this.maps[0], head)
+        + ": the second question moved " + percent(shares[query]) + " of its attention; mean over queries " + percent(mean) + ".";
+      const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b).slice(0, MOST);
+      this.most.replaceChildren(...order.map((q) => {
+        const { track, set } = bar();
+        set(shares[q] / (shares[order[0]] || 1));
+        const go = button("", "Show query " + label(q) + ", moved " + percent(shares[q]), () => this.set({ query: q }), { "aria-pressed": String(q === query) });
+        go.append(el("span", {}, label(q)), track, el("span", {}, percent(shares[q])));
+        return go;
+      }));
+    }
+
+    destroy() {
+      this.abort.abort();
+      this.root.remove();
+    }
+  }
+
+  QFV.difference = function (root, pair) {
+    let view = null;
+    let gone = false;
+    const ready = Promise.all(pair.maps.map((payload) => QFV.maps.load(payload))).then((maps) => {
+      if (!gone) view = new Difference(root, pair, maps);
+    });
+    return { ready, get: () => view && { ...view.state }, destroy: () => ((gone = true), view && view.destroy()) };
+  };
+})(window);

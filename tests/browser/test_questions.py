@@ -1,0 +1,56 @@
+"""The picker of models and the Questions tab in a real Chromium, over fake models."""
+
+import pytest
+
+from tests.browser.test_app import ask, captioned, open_page, url  # noqa: F401
+
+pytestmark = pytest.mark.browser
+
+
+def choose(page, name):
+    page.locator("#model input").click()
+    page.get_by_role("option", name=name).click()
+
+
+def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    ask(page, "one?")
+    page.wait_for_function("document.querySelector('#chat').innerText.includes('you asked one?')")
+    choose(page, "Broken")
+    page.get_by_text("Get it again").wait_for()
+    assert "you asked one?" in page.locator("#chat").inner_text()
+    choose(page, "Fake InstructBLIP")
+    page.wait_for_function("!document.querySelector('#chat').innerText.includes('you asked one?')")
+    page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
+
+
+def test_the_maps_of_two_questions_and_what_moved(url, open_page):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    page.get_by_role("tab", name="Questions").click()
+    page.locator("#questions-compare").click()
+    page.get_by_text("does not read the question").wait_for()
+    choose(page, "Fake InstructBLIP")
+    page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
+    for question in ("one?", "a longer one?"):
+        ask(page, question)
+        page.wait_for_function(f"document.querySelector('#chat').innerText.includes('you asked {question}')")
+    page.wait_for_function("document.querySelector('#questions-second input').value === 'a longer one?'")
+    page.locator("#questions-compare").click()
+    page.wait_for_selector(".qfv-difference figure canvas")
+    assert page.locator(".qfv-difference figcaption").all_inner_texts()[:2] == ["one?", "a longer one?"]
+    told = page.locator(".qfv-difference [role=status]")
+    assert "Query 00" in told.inner_text()
+    page.evaluate("qfvHandle.select({ queries: [2], layer: 4 })")
+    # Query 2 of the fake looks at one patch whatever is asked.
+    page.wait_for_function(
+        "document.querySelector('.qfv-difference [role=status]').innerText.includes('moved 0.0 %')"
+    )
+    requests = len(page.requests)
+    page.locator(".qfv-moved button").first.click()
+    page.wait_for_function(
+        "!document.querySelector('.qfv-difference [role=status]').innerText.includes('moved 0.0 %')"
+    )
+    assert page.evaluate("qfvHandle.get().query") != 2 and page.evaluate("qfvHandle.get().layer") == 4
+    assert len(page.requests) == requests
