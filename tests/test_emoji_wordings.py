@@ -69,3 +69,37 @@ def test_unseen_artwork_is_drawn_for_every_noun_it_names(style):
     for noun in UNSEEN_STYLES[style]:
         drawn = render(random_scene(rng, max_objects=1, nouns=(noun,), styles=(style,)))
         assert drawn.masks.sum() > 100, noun
+
+
+def test_mumbling_leaves_every_word_that_matters_in_its_order():
+    rng = np.random.default_rng(2)
+    question = "is the dog to the left of the cat in this image?"
+    heard = [wordings.mumble(question, rng) for _ in range(200)]
+    matter = [word for word in question.split() if word not in wordings.EMPTY]
+    for said in heard:
+        assert [word for word in said.split() if word in matter] == matter
+    invented = {word for said in heard for word in said.split()} - set(question.split())
+    assert len(invented) > 50 and len(set(heard)) > 150
+    known = {
+        word
+        for forms in (*wordings.PLAIN.values(), *wordings.MORE.values())
+        for f in forms
+        for word in f.split()
+    }
+    assert len(invented & known) < 0.05 * len(invented)
+
+
+def test_comparisons_need_two_things():
+    rng = np.random.default_rng(3)
+    kinds = set()
+    for _ in range(300):
+        scene = random_scene(rng, min_objects=2)
+        for question in text.questions(scene, rng, 6, {"comparison": 1.0}, "all"):
+            kinds.add(question.type)
+            assert question.answer in ("yes", "no") or question.answer in {
+                item.noun for item in scene.objects
+            }
+            named = [noun for noun in {o.noun for o in scene.objects} if noun in question.text]
+            ranked = any(word in question.text for word in ("furthest", "most", "est"))
+            assert ranked or named
+    assert kinds == {"position", "relation", "size"}

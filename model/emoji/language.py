@@ -5,10 +5,12 @@ Its 32 first positions, where the query outputs will stand later, hold a written
 on captions and answers only, so the prefix is the only place to learn from. Most rows pile an object's four
 words into one slot (their embeddings added), because one query, unlike one word, can hold a whole object.
 
-Three runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
+Four runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
 `lm_read`: questions that do not see one another (packed rows), objects piled; rows of nine turns alone stay at
 chance for over a thousand steps. `lm`: conversations too, objects in single words too, noise on the prefix, and
-most questions of the kinds that take longest.
+most questions of the kinds that take longest. `lm_compare`: half of the questions compare two things, which stays
+at chance for left against right and for "smaller" while it is one kind among many; and invented words among the
+known ones, so that a sentence is understood by the words that matter.
 """
 
 from pathlib import Path
@@ -28,9 +30,20 @@ BATCH = 32
 DRILL = Schedule(steps=800, lr=1.5e-3)
 READ = Schedule(steps=1100, lr=1e-3)
 TALK = Schedule(steps=4500, lr=1e-3)
+COMPARE = Schedule(steps=2400, lr=8e-4, warmup=150, save_every=100)
 # So many steps are all drill; after them every fourth step of `lm_drill` is.
 DRILL_ONLY = 300
 DRILL_BATCH, DRILL_NOUNS = 64, 10
+# Shares of the question types in `lm_compare`, and of its questions with invented words.
+COMPARE_MIX = {
+    "presence": 0.07,
+    "count": 0.09,
+    "position": 0.15,
+    "relation": 0.1,
+    "size": 0.07,
+    "comparison": 0.52,
+}
+MUMBLED = 0.4
 # Shares of the question types in `lm`, and of rows whose objects are piled.
 MIX = {"presence": 0.05, "count": 0.12, "position": 0.25, "relation": 0.43, "size": 0.15}
 PILED = 0.8
@@ -179,6 +192,7 @@ def train_language(
     drill: Schedule = DRILL,
     read: Schedule = READ,
     talk: Schedule = TALK,
+    compare: Schedule = COMPARE,
     batch: int = BATCH,
 ):
     """Returns the trained `OPTForCausalLM`."""
@@ -203,7 +217,9 @@ def train_language(
     stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
     stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
     rows = {"packed_share": 0.75, "caption_share": 1.0, "captions": CAPTIONS, "mix": MIX, "wording": "all"}
-    return stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
+    stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
+    rows |= {"mix": COMPARE_MIX, "mumbled": MUMBLED, "turns": 12, "captions": 1}
+    return stage("lm_compare", compare, Reader(tokenizer, batch, SEED + 3, piled=PILED, **rows), noise=NOISE)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from . import text
 from .scenes import Scene
 from .text import DESCRIPTION_SLOTS
+from .wordings import mumble
 
 IGNORE = -100
 
@@ -50,12 +51,15 @@ class SequenceBuilder:
         mix: dict[str, float] | None = None,
         wording: str = "plain",
         positions: int = 256,
+        mumbled: float = 0.0,
     ):
-        """`mix`, `wording`: as in `text.questions`; turns that would pass position `positions` are left out."""
+        """`mix`, `wording`: as in `text.questions`; turns that would pass position `positions` are left out;
+        `mumbled`: share of questions that hold words which are in no dictionary."""
         self.tokenizer = tokenizer
         self.mix = mix
         self.wording = wording
         self.positions = positions
+        self.mumbled = mumbled
         self.turns = turns
         self.caption_share = caption_share
         self.packed_share = packed_share
@@ -92,7 +96,10 @@ class SequenceBuilder:
             for _ in range(self.captions if packed else 1):
                 add(text.CAPTION_PROMPT, text.caption(scene, rng))
         for question in text.questions(scene, rng, self.turns, self.mix, self.wording):
-            add(text.QUESTION_PROMPT.format(as_typed(question.text, rng)), question.answer)
+            asked = question.text
+            if self.mumbled and rng.random() < self.mumbled:
+                asked = mumble(asked, rng)
+            add(text.QUESTION_PROMPT.format(as_typed(asked, rng)), question.answer)
         return row
 
     def batch(self, scenes: Iterable[Scene], rng: np.random.Generator) -> Rows:

@@ -26,6 +26,7 @@ ZONES = (
     ("bottom left", "bottom", "bottom right"),
 )
 RELATIONS = ("to the left of", "to the right of", "above", "below")
+_SIDES = ("left", "right", "above", "below")
 COLUMNS = "abcdefghi"
 ROWS = "123456789"
 FILLER = "-"
@@ -327,13 +328,24 @@ def _rank(scene: Scene, rng: np.random.Generator, wording: str) -> Question | No
     return Question(phrase("rank", rng, wording, rank=rank), order[0].noun, "size")
 
 
+def _compare(scene: Scene, rng: np.random.Generator, wording: str) -> Question | None:
+    """Only the questions of which two things' places or sizes must be compared."""
+    question = _pick(
+        rng, (_relation, _relation, _size, _extreme, _rank) if wording != "plain" else (_relation, _size)
+    )(scene, rng, wording)
+    # The size and the side of one thing are looked up, not compared.
+    return None if question is None or question.answer in (*SIZE_LEVELS, *_SIDES) else question
+
+
 _ASK = {"presence": _presence, "count": _count, "position": _position, "relation": _relation, "size": _size}
+_ASK["comparison"] = _compare
 
 
 def ask(
     scene: Scene, kind: str, rng: np.random.Generator, tries: int = 8, wording: str = "plain"
 ) -> Question | None:
-    """A random question of one type, or None if the scene allows no clear one; `wording` as in `wordings.phrase`."""
+    """A random question of one type or of type "comparison", the hard part of the last three; None if the scene
+    allows no clear one; `wording` as in `wordings.phrase`."""
     for _ in range(tries):
         question = _ASK[kind](scene, rng, wording)
         if question is not None:

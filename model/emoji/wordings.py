@@ -234,6 +234,31 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 }
 
 WORDINGS = ("plain", "all", "unseen")
+# Words that a question is still understood without.
+EMPTY = frozenset(
+    {
+        *(
+            "do",
+            "does",
+            "you",
+            "see",
+            "seen",
+            "can",
+            "any",
+            "there",
+            "are",
+            "is",
+            "here",
+            "in",
+            "this",
+            "that",
+        ),
+        *("image", "picture", "scene", "thing", "object", "one", "please", "tell", "me", "would", "say"),
+        *("the", "a", "an", "looks", "look", "show", "shown", "have", "found"),
+    }
+)
+# Share of them that `mumble` replaces or leaves out, and of gaps where it puts a word in.
+MUMBLED, ADDED = 0.25, 0.06
 # Share of plain sentences where all wordings are taught.
 PLAIN_SHARE = 0.4
 
@@ -246,3 +271,27 @@ def phrase(intent: str, rng: np.random.Generator, wording: str, **fields: str) -
         forms = {"all": MORE, "unseen": UNSEEN}[wording][intent]
     form = forms[0] if len(forms) == 1 else forms[rng.integers(len(forms))]
     return form.format(**fields)
+
+
+def mumble(question: str, rng: np.random.Generator) -> str:
+    """The question with some of its empty words replaced by invented ones, some left out, and some put between."""
+    heard: list[str] = []
+    for word in question.split():
+        if word in EMPTY and rng.random() < MUMBLED:
+            if rng.random() < 0.5:
+                heard.append(_invented(rng))
+        else:
+            heard.append(word)
+        if rng.random() < ADDED and not word.endswith("?"):
+            heard.append(_invented(rng))
+    return " ".join(heard)
+
+
+def _invented(rng: np.random.Generator) -> str:
+    return (
+        "".join(
+            "bcdfghjklmnprstvwz"[rng.integers(18)] + "aeiouy"[rng.integers(6)]
+            for _ in range(rng.integers(2, 4))
+        )
+        + ("", "n", "t", "ble", "ing")[rng.integers(5)]
+    )
