@@ -170,7 +170,7 @@ def scene_maker() -> Any:
 
 
 def unfamiliar(folder: Path | None) -> Any:
-    """A function that says when an image is unlike the bundled world, by a distance of its ViT features."""
+    """A function that says when an image is unlike the bundled world, by a probe on its ViT features."""
     try:
         from model.emoji.familiar import load_familiar
 
@@ -184,8 +184,8 @@ def unfamiliar(folder: Path | None) -> Any:
         if found.familiar:
             return None
         return (
-            "This image looks unlike anything the bundled model has seen (distance "
-            f"{found.distance:.1f}; emoji scenes stay below {found.threshold:.1f}). It only knows emoji "
+            "This image looks unlike anything the bundled model has seen (strangeness "
+            f"{found.strangeness:.1f}; 99 of 100 emoji scenes stay below {found.threshold:.1f}). It only knows emoji "
             "scenes, so expect wrong words here. For photographs, start the program with: "
             f"{PHOTO_COMMAND}"
         )

@@ -14,11 +14,12 @@ import app
 import model
 import qformer_viz
 from model.emoji import gaze, text
-from model.emoji.card import render_card
+from model.emoji.card import card_of
 from model.emoji.evaluate import answer_scenes, fresh_scenes, seeing, summarise
-from model.emoji.familiar import STRANGERS
+from model.emoji.familiar import photographs
 from model.emoji.reading import Reader
 from model.emoji.scenes import Scene, patch_labels, random_scene, render
+from model.emoji.strangers import STRANGERS
 from qformer_viz.attention import patches
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.payload import as_text
@@ -69,7 +70,7 @@ def test_small_files_safetensors_only_and_plain_transformers_suffice():
 
 
 def test_the_card_is_made_of_its_figures(card):
-    assert (FOLDER / "README.md").read_text() == render_card(card)
+    assert (FOLDER / "README.md").read_text() == card_of(FOLDER)
     assert card["model"]["noun_f1"]["value"] >= 0.85 and card["model"]["exact"]["value"] >= 0.80
 
 
@@ -142,7 +143,10 @@ def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
             continue
         said = notice(pipe.encode(draw(rng)))
         assert said and "emoji" in said and "--model" in said, name
-    assert sum(share >= 0.95 for share in card["familiarity"]["detected"].values()) >= 4
+    detected = card["familiarity"]["detected"]
+    assert sum(share >= 0.95 for share in detected.values()) >= 4
+    noticed = [notice(pipe.encode(picture)) is not None for picture in photographs()]
+    assert np.mean(noticed) == pytest.approx(detected["photographs"], abs=0.02) and np.mean(noticed) > 0.9
 
 
 def test_words_outside_its_world_are_recognised(pipe):

@@ -1,10 +1,13 @@
 """The evaluation: perfect and wrong answers get the figures they deserve, and the controls control."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from model.emoji import evaluate, gaze, retrieval, text
+from model.emoji import card, evaluate, gaze, plots, reading, retrieval, text
 from model.emoji.checkpoint import (
     alignment_tokenizer,
     build_instruct,
@@ -187,3 +190,50 @@ def test_retrieval_with_perfect_scores_is_perfect(monkeypatch):
     scenes = [random_scene(i, min_objects=3) for i in range(30)]
     figures = retrieval.summarise(retrieval.judge_pool(Perfect(), scenes, np.random.default_rng(0)))
     assert set(figures.values()) == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["blip2", "instruct", "itm"])
+def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
+    """The whole command on an untrained checkpoint with few scenes: every figure of the tables is in metrics.json."""
+    monkeypatch.setattr(retrieval, "POOL", 10)
+    monkeypatch.setattr(retrieval, "RERANKED", 4)
+    monkeypatch.setattr(evaluate, "RESAMPLES", 20)
+    monkeypatch.setattr(gaze, "PERMUTATIONS", 50)
+    for name in ("OBJECTS", "SIZES", "NOISES", "BLURS"):
+        monkeypatch.setattr(evaluate, name, getattr(evaluate, name)[:1])
+    monkeypatch.setattr(evaluate, "AVERAGED", 2)
+    monkeypatch.setattr(reading, "MAX_NEW_TOKENS", 3)
+    ceiling = dict.fromkeys((*text.QUESTION_TYPES, "all"), 0.123)
+    monkeypatch.setattr(evaluate, "read_accuracy", lambda *_, **__: ceiling)
+    strange = {"false_alarms": 0.012, "detected": {"photographs": 0.987}}
+    monkeypatch.setattr(card.familiar, "measure", lambda _: (None, strange))
+    monkeypatch.setattr(card.familiar, "save_familiar", lambda *_: None)
+    folder = tmp_path / {"instruct": "instructblip-emoji"}.get(kind, "blip2-emoji")
+    shutil.copytree(folders / kind, folder)
+    (folder / "ablation.md").write_text("| variant |\n|---|\n| full |")
+    written = card.write_card(folder, scenes=10)
+    told, metrics = written.read_text(), json.loads((folder / "metrics.json").read_text())
+    assert "What each part contributes" in told and told == card.card_of(folder)
+    for name in (card.COMPARING if kind == "itm" else card.ANSWERING).items():
+        if name[0] in metrics["model"]:
+            assert f"| {name[1]} | **{metrics['model'][name[0]]['value']:.3f}" in told
+    drawn = {path: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert {path.name for path in drawn} == {
+        "calibration.svg",
+        *(("winners.svg",) if kind == "itm" else ("curves.svg", "gaze.svg")),
+    }
+    assert all(f"figures/{path.name}" in told for path in drawn)
+    monkeypatch.setattr(card, "evaluate", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(card, "evaluate_retrieval", lambda *_: pytest.fail("measured again"))
+    card.write_card(folder, again=True)
+    assert all(path.read_bytes() == drawn[path] for path in drawn)
+    if kind != "itm":
+        assert "0.987" in told and "0.123" in told and "1.2% of further" in told
+
+
+def test_curves_of_a_training_are_plotted(tmp_path):
+    curve = [{"step": 50, "loss": 2.0, "right": 0.1}, {"step": 100, "loss": 1.0, "right": 0.4, "late": 1.0}]
+    (tmp_path / "lm_curve.json").write_text(json.dumps(curve))
+    (tmp_path / "empty_curve.json").write_text("[]")
+    (drawn,) = plots.training(tmp_path)
+    assert drawn.name == "lm_curve.svg" and "late" in drawn.read_text()

@@ -1,6 +1,9 @@
 """The recipe at doll's-house scale: every stage runs, resumes where it stopped, and ends in a loadable folder."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from model.emoji.loop import Schedule, make_accelerator
 from model.emoji.scenes import NOUNS, random_scene, render
 from model.emoji.sequences import IGNORE, Rows, SequenceBuilder, answer_loss
 from model.emoji.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +184,16 @@ def test_the_bridge_stage_resumes_and_the_folder_answers(tokenizer, accelerator,
     assert int((inputs.input_ids == loaded.config.image_token_index).sum()) == QUERIES
     said = loaded.generate(**inputs, max_new_tokens=5)
     assert processor.decode(said[0], skip_special_tokens=True).startswith("a photo of")
+
+
+def test_two_processes_train_as_one_on_twice_the_batch(tmp_path):
+    """Different draws in each, gradients averaged, one of them saves."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for name, command, parts in (("two", launch, 1), ("one", [sys.executable], 2)):
+        command = [*command, "-m", "tests.two_processes", str(tmp_path / name), str(parts)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    two, one = (torch.load(tmp_path / name / "small.pt", weights_only=True) for name in ("two", "one"))
+    assert two["step"] == one["step"] == 5
+    for key, value in one["module"].items():
+        assert torch.allclose(two["module"][key], value, atol=1e-6), key

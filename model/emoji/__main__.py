@@ -24,6 +24,13 @@ def _train(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
         train_stage(stage, arguments.out, arguments.scale, arguments.precision, from_arguments(arguments))
+    from . import plots
+
+    try:
+        for path in plots.training(arguments.out):
+            print(path)
+    except ImportError as error:
+        print(f"no plots of the curves: {error}")
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
@@ -54,7 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _card(arguments: argparse.Namespace) -> None:
     from .card import write_card
 
-    print(write_card(arguments.checkpoint, arguments.scenes))
+    print(write_card(arguments.checkpoint, arguments.scenes, arguments.again))
 
 
 def _examples(arguments: argparse.Namespace) -> None:
@@ -107,6 +114,10 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "evaluate":
             command.add_argument("--json", type=Path)
+        else:
+            command.add_argument(
+                "--again", action="store_true", help="write it from metrics.json, measure nothing"
+            )
     commands.add_parser("examples", help="write assets/examples").set_defaults(run=_examples)
     sheets = commands.add_parser("sheets", help="rebuild assets/emoji/*.png (needs resvg-py)")
     sheets.add_argument("--iconify", type=Path, required=True, help="folder with noto/, twemoji/, ...")

@@ -40,6 +40,11 @@ def training_scene(index: int):
 @torch.no_grad()
 def cache_features(accelerator, vit, out: Path, scenes: int, batch: int = 64) -> np.memmap:
     """Float16 `[scenes, 257, d]` on disk, made by the frozen ViT; continues where an earlier run stopped."""
+    with accelerator.main_process_first():
+        return _cache_features(accelerator, vit, out, scenes, batch)
+
+
+def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int) -> np.memmap:
     path, progress = out / "features.f16", out / "features.json"
     shape = (scenes, TOKENS, HIDDEN)
     done = json.loads(progress.read_text())["done"] if progress.exists() else 0

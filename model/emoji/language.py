@@ -205,7 +205,7 @@ def train_language(
             drilling = drill_only and (step < drill_only or step % 4 == 0)
             drawn = reader.drill(step) if drilling else reader.draw(step)
             described, rows = (part.to(accelerator.device) for part in drawn)
-            prefix = embed_description(accelerator.unwrap_model(module), described)
+            prefix = embed_description(module, described)
             if noise:
                 random = torch.randn(prefix.shape, generator=torch.Generator().manual_seed(step)).to(prefix)
                 prefix = prefix + noise * prefix.detach().pow(2).mean().sqrt() * random

@@ -1,6 +1,7 @@
 """The loop all stages share: AdamW, warm-up and cosine, a progress line with time left, resumable checkpoints.
 
-Batches are drawn from (seed, step), so a resumed run sees what an uninterrupted one would have seen.
+Batches are drawn from (seed, draw), so a resumed run sees what an uninterrupted one would have seen. Under `accelerate
+launch` every process makes draws of its own and the gradients are averaged: n processes train on n times the batch.
 """
 
 import json
@@ -76,13 +77,14 @@ def run(
     schedule: Schedule,
     out: Path,
 ) -> torch.nn.Module:
-    """Train `module`; `loss_of(module, step)` draws the step's batch and returns the loss and figures to log.
+    """Train `module`; `loss_of(module, draw)` draws a batch and returns the loss and figures to log.
 
     Saves `<out>/<name>.pt` every so often and at the end, and continues from it if it is there;
     `<out>/<name>_curve.json` holds the figures by step. A finished stage returns at once.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, curve_file = out / f"{name}.pt", out / f"{name}_curve.json"
+    module = module.to(accelerator.device)
     optimizer = torch.optim.AdamW(_groups(module), lr=schedule.lr, betas=BETAS)
     plan = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
     start, curve = 0, []
@@ -93,25 +95,26 @@ def run(
         plan.load_state_dict(state["plan"])
         start, curve = state["step"], state["curve"]
         accelerator.print(f"{name}: continuing at step {start} of {schedule.steps}", flush=True)
-    prepared, optimizer = accelerator.prepare(module, optimizer)
+    optimizer = accelerator.prepare(optimizer)
 
     def save(step: int) -> None:
         if not accelerator.is_main_process:
             return
         learned = {k for k, p in module.named_parameters() if p.requires_grad}
-        weights = {k: v for k, v in accelerator.unwrap_model(prepared).state_dict().items() if k in learned}
+        weights = {k: v for k, v in module.state_dict().items() if k in learned}
         state = {"module": weights, "optimizer": optimizer.state_dict(), "plan": plan.state_dict()}
         torch.save({**state, "step": step, "curve": curve}, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
         curve_file.write_text(json.dumps(curve))
 
-    prepared.train()
+    module.train()
     began, sums = time.monotonic(), defaultdict(list)
     for step in range(start, schedule.steps):
         with accelerator.autocast():
-            loss, figures = loss_of(prepared, step)
+            loss, figures = loss_of(module, step * accelerator.num_processes + accelerator.process_index)
         optimizer.zero_grad()
         accelerator.backward(loss)
+        average_gradients(accelerator, module)
         accelerator.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         plan.step()
@@ -129,4 +132,15 @@ def run(
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save(step + 1)
     accelerator.wait_for_everyone()
-    return accelerator.unwrap_model(prepared)
+    return module
+
+
+def average_gradients(accelerator: Accelerator, module: torch.nn.Module) -> None:
+    """The mean over all processes, in one message; losses here call parts of a module, which a wrapper would hide."""
+    if accelerator.num_processes == 1:
+        return
+    learned = [p for p in module.parameters() if p.requires_grad]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+    mean = accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), "mean")
+    for p, part in zip(learned, mean.split([p.numel() for p in learned]), strict=True):
+        p.grad = part.view_as(p)

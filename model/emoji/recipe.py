@@ -48,7 +48,10 @@ def train_stage(
     """Run one of `STAGES`; returns its gate's figures, or where it saved its checkpoint below `out`."""
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(precision)
-    gate = _STAGES[stage](accelerator, the_tokenizer(out), out, scale, options)
+    with accelerator.main_process_first():
+        tokenizer = the_tokenizer(out)
+    gate = _STAGES[stage](accelerator, tokenizer, out, scale, options)
+    accelerator.wait_for_everyone()
     accelerator.print(f"{stage}: {gate}", flush=True)
     return gate
 
@@ -94,7 +97,8 @@ def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) ->
     model = align_queries(
         accelerator, source, tokenizer, features, out, scaled(align.SCHEDULE, scale), options
     )
-    save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
+    if accelerator.is_main_process:
+        save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
     return {"saved": str(out / "blip2-emoji-itm")}
 
 
@@ -120,7 +124,8 @@ def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -
     bridge.train_bridge(
         accelerator, model, tokenizer, out, *schedules, scenes_at(scale), aligned=aligned, options=options
     )
-    save_checkpoint(model.cpu(), tokenizer, out / "blip2-emoji")
+    if accelerator.is_main_process:
+        save_checkpoint(model.cpu(), tokenizer, out / "blip2-emoji")
     return {"saved": str(out / "blip2-emoji")}
 
 
@@ -134,7 +139,8 @@ def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options)
     instruct.start_from(model, bridged.cpu(), _aligned(out))
     processor = build_instruct_processor(tokenizer)
     instruct.train_instruct(accelerator, model, processor, features, out, scaled(instruct.SCHEDULE, scale))
-    save_checkpoint(model.cpu(), tokenizer, out / "instructblip-emoji")
+    if accelerator.is_main_process:
+        save_checkpoint(model.cpu(), tokenizer, out / "instructblip-emoji")
     return {"saved": str(out / "instructblip-emoji")}
 
 

@@ -1,0 +1,110 @@
+"""The plots of the model cards and of training, as SVG. Needs matplotlib (`pip install -e ".[evaluate]"`)."""
+
+import json
+from pathlib import Path
+
+CURVES = {
+    "smaller": ("size of objects, share of training's", 1.0),
+    "noise": ("noise, standard deviation of 255", 0.0),
+}
+CURVES |= {"blur": ("blur, radius in pixels", 0.0)}
+BLUE, ORANGE, GREY = "#1f5fbf", "#d55e00", "#8a94a0"
+
+
+def _figure(columns: int, width: float, height: float = 2.6):
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install -e ".[evaluate]"') from error
+    matplotlib.use("svg")
+    # Same figures, same bytes.
+    matplotlib.rcParams.update({"svg.hashsalt": "qformer-viz", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "none"})
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _save(figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    return path
+
+
+def draw(metrics: dict, folder: Path) -> list[Path]:
+    """Every plot that these figures allow."""
+    paths = [calibration(metrics["calibration"], folder / "calibration.svg")]
+    if "smaller" in metrics:
+        paths.append(curves(metrics, folder / "curves.svg"))
+    if "attention" in metrics:
+        paths.append(gaze(metrics["attention"], folder / "gaze.svg"))
+    if "winners" in metrics:
+        paths.append(winners(metrics["winners"], folder / "winners.svg"))
+    return paths
+
+
+def curves(metrics: dict, path: Path) -> Path:
+    """Caption F1 and exact answers against smaller objects, noise and blur; the left end is the undisturbed scene."""
+    figure, axes = _figure(len(CURVES), 9)
+    for axis, (name, (label, start)) in zip(axes, CURVES.items(), strict=True):
+        levels = [start, *map(float, metrics[name])]
+        for key, colour, said in (("noun_f1", BLUE, "caption nouns, F1"), ("exact", ORANGE, "answers exact")):
+            values = [metrics["model"][key]["value"], *(at[key] for at in metrics[name].values())]
+            axis.plot(levels, values, "o-", color=colour, label=said, markersize=3)
+        axis.set(xlabel=label, ylim=(0, 1.02))
+        if start:
+            axis.invert_xaxis()
+    axes[0].legend(loc="lower left")
+    return _save(figure, path)
+
+
+def calibration(found: dict, path: Path) -> Path:
+    """Share right against stated probability; the area of a dot is the number of answers."""
+    figure, (axis,) = _figure(1, 3.2)
+    sure, right, count = zip(*found["bins"], strict=True)
+    axis.plot((0, 1), (0, 1), color=GREY, linewidth=1)
+    axis.scatter(sure, right, [4 + 120 * n / max(count) for n in count], color=BLUE)
+    axis.set(xlabel="stated probability", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.02))
+    return _save(figure, path)
+
+
+def gaze(attention: dict, path: Path) -> Path:
+    """Each query's share of attention on objects, one line a cross-attention layer."""
+    figure, (axis,) = _figure(1, 7)
+    for colour, (number, layer) in zip((BLUE, ORANGE, GREY) * 4, attention["layers"].items(), strict=False):
+        axis.plot(layer["per_query"], "o-", color=colour, label=f"layer {number}", markersize=3, linewidth=1)
+    axis.axhline(attention["area_of_objects"], color="black", linewidth=0.8, linestyle=":")
+    axis.set(xlabel="query", ylabel="attention on objects", ylim=(0, 1))
+    axis.legend(ncols=3)
+    return _save(figure, path)
+
+
+def winners(counts: list[int], path: Path) -> Path:
+    """How often each query is the most similar one to its image's caption."""
+    figure, (axis,) = _figure(1, 7)
+    axis.bar(range(len(counts)), counts, color=BLUE)
+    axis.set(xlabel="query", ylabel="images won")
+    return _save(figure, path)
+
+
+def training(out: Path) -> list[Path]:
+    """One plot a stage found under `out`: loss on the left, the other figures on the right, against the step."""
+    paths = []
+    for file in sorted(out.glob("*_curve.json")):
+        curve = json.loads(file.read_text())
+        if not curve:
+            continue
+        figure, (left, right) = _figure(2, 8)
+        steps = [point["step"] for point in curve]
+        left.plot(steps, [point["loss"] for point in curve], color=BLUE)
+        left.set(xlabel="step", ylabel="loss", title=file.stem.removesuffix("_curve"))
+        names = dict.fromkeys(name for point in curve for name in point if name not in ("step", "loss"))
+        for name in names:
+            found = [(point["step"], point[name]) for point in curve if name in point]
+            right.plot(*zip(*found, strict=True), label=name.replace("_", " "), linewidth=1)
+        right.set(xlabel="step")
+        if names:
+            right.legend(fontsize=7)
+        paths.append(_save(figure, file.with_suffix(".svg")))
+    return paths

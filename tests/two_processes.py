@@ -1,0 +1,26 @@
+"""`torchrun --nproc-per-node N -m tests.two_processes FOLDER PARTS`: a small training; PARTS draws make one loss."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from model.emoji.loop import Schedule, make_accelerator, run
+
+folder, parts = Path(sys.argv[1]), int(sys.argv[2])
+accelerator = make_accelerator("fp32")
+torch.manual_seed(0)
+module = torch.nn.Linear(3, 1)
+module.unused = torch.nn.Parameter(torch.ones(2))
+
+
+def one(module, draw):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(draw))
+    return (module(x) - x.sum(1, keepdim=True)).square().mean()
+
+
+def loss_of(module, draw):
+    return sum(one(module, parts * draw + i) for i in range(parts)) / parts, {}
+
+
+run("small", accelerator, module, loss_of, Schedule(steps=5, lr=1e-2, warmup=1), folder)
