@@ -72,7 +72,7 @@ def head() -> str:
     styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
     scripts = "".join(
         f"<script>{text}</script>"
-        for text in (canvas_script(), _static("canvas.difference.js"), _static("app.js"))
+        for text in (canvas_script(), _static("difference.js"), _static("app.js"))
     )
     icon = quote(_static("icon.svg"))
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'
