@@ -50,9 +50,9 @@ def test_no_image_and_a_model_that_does_not_read_are_told(session):
 def test_what_was_asked_is_offered_and_the_last_two_are_chosen(services, session):
     for question in ("one?", "two?", "one?"):
         session = ask(services, session, question)
-    first, second, *emptied = questions.offered(session)
+    first, second = questions.offered(session)
     assert first["choices"] == [questions.CAPTION, "one?", "two?"] == second["choices"]
-    assert (first["value"], second["value"]) == ("two?", "one?") and emptied == ["", ""]
+    assert (first["value"], second["value"]) == ("two?", "one?")
     fresh = questions.offered(Session())
     assert fresh[0]["value"] == fresh[1]["value"] == questions.CAPTION
 
@@ -72,8 +72,8 @@ def test_maps_are_sent_again_only_where_the_question_is_read(services, session):
 def test_a_switch_renews_everything_that_names_the_model(tmp_path):
     services = fake_services(**fake_choice())
     before = looked(services, Session(), tmp_path)
-    session, log, header, about, *controls = models.switch(services, before, "Fake InstructBLIP")
-    assert services.of(session).pipe.name == "reader" and log == []
+    session, shown, log, header, about, *controls = models.switch(services, before, "Fake InstructBLIP")
+    assert services.of(session).pipe.name == "reader" and log == [] and shown == "Fake InstructBLIP"
     assert "Fake &lt;b&gt;model" in header and "other models" in header
     assert "reads the question" in about and len(controls) == 6
 
@@ -83,5 +83,5 @@ def test_a_failed_switch_keeps_the_conversation(tmp_path, monkeypatch):
     before = ask(services, looked(services, Session(), tmp_path), "one?")
     said = []
     monkeypatch.setattr(models.gr, "Warning", lambda text, **_: said.append(text))
-    session, log, *_ = models.switch(services, before, "Broken")
-    assert session is before and len(log) == 2 and "Get it again" in said[0]
+    session, shown, log, *_ = models.switch(services, before, "Broken")
+    assert shown == "Fake BLIP-2" and session is before and len(log) == 2 and "Get it again" in said[0]

@@ -24,8 +24,12 @@ def _train(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
         train_stage(stage, arguments.out, arguments.scale, arguments.precision, from_arguments(arguments))
+    from accelerate import PartialState
+
     from . import plots
 
+    if not PartialState().is_main_process:
+        return
     try:
         for path in plots.training(arguments.out):
             print(path)
@@ -44,13 +48,10 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from transformers import AutoConfig
-
     from .evaluate import evaluate
-    from .retrieval import evaluate_retrieval
+    from .retrieval import evaluate_retrieval, is_retrieval
 
-    architecture = AutoConfig.from_pretrained(arguments.checkpoint).architectures[0]
-    measure = evaluate_retrieval if architecture == "Blip2ForImageTextRetrieval" else evaluate
+    measure = evaluate_retrieval if is_retrieval(arguments.checkpoint) else evaluate
     figures = measure(arguments.checkpoint, arguments.scenes)
     text = json.dumps(figures, indent=1)
     print(text)

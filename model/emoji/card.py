@@ -8,14 +8,11 @@ A card is made of `metrics.json` alone; `python -m model.emoji card FOLDER --aga
 import json
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from . import familiar, plots, text
 from .evaluate import evaluate
 from .reading import Reader
-from .retrieval import evaluate_retrieval
+from .retrieval import evaluate_retrieval, is_retrieval
 
-RETRIEVAL = "Blip2ForImageTextRetrieval"
 METRICS = "metrics.json"
 ABLATION = "ablation.md"
 
@@ -46,7 +43,7 @@ COMPARING = {
 
 FRONT = """---
 library_name: transformers
-license: apache-2.0
+license: apache-2.0{tag}
 ---
 # {title}
 
@@ -89,7 +86,7 @@ def _speaking(metrics: dict, folder: str) -> str:
 "No image" puts the average of other images' query outputs in the slots, "wrong image" another scene's (both on 150 scenes).
 """
     return (
-        FRONT.format(title=folder)
+        FRONT.format(title=folder, tag="\npipeline_tag: image-to-text")
         + what
         + " "
         + WORLD.format(published=published, words="; OPT of 4 layers")
@@ -135,7 +132,7 @@ def _retrieving(metrics: dict) -> str:
     winners = sorted(metrics["winners"], reverse=True)
     used = sum(count > 0 for count in winners)
     return (
-        FRONT.format(title="blip2-emoji-itm")
+        FRONT.format(title="blip2-emoji-itm", tag="")
         + "What stage 1 of the recipe leaves: a small BLIP-2 that compares texts with images. "
         + WORLD.format(published="BLIP-2", words=", which also reads text")
         + f"""```python
@@ -145,7 +142,7 @@ for match in model.load_matcher("assets/blip2-emoji-itm").rank(image, ["a cat ab
     print(match.text, match.probability, match.similarity)
 ```
 
-It loads as transformers' `{RETRIEVAL}`.
+It loads as transformers' `Blip2ForImageTextRetrieval`.
 
 ## Figures
 
@@ -264,7 +261,7 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False) -> Path:
     record = folder / METRICS
     if again:
         metrics = json.loads(record.read_text())
-    elif AutoConfig.from_pretrained(folder).architectures[0] == RETRIEVAL:
+    elif is_retrieval(folder):
         metrics = evaluate_retrieval(folder, scenes)
     else:
         metrics = evaluate(folder, scenes)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Blip2ForImageTextRetrieval, Blip2Processor
+from transformers import AutoConfig, Blip2ForImageTextRetrieval, Blip2Processor
 
 from . import text
 from .align import Alignment
@@ -55,6 +55,11 @@ class Matcher:
             for i in range(0, len(captions), 100)
         ]
         return torch.cat(parts).softmax(-1)[:, 1]
+
+
+def is_retrieval(folder: Path | str) -> bool:
+    """Whether the folder holds a retrieval checkpoint."""
+    return AutoConfig.from_pretrained(folder).architectures[0] == Blip2ForImageTextRetrieval.__name__
 
 
 def judge_pool(matcher: Matcher, scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict]:

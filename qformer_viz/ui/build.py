@@ -61,9 +61,9 @@ def build(services: Services) -> gr.Blocks:
         looked, answered, switched = [fed, *tabs], [], []
         if services.compares_questions:
             # InstructBLIP's maps follow the question, so there every answer brings new ones.
-            asked = questions.wire(services, session, pair)
-            answered = [*(questions.only_if_read(services, *step) for step in looked), *asked]
-            looked = [*looked, *asked]
+            after_look, after_answer = questions.wire(services, session, pair)
+            answered = [*(questions.only_if_read(services, *step) for step in looked), *after_answer]
+            looked = [*looked, *after_look]
         if services.matcher is not None:
             looked = [*looked, *matching.wire(services, session, fits, view)]
         if choice is not None:

@@ -59,20 +59,24 @@ def canvas(**options) -> gr.HTML:
 
 def facts(rows: Iterable[tuple[str, str, str]], warning: str = "") -> str:
     """A list of (name, value, what it means) as HTML, with an optional warning above."""
-    alert = f"<p class='qfv-alert' role='status'>{escape(warning)}</p>" if warning else ""
+    told = alert(warning) if warning else ""
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(meaning)}</small></div>"
         for name, value, meaning in rows
     )
-    return f"{alert}<dl class='qfv-facts'>{cells}</dl>"
+    return f"{told}<dl class='qfv-facts'>{cells}</dl>"
+
+
+def alert(message: str) -> str:
+    """What went wrong and how to mend it, as HTML."""
+    return f"<p class='qfv-alert' role='status'>{escape(message)}</p>"
 
 
 def head() -> str:
     """Style sheets and scripts for the page's head, inline: nothing is fetched from elsewhere."""
     styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
     scripts = "".join(
-        f"<script>{text}</script>"
-        for text in (canvas_script(), _static("difference.js"), _static("app.js"))
+        f"<script>{text}</script>" for text in (canvas_script(), _static("difference.js"), _static("app.js"))
     )
     icon = quote(_static("icon.svg"))
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
-from .services import Services, Speaker
+from .services import Limits, Services, Speaker
 
 EMPTY = (
     "The model ended its answer before the first word. Ask in other words, or retry with sampled decoding."
@@ -32,10 +32,10 @@ class StopFlag(threading.Event):
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `speaker` is the
-    model chosen on the page, None: the one it opened with."""
+    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `model` is
+    the name chosen of `Services.speakers`, None: the one that the page opened with."""
 
-    speaker: Speaker | None = None
+    model: str | None = None
     encoded: Any = None
     preview: str | None = None
     lines: tuple[Line, ...] = ()
@@ -102,8 +102,8 @@ def seen(speaker: Speaker, session: Session, image: Any) -> Session:
 def switch(services: Services, session: Session, name: str) -> Session:
     """Let another model speak, about the same image, in a new conversation. On any error `session` still holds."""
     session.stop.clear()
-    speaker = services.speakers[name]()
-    fresh = replace(session, speaker=speaker, lines=())
+    fresh = replace(session, model=name, lines=())
+    speaker = services.of(fresh)
     return fresh if session.encoded is None else seen(speaker, fresh, session.encoded.image)
 
 
@@ -115,16 +115,20 @@ def pose(session: Session, question: str, limits: Any) -> Session:
         return session.add("notice", NO_IMAGE)
     if not text:
         return session.add("notice", "The question is empty. Type one, for example: what is in the image?")
-    if len(text) > limits.max_question:
-        found = (
-            f"The question has {len(text)} characters, more than the {limits.max_question} this server takes."
-        )
-        return session.add("notice", f"{found} Shorten it.")
+    if too_long("The question", text, limits):
+        return session.add("notice", too_long("The question", text, limits))
     if len(session.turns()) >= limits.max_turns:
         return session.add(
             "notice", f"This conversation has {limits.max_turns} turns. Press Clear to start anew."
         )
     return session.add("question", text)
+
+
+def too_long(what: str, text: str, limits: Limits) -> str:
+    """What to tell a visitor whose text is longer than this server takes, or ""."""
+    if len(text) <= limits.max_question:
+        return ""
+    return f"{what} has {len(text)} characters, more than the {limits.max_question} this server takes. Shorten it."
 
 
 def pose_caption(session: Session) -> Session:

@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 
 from ..view.payload import canvas_payload
-from .conversation import NO_IMAGE, Session
+from .components import alert
+from .conversation import NO_IMAGE, Session, too_long
 from .payload import as_json, as_text
 from .services import Services
 
@@ -60,10 +61,8 @@ def rank(services: Services, session: Session, texts: str) -> tuple:
         return trouble(NO_IMAGE)
     if not lines:
         return trouble(NO_TEXT)
-    longest = max(lines, key=len)
-    if len(longest) > services.limits.max_question:
-        found = f"A text has {len(longest)} characters, more than the {services.limits.max_question} this server takes."
-        return trouble(f"{found} Shorten it.")
+    if long := too_long("A text", max(lines, key=len), services.limits):
+        return trouble(long)
     try:
         matches = tuple(services.matcher.rank(session.encoded.image, lines))
     except services.user_errors as error:
@@ -79,8 +78,7 @@ def rank(services: Services, session: Session, texts: str) -> tuple:
 
 
 def trouble(message: str) -> tuple:
-    told = f"<p class='qfv-alert' role='status'>{escape(message)}</p>"
-    return (), told, gr.update(visible=False), gr.update(choices=[], value=None), None
+    return (), alert(message), gr.update(visible=False), gr.update(choices=[], value=None), None
 
 
 def ranking(matches: tuple) -> str:

@@ -26,7 +26,7 @@ def picker(services: Services) -> gr.Dropdown | None:
 
 
 def switch(services: Services, session: Session, name: str) -> tuple:
-    """(session, chat, header, about, controls of the tabs ...). On failure the model that spoke goes on speaking."""
+    """(session, picker, chat, header, about, controls of the tabs ...). On failure the model that spoke goes on."""
     try:
         if name not in services.speakers:
             raise gr.Error("This model is not on offer here. Choose one of the list.", print_exception=False)
@@ -36,6 +36,7 @@ def switch(services: Services, session: Session, name: str) -> tuple:
     speaker = services.of(session)
     return (
         session,
+        session.model or next(iter(services.speakers)),
         messages(session),
         about.header(speaker, offers=True),
         about.text(speaker),
@@ -53,7 +54,7 @@ def wire(
     return begun.success(
         partial(switch, services),
         [session, choice],
-        [session, *shown],
+        [session, choice, *shown],
         concurrency_id="model",
         concurrency_limit=1,
         **quiet,

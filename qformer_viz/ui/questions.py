@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import gradio as gr
 
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
-from .conversation import NO_IMAGE, Session
+from .components import alert
+from .conversation import NO_IMAGE, Session, too_long
 from .payload import as_json
 from .services import Services
 
@@ -61,14 +61,8 @@ def pair(services: Services, session: Session, first: str, second: str) -> tuple
     """(message, view): the maps of both questions as JSON; trouble is told instead."""
     try:
         return "", as_json(maps(services, session, first, second))
-    except ValueError as error:
-        return trouble(str(error)), ""
-    except services.user_errors as error:
-        return trouble(str(error)), ""
-
-
-def trouble(message: str) -> str:
-    return f"<p class='qfv-alert' role='status'>{escape(message)}</p>"
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error)), ""
 
 
 def maps(services: Services, session: Session, first: str, second: str) -> dict[str, Any]:
@@ -80,11 +74,8 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
         raise ValueError(NOT_READ)
     asked = [(text or "").strip() for text in (first, second)]
     for text in asked:
-        if len(text) > services.limits.max_question:
-            raise ValueError(
-                f"A question has {len(text)} characters, more than the {services.limits.max_question} this server "
-                "takes. Shorten it."
-            )
+        if long := too_long("A question", text, services.limits):
+            raise ValueError(long)
     if asked[0] == asked[1]:
         raise ValueError("Both questions are the same. Choose or type another one, then compare.")
     image = session.encoded.image
@@ -97,16 +88,16 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
 
 
 def offered(session: Session) -> tuple:
-    """Updates of both dropdowns: what was asked about this image, the last two chosen; and an emptied view."""
+    """Updates of both dropdowns: what was asked about this image, the last two chosen."""
     asked = [question for question, _ in session.turns() if question]
     choices = list(dict.fromkeys([CAPTION, *asked]))
     chosen = choices if len(choices) == 1 else [*dict.fromkeys([CAPTION, *asked][::-1])][:2][::-1]
-    return (
-        gr.update(choices=choices, value=chosen[0]),
-        gr.update(choices=choices, value=chosen[-1]),
-        "",
-        "",
-    )
+    return gr.update(choices=choices, value=chosen[0]), gr.update(choices=choices, value=chosen[-1])
+
+
+def forget() -> tuple[str, str]:
+    """Another image or model: what was compared is of no more use."""
+    return "", ""
 
 
 def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) -> tuple:
@@ -118,9 +109,10 @@ def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) ->
     return step, inputs, outputs
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> list:
-    """Connect the tab; returns what must run after a new image and after every answer."""
+def wire(services: Services, session: gr.State, parts: dict) -> tuple[list, list]:
+    """Connect the tab; returns what must run after a new image, and after every answer."""
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told = [parts["told"], parts["view"]]
     parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **lane)
-    return [(offered, session, [parts["first"], parts["second"], *told])]
+    offering = (offered, session, [parts["first"], parts["second"]])
+    return [offering, (forget, None, told)], [offering]

@@ -108,4 +108,4 @@ class Services:
 
     def of(self, session: Any) -> Speaker:
         """The model that this visitor talks to."""
-        return session.speaker or self.speaker
+        return self.speaker if session.model is None else self.speakers[session.model]()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.test_app import ask, captioned, open_page, url  # noqa: F401
+from tests.browser.test_app import ask, captioned, open_page, picture, url  # noqa: F401
 
 pytestmark = pytest.mark.browser
 
@@ -20,6 +20,7 @@ def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  #
     choose(page, "Broken")
     page.get_by_text("Get it again").wait_for()
     assert "you asked one?" in page.locator("#chat").inner_text()
+    page.wait_for_function("document.querySelector('#model input').value === 'Fake BLIP-2'")
     choose(page, "Fake InstructBLIP")
     page.wait_for_function("!document.querySelector('#chat').innerText.includes('you asked one?')")
     page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
@@ -54,3 +55,8 @@ def test_the_maps_of_two_questions_and_what_moved(url, open_page):  # noqa: F811
     )
     assert page.evaluate("qfvHandle.get().query") != 2 and page.evaluate("qfvHandle.get().layer") == 4
     assert len(page.requests) == requests
+    ask(page, "another?")
+    page.wait_for_function("document.querySelector('#questions-second input').value === 'another?'")
+    assert page.locator(".qfv-difference figure").count() == 3
+    captioned(page, picture("blue"))
+    page.wait_for_function("!document.querySelector('.qfv-difference')")
