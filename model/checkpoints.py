@@ -83,17 +83,22 @@ def _instructblip(name: str, title: str, parameters: float) -> Checkpoint:
     )
 
 
-_ENTRIES = (
-    Checkpoint(
-        id="blip2-emoji",
-        title="BLIP-2 emoji (bundled)",
-        family="blip2",
+def _bundled(name: str, title: str, family: str) -> Checkpoint:
+    return Checkpoint(
+        id=name,
+        title=title,
+        family=family,
         world="emoji scenes",
         licence="Apache-2.0; trained on openly licensed emoji artwork",
         parameters=0.01,
         verified=True,
-        folder=ASSETS / "blip2-emoji",
-    ),
+        folder=ASSETS / name,
+    )
+
+
+_ENTRIES = (
+    _bundled("blip2-emoji", "BLIP-2 emoji (bundled)", "blip2"),
+    _bundled("blip2-emoji-itm", "BLIP-2 emoji retrieval (bundled)", "retrieval"),
     *(
         Checkpoint(
             id=f"Salesforce/{name}",

@@ -28,9 +28,11 @@ def test_every_entry_can_be_spoken_to():
 
 
 def test_only_what_was_run_is_called_verified():
-    assert [name for name, entry in CHECKPOINTS.items() if entry.verified] == ["blip2-emoji"]
-    assert CHECKPOINTS["blip2-emoji"].world == "emoji scenes"
-    assert {entry.world for name, entry in CHECKPOINTS.items() if name != "blip2-emoji"} == {"photographs"}
+    bundled = {"blip2-emoji": "blip2", "blip2-emoji-itm": "retrieval"}
+    assert {name: entry.family for name, entry in CHECKPOINTS.items() if entry.verified} == bundled
+    for name, entry in CHECKPOINTS.items():
+        assert entry.world == ("emoji scenes" if name in bundled else "photographs")
+        assert (entry.folder is not None) == (name in bundled)
 
 
 def test_prompts_follow_the_language_model():

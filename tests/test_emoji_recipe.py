@@ -1,6 +1,7 @@
 """The whole recipe from nothing, a few steps a stage: every stage finds what the one before it left."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,23 @@ def test_stage_2_starts_where_stage_1_ended(trained):
     assert torch.equal(fresh.qformer.state_dict()[name], aligned.qformer.state_dict()[name])
 
 
+def test_stage_2_starts_at_regions_and_an_empty_prefix_unless_told_otherwise(trained, tmp_path, monkeypatch):
+    started = {}
+
+    def remember(name, accelerator, module, *rest):
+        started[name] = {key: value.clone() for key, value in module.state_dict().items()}
+
+    monkeypatch.setattr(bridge, "run", remember)
+    shutil.copytree(trained, tmp_path / "from", ignore=shutil.ignore_patterns("dictation*", "bridge*"))
+    aligned = recipe._aligned(trained).query_tokens
+    for options in (Options(), Options(start="stage-1")):
+        recipe.train_stage("bridge", tmp_path / "from", 0.0002, "fp32", options)
+        first = started["dictation"]
+        assert not first["projection.weight"].any()
+        assert torch.equal(first["query_tokens"], aligned) == (options.start == "stage-1")
+        assert first["query_tokens"][0].std(-1).min() > 0.1
+
+
 def test_a_stage_without_its_predecessors_says_which(tmp_path):
     with pytest.raises(FileNotFoundError, match="run the stages before it first"):
         recipe.train_stage("bridge", tmp_path, precision="fp32")
@@ -75,7 +93,14 @@ def test_a_stage_without_its_predecessors_says_which(tmp_path):
 @pytest.mark.slow
 def test_every_variant_of_the_ablation_trains_and_is_measured(trained, tmp_path):
     names = [
-        *("no stage 1", "8 queries", "64 queries", "masking: attention", "diversity 0.1"),
+        *(
+            "recipe",
+            "stage 2 from stage 1",
+            "8 queries",
+            "64 queries",
+            "… masking: attention",
+            "… diversity 0.1",
+        ),
         *("control: frozen random Q-Former", "control: wrong images"),
         *("control: one patch a region, linear map", "control: average pooling, linear map"),
     ]

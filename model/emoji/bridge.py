@@ -169,7 +169,9 @@ def train_bridge(
 ) -> nn.Module:
     """Train and return the bridge of `model` (a `Blip2ForConditionalGeneration` that holds the trained ViT and OPT).
 
-    `aligned`: the retrieval model of stage 1 to start from; None starts from scratch. `features`: the cached ones.
+    `aligned`: the retrieval model of stage 1 to start from; None starts with queries that look at a region each.
+    `features`: the cached ones. The projection starts at zero: at any other start its first outputs lie far from all
+    words, and repairing that costs the queries their differences.
     """
     if features is None:
         features = cache_features(accelerator, model.vision_model, out, scenes)
@@ -178,7 +180,7 @@ def train_bridge(
     else:
         take_queries(model, aligned)
     freeze(model, options)
-    nn.init.normal_(model.language_projection.weight, std=model.language_projection.in_features**-0.5)
+    nn.init.zeros_(model.language_projection.weight)
     model.to(accelerator.device)
     model.vision_model.requires_grad_(False)
     language_model = model.language_model.requires_grad_(False).eval()

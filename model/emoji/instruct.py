@@ -18,7 +18,7 @@ from .sequences import SequenceBuilder, answer_loss, as_typed
 
 BATCH = 24
 PROMPTS = 4
-SCHEDULE = Schedule(steps=2000, lr=4e-4, warmup=100)
+SCHEDULE = Schedule(steps=1500, lr=4e-4, warmup=100)
 CAPTION_SHARE = 0.3
 
 

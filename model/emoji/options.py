@@ -9,6 +9,7 @@ from .masking import KINDS
 
 LOSSES = ("contrastive", "matching", "generation")
 BRIDGES = ("qformer", "grid", "average")
+STARTS = ("regions", "stage-1")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Options:
     """queries        number of queries: 8, 16, 32 or 64
     cross_every    cross-attention in every so-manieth layer of six
     losses         of stage 1; none at all leaves stage 1 out
+    start          what stage 2 starts from: queries that look at a region each, or the queries and layers of stage 1
     masking        which patches stage 1 hides from the Q-Former (`masking.KINDS`); not part of BLIP-2
     diversity      weight of the penalty on queries that are alike, in stage 1 and 2; not part of BLIP-2
     dictation      the warm start of stage 2; not part of BLIP-2
@@ -27,6 +29,7 @@ class Options:
     queries: int = QUERIES
     cross_every: int = CROSS_EVERY
     losses: tuple[str, ...] = LOSSES
+    start: str = "regions"
     masking: str = "none"
     diversity: float = 0.0
     dictation: bool = True
@@ -45,6 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--losses", nargs="*", choices=LOSSES, default=list(LOSSES), help="of stage 1; none leaves it out"
     )
+    parser.add_argument("--start", choices=STARTS, default="regions", help="of stage 2")
     parser.add_argument("--masking", choices=KINDS, default="none", help="an experiment, not part of BLIP-2")
     parser.add_argument("--diversity", type=float, default=0.0, help="an experiment, not part of BLIP-2")
     parser.add_argument("--no-dictation", dest="dictation", action="store_false")

@@ -120,7 +120,7 @@ def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -
         )
     model = assemble(tokenizer, out, options)
     schedules = (scaled(bridge.DICTATION, scale), scaled(bridge.SCHEDULE, scale))
-    aligned = _aligned(out) if options.losses else None
+    aligned = _aligned(out) if options.start == "stage-1" else None
     bridge.train_bridge(
         accelerator, model, tokenizer, out, *schedules, scenes_at(scale), aligned=aligned, options=options
     )
