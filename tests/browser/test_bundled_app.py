@@ -160,3 +160,17 @@ def test_a_data_url_over_the_limit_is_refused_in_words(url):
     assert not refused["ok"] and "at most 20 MiB" in refused["text"], refused["text"][:300]
     small = "data:image/png;base64," + base64.b64encode((EXAMPLES / "cat-and-dog.png").read_bytes()).decode()
     assert "cat" in call(url, "caption", [{"path": "x", "url": small}])["text"]
+
+
+def test_the_match_tab_ranks_texts_for_an_example(url, open_page):
+    page = open_page(url)
+    page.wait_for_selector("#examples button.thumbnail-item")
+    choose(page, "cat-and-dog")
+    page.get_by_role("tab", name="Match").click()
+    page.locator("#match-texts textarea").fill("a rocket\na cat and a dog\ntwo cats")
+    page.locator("#match-compare").click()
+    page.wait_for_selector("#match-table tbody tr")
+    first, *others = page.locator("#match-table tbody tr").all_inner_texts()
+    assert first.startswith("a cat and a dog") and len(others) == 2
+    page.locator("#match-show").click()
+    page.wait_for_function("document.querySelector('#canvas').innerText.includes('this image and text')")
