@@ -62,9 +62,8 @@ FOOT = """## Reproduce
     python -m model.emoji train                          # lm, vit, align, bridge, instruct; resumable
     python -m model.emoji card assets/{folder}{pad}# measures and writes this card
 
-The shipped weights were not trained in one go: learning rates were started anew several times, and the repository's README
-says which stages they went through. A new run gives a model like this one, not these bytes. What was tried and did not
-work: `model/emoji/LOG.md`.
+The shipped weights went through these stages in several sittings, each continuing from what the one before had saved. A
+new run gives a model like this one, not these bytes. What was tried and did not work: `model/emoji/LOG.md`.
 Artwork and its licences: `assets/emoji/LICENSES.md`.
 """
 

@@ -257,6 +257,7 @@ def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
             OBJECTS,
             lambda n: answered(fresh_scenes(part, seed + 4, asked=0, min_objects=n, max_objects=n)),
         ),
+        "undisturbed": _rounded(summarise(results[:part])),
         "smaller": curve(SIZES, lambda f: answered([(shrink(scene, f), asked) for scene, asked in some])),
         "noise": curve(NOISES, lambda sigma: answered(some, lambda picture: with_noise(picture, sigma))),
         "blur": curve(BLURS, lambda radius: answered(some, lambda picture: with_blur(picture, radius))),

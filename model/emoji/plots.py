@@ -50,7 +50,7 @@ def curves(metrics: dict, path: Path) -> Path:
     for axis, (name, (label, start)) in zip(axes, CURVES.items(), strict=True):
         levels = [start, *map(float, metrics[name])]
         for key, colour, said in (("noun_f1", BLUE, "caption nouns, F1"), ("exact", ORANGE, "answers exact")):
-            values = [metrics["model"][key]["value"], *(at[key] for at in metrics[name].values())]
+            values = [metrics["undisturbed"][key], *(at[key] for at in metrics[name].values())]
             axis.plot(levels, values, "o-", color=colour, label=said, markersize=3)
         axis.set(xlabel=label, ylim=(0, 1.02))
         if start:

@@ -38,7 +38,7 @@ APART = 40.0
 DOMINANT = 30.0
 
 _PLURALS = {"fish": "fish", "octopus": "octopuses", "butterfly": "butterflies", "strawberry": "strawberries"}
-_PLURALS |= {"cactus": "cactuses", "tomato": "tomatoes", "bus": "buses"}
+_PLURALS |= {"snowman": "snowmen", "cactus": "cactuses", "tomato": "tomatoes", "bus": "buses"}
 
 
 @dataclass(frozen=True)
