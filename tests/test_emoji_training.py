@@ -14,7 +14,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, OPTForCa
 
 from model.emoji import bridge, language, text, vision
 from model.emoji.checkpoint import QUERIES, build_model, save_checkpoint
-from model.emoji.loop import Schedule, make_accelerator
+from model.emoji.loop import Schedule, make_accelerator, optimisers
 from model.emoji.scenes import NOUNS, random_scene, render
 from model.emoji.sequences import IGNORE, Rows, SequenceBuilder, answer_loss
 from model.emoji.tokenizer import train_tokenizer
@@ -102,11 +102,40 @@ def test_a_packed_turn_costs_what_it_costs_alone(tokenizer):
     assert torch.isclose(packed, alone, atol=1e-5)
 
 
+def test_scales_start_in_order(tokenizer):
+    """Neighbouring columns start more alike than distant ones, and so do rows."""
+    torch.manual_seed(0)
+    model = OPTForCausalLM(language.language_config(tokenizer))
+    language.initialise(model, tokenizer)
+    words = model.get_input_embeddings().weight.detach()
+    for scale in (text.COLUMNS, text.ROWS):
+        line = words[[tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in scale]]
+        apart = torch.cdist(line, line)
+        assert (apart.diagonal(1).mean() < 0.8 * apart.diagonal(4).mean()).item()
+        assert (apart.diagonal(4).mean() < apart.diagonal(8).mean()).item()
+
+
+def test_linear_layers_go_to_muon_and_everything_once(tokenizer):
+    model = OPTForCausalLM(language.language_config(tokenizer))
+    model.lm_head.bias = None
+    model.model.decoder.layers[0].requires_grad_(False)
+    adamw, muon = optimisers(model, 1e-3)
+    parts = {
+        kind: {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for kind, optimizer in (("adamw", adamw), ("muon", muon))
+    }
+    layer = model.model.decoder.layers[1]
+    assert {id(layer.fc1.weight), id(layer.self_attn.q_proj.weight)} <= parts["muon"]
+    assert {id(layer.fc1.bias), id(model.get_input_embeddings().weight)} <= parts["adamw"]
+    assert parts["adamw"] | parts["muon"] == {id(p) for p in model.parameters() if p.requires_grad}
+    assert not parts["adamw"] & parts["muon"]
+
+
 def test_the_language_stage_learns_and_resumes(tokenizer, accelerator, tmp_path):
     schedule = Schedule(steps=6, lr=1e-3, warmup=1, save_every=3)
 
     def train(out):
-        return language.train_language(accelerator, tokenizer, out, *[schedule] * 4, batch=2)
+        return language.train_language(accelerator, tokenizer, out, *[schedule] * 3, batch=2)
 
     once = train(tmp_path / "once")
     # Interrupted: the first three steps of the same schedule, then the rest.
@@ -142,7 +171,7 @@ def _stop_after(step, train, out):
 
 def test_the_vision_stage_runs_and_crops_see_the_right_positions(accelerator, tmp_path):
     tiny = Schedule(steps=2, lr=1e-3, warmup=1)
-    vit = vision.train_vision(accelerator, tmp_path, *[tiny] * 5)
+    vit = vision.train_vision(accelerator, tmp_path, *[tiny] * 6)
     learner = vision.PatchLearner().eval()
     pixels = vision.to_pixels([np.asarray(render(random_scene(1)).image)])
     with torch.no_grad():

@@ -5,12 +5,12 @@ Its 32 first positions, where the query outputs will stand later, hold a written
 on captions and answers only, so the prefix is the only place to learn from. Most rows pile an object's four
 words into one slot (their embeddings added), because one query, unlike one word, can hold a whole object.
 
-Four runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
+Three runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
 `lm_read`: questions that do not see one another (packed rows), objects piled; rows of nine turns alone stay at
-chance for over a thousand steps. `lm`: conversations too, objects in single words too, noise on the prefix, and
-most questions of the kinds that take longest. `lm_compare`: half of the questions compare two things, which stays
-at chance for left against right and for "smaller" while it is one kind among many; and invented words among the
-known ones, so that a sentence is understood by the words that matter.
+chance for over a thousand steps. `lm`: conversations too, objects in single words too, noise on the prefix, all
+wordings; half of the questions compare two things, which stays at chance for left against right and for "smaller"
+while it is one kind among many; and invented words among the known ones, so that a sentence is understood by the
+words that matter.
 """
 
 from pathlib import Path
@@ -27,30 +27,30 @@ from .sequences import IGNORE, SequenceBuilder, answer_loss
 HIDDEN = 192
 POSITIONS = 256
 BATCH = 32
-DRILL = Schedule(steps=800, lr=1.5e-3)
-READ = Schedule(steps=1100, lr=1e-3)
-TALK = Schedule(steps=4500, lr=1e-3)
-COMPARE = Schedule(steps=2400, lr=8e-4, warmup=150, save_every=100)
+DRILL = Schedule(steps=500, lr=1.5e-3)
+READ = Schedule(steps=800, lr=1.2e-3)
+TALK = Schedule(steps=4200, lr=1.2e-3, warmup=150)
 # So many steps are all drill; after them every fourth step of `lm_drill` is.
 DRILL_ONLY = 300
 DRILL_BATCH, DRILL_NOUNS = 64, 10
-# Shares of the question types in `lm_compare`, and of its questions with invented words.
-COMPARE_MIX = {
-    "presence": 0.07,
-    "count": 0.09,
-    "position": 0.15,
-    "relation": 0.1,
-    "size": 0.07,
+# Shares of the question types in `lm`, of questions with invented words, and of rows whose objects are piled.
+MIX = {
+    "presence": 0.06,
+    "count": 0.1,
+    "position": 0.14,
+    "relation": 0.12,
+    "size": 0.06,
     "comparison": 0.52,
 }
-MUMBLED = 0.4
-# Shares of the question types in `lm`, and of rows whose objects are piled.
-MIX = {"presence": 0.05, "count": 0.12, "position": 0.25, "relation": 0.43, "size": 0.15}
+MUMBLED = 0.35
 PILED = 0.8
 # Wordings of the caption in a packed row: to name each object once is learned late.
 CAPTIONS = 3
 # Noise on the prefix, relative to its root mean square: the bridge's will not be perfect either.
 NOISE = 0.15
+# Scales whose words start in order: how much of a word's start is its own, and the size of what it shares.
+OWN, ORDERED = 0.5, 0.036
+SCALES = (text.COLUMNS, text.ROWS, tuple(text.SIZE_LEVELS), text.NUMBERS)
 # Gain of the look-back heads at the start: large enough to single out one position.
 SHARPNESS = 3.0
 SEED = 11
@@ -81,7 +81,8 @@ def initialise(model: OPTForCausalLM, tokenizer) -> None:
     start as sinusoids; in the first two layers most heads look one, two or three tokens back (queries are keys
     rotated by as many steps, so each word can gather the words before it), and elsewhere half of the heads share
     one matrix between queries and keys, so that equal words attend to one another. A plural starts where its
-    singular is. All of it is free to change.
+    singular is. Columns, rows, sizes and numbers start as points of a smooth line each, so that what is near is alike
+    and comparing two of them is a difference. All of it is free to change.
     """
     heads = model.config.num_attention_heads
     width = HIDDEN // heads
@@ -97,6 +98,11 @@ def initialise(model: OPTForCausalLM, tokenizer) -> None:
             tokenizer(f" {word}", add_special_tokens=False).input_ids for word in (noun, text.plural(noun))
         )
         words[many[0]] = words[one[0]]
+    for scale in SCALES:
+        ids = [tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in scale]
+        waves = torch.arange(1, 4)
+        line = torch.cos(torch.pi * waves * (torch.arange(len(ids))[:, None] + 0.5) / len(ids)) / waves
+        words[ids] = OWN * words[ids] + line @ torch.randn(len(waves), HIDDEN) * ORDERED
     steps_back = {0: (None, 1, 2, 3), 1: (None, 1, 2, None)}
     for index, layer in enumerate(decoder.layers):
         for head, back in enumerate(steps_back.get(index, (None, None, 0, 0))):
@@ -192,7 +198,6 @@ def train_language(
     drill: Schedule = DRILL,
     read: Schedule = READ,
     talk: Schedule = TALK,
-    compare: Schedule = COMPARE,
     batch: int = BATCH,
 ):
     """Returns the trained `OPTForCausalLM`."""
@@ -216,10 +221,9 @@ def train_language(
 
     stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
     stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
-    rows = {"packed_share": 0.75, "caption_share": 1.0, "captions": CAPTIONS, "mix": MIX, "wording": "all"}
-    stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
-    rows |= {"mix": COMPARE_MIX, "mumbled": MUMBLED, "turns": 12, "captions": 1}
-    return stage("lm_compare", compare, Reader(tokenizer, batch, SEED + 3, piled=PILED, **rows), noise=NOISE)
+    rows = {"packed_share": 0.75, "turns": 10, "mix": MIX, "wording": "all", "mumbled": MUMBLED}
+    rows |= {"caption_share": 1.0, "captions": CAPTIONS}
+    return stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
 
 
 @torch.no_grad()

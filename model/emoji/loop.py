@@ -1,4 +1,4 @@
-"""The loop all stages share: AdamW, warm-up and cosine, a progress line with time left, resumable checkpoints.
+"""The loop all stages share: Muon and AdamW, warm-up and cosine, a progress line with time left, resumable checkpoints.
 
 Batches are drawn from (seed, draw), so a resumed run sees what an uninterrupted one would have seen. Under `accelerate
 launch` every process makes draws of its own and the gradients are averaged: n processes train on n times the batch.
@@ -18,6 +18,8 @@ from accelerate import Accelerator
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
+# Muon's rate, as a multiple of AdamW's.
+MUON_RATE = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,25 @@ def _cpu_has_bf16() -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def _groups(module: torch.nn.Module) -> list[dict]:
-    """Weight decay on matrices only."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim >= 2]
-    return [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def optimisers(module: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan 2024) for the matrices of linear layers, AdamW for all else: half the steps of AdamW alone here.
+
+    Weight decay on matrices only. An output head that shares its matrix with the embeddings counts as embeddings.
+    """
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    linear = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Linear)} - embeddings
+    learned = [p for p in module.parameters() if p.requires_grad]
+    hidden = [p for p in learned if id(p) in linear]
+    rest = [p for p in learned if id(p) not in linear]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
+    chosen = [torch.optim.AdamW(groups, lr=lr, betas=BETAS)] if rest else []
+    if hidden:
+        rate = {"lr": MUON_RATE * lr, "weight_decay": WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw"}
+        chosen.append(torch.optim.Muon(hidden, **rate))
+    return chosen
 
 
 def run(
@@ -85,25 +98,27 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, curve_file = out / f"{name}.pt", out / f"{name}_curve.json"
     module = module.to(accelerator.device)
-    optimizer = torch.optim.AdamW(_groups(module), lr=schedule.lr, betas=BETAS)
-    plan = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
+    optimizers = optimisers(module, schedule.lr)
+    plans = [torch.optim.lr_scheduler.LambdaLR(each, schedule.factor) for each in optimizers]
     start, curve = 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        plan.load_state_dict(state["plan"])
+        for key, parts in (("optimizers", optimizers), ("plans", plans)):
+            for part, saved in zip(parts, state[key], strict=True):
+                part.load_state_dict(saved)
         start, curve = state["step"], state["curve"]
         accelerator.print(f"{name}: continuing at step {start} of {schedule.steps}", flush=True)
-    optimizer = accelerator.prepare(optimizer)
+    optimizers = [accelerator.prepare(each) for each in optimizers]
 
     def save(step: int) -> None:
         if not accelerator.is_main_process:
             return
         learned = {k for k, p in module.named_parameters() if p.requires_grad}
         weights = {k: v for k, v in module.state_dict().items() if k in learned}
-        state = {"module": weights, "optimizer": optimizer.state_dict(), "plan": plan.state_dict()}
-        torch.save({**state, "step": step, "curve": curve}, checkpoint.with_suffix(".tmp"))
+        state = {"optimizers": [o.state_dict() for o in optimizers], "plans": [p.state_dict() for p in plans]}
+        state |= {"module": weights, "step": step, "curve": curve}
+        torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
         curve_file.write_text(json.dumps(curve))
 
@@ -112,12 +127,13 @@ def run(
     for step in range(start, schedule.steps):
         with accelerator.autocast():
             loss, figures = loss_of(module, step * accelerator.num_processes + accelerator.process_index)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         accelerator.backward(loss)
         average_gradients(accelerator, module)
         accelerator.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        plan.step()
+        for part in (*optimizers, *plans):
+            part.step()
         for key, value in {"loss": loss.detach(), **figures}.items():
             sums[key].append(float(value))
         if len(sums["loss"]) == 50 or step + 1 == schedule.steps:

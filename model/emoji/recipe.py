@@ -66,7 +66,7 @@ def scenes_at(scale: float) -> int:
 
 
 def _language(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
-    schedules = (language.DRILL, language.READ, language.TALK, language.COMPARE)
+    schedules = (language.DRILL, language.READ, language.TALK)
     model = language.train_language(accelerator, tokenizer, out, *(scaled(s, scale) for s in schedules))
     return {
         "written": language.read_accuracy(model, tokenizer, _checks(scale)),
@@ -84,6 +84,7 @@ def _vision(accelerator, tokenizer, out: Path, scale: float, options: Options) -
         vision.MIXED_SCHEDULE,
         vision.LONG_SCHEDULE,
         vision.ROBUST_SCHEDULE,
+        vision.ARTWORK_SCHEDULE,
     )
     vit = vision.train_vision(accelerator, out, *(scaled(s, scale) for s in schedules))
     return probe_vision(vit, _checks(scale), max(4, _checks(scale) // 3))
@@ -160,10 +161,10 @@ def assemble(tokenizer, out: Path, options: Options = DEFAULT):
     torch.manual_seed(bridge.SEED)
     model = build_model(tokenizer, options.queries, options.cross_every)
     language_model = OPTForCausalLM(language.language_config(tokenizer))
-    _load(language_model, out / "lm_compare.pt")
+    _load(language_model, out / "lm.pt")
     model.language_model.load_state_dict(language_model.state_dict())
     learner = vision.PatchLearner()
-    _load(learner, out / "vit_robust.pt")
+    _load(learner, out / "vit_artwork.pt")
     model.vision_model.load_state_dict(learner.vit.state_dict())
     return model
 

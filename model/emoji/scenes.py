@@ -19,6 +19,18 @@ from .backgrounds import BACKGROUNDS, Background, draw_background, random_backgr
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "emoji"
 NOUNS: tuple[str, ...] = tuple(json.loads((ASSETS / "nouns.json").read_text()))
 STYLES = ("noto", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
+# Further artwork from which the ViT learns what a noun can look like; no scene of the world is drawn with it, and some
+# nouns are missing from most of these sets.
+TEACHING_STYLES = (
+    "openmoji",
+    "emojione-v1",
+    "streamline-emojis",
+    "emojione-monotone",
+    "fluent-emoji-high-contrast",
+    "mdi",
+    "game-icons",
+    "ph",
+)
 # Never drawn in training, with the nouns that they hold.
 _NOT_IN_FXEMOJI = ("rabbit", "crab", "butterfly", "owl", "duck", "carrot", "egg", "drum", "shoe")
 UNSEEN_STYLES: dict[str, tuple[str, ...]] = {
@@ -94,12 +106,25 @@ class Rendered:
 @cache
 def _glyph(style: str, noun: str) -> tuple[Image.Image, ...]:
     """The drawing cropped to its own extent, at full and half resolution."""
-    index = NOUNS.index(noun)
-    row, column = divmod(index, SHEET_COLUMNS)
-    cell = _sheet(style).crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
-    glyph = cell.crop(cell.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
+    cell = _cell(style, noun)
+    glyph = cell.crop(_extent(cell))
     half = tuple(max(1, side // 2) for side in glyph.size)
     return glyph, glyph.resize(half, Image.Resampling.BOX)
+
+
+@cache
+def has_drawing(style: str, noun: str) -> bool:
+    """Whether a set of artwork holds a noun."""
+    return _extent(_cell(style, noun)) is not None
+
+
+def _cell(style: str, noun: str) -> Image.Image:
+    row, column = divmod(NOUNS.index(noun), SHEET_COLUMNS)
+    return _sheet(style).crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+
+
+def _extent(cell: Image.Image) -> tuple[int, int, int, int] | None:
+    return cell.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
 
 
 @cache
@@ -247,10 +272,13 @@ def random_scene(
     objects = []
     for noun, size, (x, y) in zip(names, sizes, centres, strict=True):
         recoloured = rng.random() < 0.5
+        style = one_style or styles[rng.integers(len(styles))]
+        if not has_drawing(style, noun):
+            style = (known := [s for s in styles if has_drawing(s, noun)])[rng.integers(len(known))]
         objects.append(
             SceneObject(
                 noun=noun,
-                style=one_style or styles[rng.integers(len(styles))],
+                style=style,
                 x=round(x, 2),
                 y=round(y, 2),
                 size=round(size, 2),

@@ -18,7 +18,17 @@ from transformers import Blip2VisionConfig, Blip2VisionModel
 from .backgrounds import random_background
 from .disturb import disturb, repaint
 from .loop import Schedule, run
-from .scenes import IMAGE_SIZE, NOUNS, Scene, SceneObject, patch_labels, random_scene, render
+from .scenes import (
+    IMAGE_SIZE,
+    NOUNS,
+    STYLES,
+    TEACHING_STYLES,
+    Scene,
+    SceneObject,
+    patch_labels,
+    random_scene,
+    render,
+)
 
 GRID = 16
 PATCH = IMAGE_SIZE // GRID
@@ -30,8 +40,11 @@ SCENE_SCHEDULE = Schedule(steps=700, lr=7e-4)
 MIXED_SCHEDULE = Schedule(steps=950, lr=1e-3)
 LONG_SCHEDULE = Schedule(steps=4000, lr=1e-3, save_every=50)
 ROBUST_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
-# Shares of objects painted anew and of pictures disturbed in `vit_robust`.
+ARTWORK_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
+# Shares of objects painted anew and of pictures disturbed in `vit_robust` and after it.
 REPAINTED, DISTURBED = 0.3, 0.4
+# Share of pictures in the artwork of the world, and not in further artwork, in `vit_artwork`.
+WORLD = 0.5
 # Window side in patches and how many windows make a batch of about equal cost.
 PLACE_SIZE = 1.2
 PLACE = (GRID, GRID, 9, 9, 3)
@@ -181,18 +194,21 @@ def scene_batch(step: int, batch: int = SCENE_BATCH):
     return to_pixels(images), *_flat(labels, geometry), (0, 0)
 
 
-def mixed_batch(step: int, windows: dict[int, int] = WINDOWS, robust: bool = False):
+def mixed_batch(
+    step: int, windows: dict[int, int] = WINDOWS, robust: bool = False, further_artwork: bool = False
+):
     """Windows of 6 to 16 patches, cut from full scenes around one of their objects, at a random place.
 
     Most patches of a full scene show background; windows spend the time on objects and their neighbours.
-    `robust` changes appearances strongly (module `disturb`).
+    `robust` changes appearances strongly (module `disturb`); `further_artwork` draws on `TEACHING_STYLES` too.
     """
-    rng = np.random.default_rng([SEED, 4 if robust else 3, step])
+    rng = np.random.default_rng([SEED, 3 + robust + further_artwork, step])
     grid = int(rng.choice(list(windows)))
     side = grid * PATCH
     images, labels, geometry = [], [], []
     for _ in range(windows[grid]):
-        scene = random_scene(rng, min_objects=2)
+        styles = TEACHING_STYLES if further_artwork and rng.random() >= WORLD else STYLES
+        scene = random_scene(rng, min_objects=2, styles=styles)
         if robust:
             painted = tuple(repaint(o, rng) if rng.random() < REPAINTED else o for o in scene.objects)
             scene = replace(scene, objects=painted)
@@ -236,6 +252,7 @@ def train_vision(
     mixed: Schedule = MIXED_SCHEDULE,
     long: Schedule = LONG_SCHEDULE,
     robust: Schedule = ROBUST_SCHEDULE,
+    artwork: Schedule = ARTWORK_SCHEDULE,
 ):
     """Returns the trained `Blip2VisionModel`."""
     torch.manual_seed(SEED)
@@ -259,4 +276,6 @@ def train_vision(
     learner = run(
         "vit_robust", accelerator, learner, loss_with(lambda s: mixed_batch(s, robust=True)), robust, out
     )
+    further = loss_with(lambda s: mixed_batch(s, robust=True, further_artwork=True))
+    learner = run("vit_artwork", accelerator, learner, further, artwork, out)
     return learner.vit
