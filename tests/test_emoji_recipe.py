@@ -41,7 +41,7 @@ def test_three_folders_that_transformers_loads(trained):
         assert all(f.stat().st_size < 10_000_000 for f in (trained / name).rglob("*") if f.is_file())
         _, found = kind.from_pretrained(trained / name, output_loading_info=True)
         assert not found["missing_keys"] and not found["unexpected_keys"], (name, found)
-    for stage in ("lm", "vit_robust", "align", "dictation", "bridge", "instruct"):
+    for stage in ("lm", "vit_artwork", "align", "dictation", "bridge", "instruct"):
         assert json.loads((trained / f"{stage}_curve.json").read_text())[-1]["loss"] > 0
 
 

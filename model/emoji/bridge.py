@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .dictation import REGIONS, dictation_loss, placed_description, region
+from . import text
+from .dictation import REGIONS, dictation_loss, region, settle
 from .language import CAPTIONS
 from .loop import Schedule, run
 from .options import DEFAULT, Options
-from .scenes import random_scene, render
+from .scenes import STYLES, TEACHING_STYLES, random_scene, render
 from .sequences import SequenceBuilder, answer_loss
 from .vision import GRID, HIDDEN, PATCH, to_pixels
 
@@ -33,8 +34,12 @@ TOKENS = 1 + GRID * GRID
 
 
 def training_scene(index: int):
-    """Scene number `index` of the training set; two objects or more in most, for there is more to say."""
-    return random_scene(np.random.default_rng([SEED, index]), min_objects=1 + (index % 4 > 0))
+    """Scene number `index` of the training set; two objects or more in most, for there is more to say.
+
+    One in five is drawn with the artwork that only teaches, so that features which are less than sure occur.
+    """
+    styles = TEACHING_STYLES if index % 5 == 4 else STYLES
+    return random_scene(np.random.default_rng([SEED, index]), min_objects=1 + (index % 4 > 0), styles=styles)
 
 
 @torch.no_grad()
@@ -187,6 +192,8 @@ def train_bridge(
     words = language_model.get_input_embeddings().weight
     builder = SequenceBuilder(tokenizer, caption_share=1.0, captions=CAPTIONS, wording="all")
 
+    filler = builder.encode(f" {text.FILLER}")[0]
+
     def draw(step: int, stage: int) -> tuple[list[int], torch.Tensor]:
         epoch, place = divmod(step * batch, scenes)
         order = np.random.default_rng([SEED, stage, epoch]).permutation(scenes)
@@ -195,15 +202,16 @@ def train_bridge(
         return chosen.tolist(), seen.roll(1, 0) if options.shuffled else seen
 
     @cache
-    def described(index: int) -> list[list[int]]:
-        slots = placed_description(training_scene(index), model.query_tokens.shape[1])
-        ids = [[builder.encode(f" {word}")[0] for word in slot] for slot in slots]
-        return [row + [-1] * (4 - len(row)) for row in ids]
+    def described(index: int) -> tuple[list[list[int]], list[int]]:
+        objects = training_scene(index).objects
+        ids = [[builder.encode(f" {word}")[0] for word in text.description_words(o)] for o in objects]
+        return ids, [region(o.x, o.y, model.query_tokens.shape[1]) for o in objects]
 
     def dictated(bridge, step: int):
         chosen, seen = draw(step, 3)
-        wanted = torch.tensor([described(i) for i in chosen]).to(seen.device)
-        loss, right = dictation_loss(bridge(seen), wanted, words)
+        objects, homes = zip(*map(described, chosen), strict=True)
+        prefix = bridge(seen)
+        loss, right = dictation_loss(prefix, settle(prefix, objects, homes, words, filler), words)
         return loss, {"words_right": right}
 
     def answered(bridge, step: int):

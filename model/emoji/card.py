@@ -82,7 +82,9 @@ def _speaking(metrics: dict, folder: str) -> str:
     architecture = "InstructBlip" if instruct else "Blip2"
     what = "A small InstructBLIP, whose Q-Former also reads the question." if instruct else "A small BLIP-2."
     controls = """
-"No image" puts the average of other images' query outputs in the slots, "wrong image" another scene's (both on 150 scenes).
+Controls, on 150 scenes: "written" puts a written description in the slots, one object a slot, which no image can beat
+by much; "no image" the average of other images' query outputs, "shuffled images" another scene's; "majority" always gives
+the commonest answer.
 """
     return (
         FRONT.format(title=folder, tag="\npipeline_tag: image-to-text")
@@ -105,7 +107,7 @@ conversation stand before them as `{text.TURN_HISTORY.format("is there a cat?", 
 
 {metrics["scenes"]} fresh scenes, {metrics["questions"]} questions, greedy decoding; 95 % intervals by bootstrap over scenes. "Unseen
 artwork" is two emoji sets that no stage was ever trained on.{controls}
-{_table(ANSWERING, metrics, ("no_image", "shuffled_images", "majority"))}
+{_table(ANSWERING, metrics, ("written", "no_image", "shuffled_images", "majority"))}
 
 Captions against up to five references: BLEU-4 {metrics["captions"]["bleu4"]:.3f}, CIDEr {metrics["captions"]["cider"]:.2f}. Questions in the paraphrases of
 training are answered exactly in {_interval(metrics["wordings"]["all"])} of cases, in paraphrases never trained on in
@@ -194,7 +196,7 @@ def _ceilings(metrics: dict) -> str:
         f"| {name} | {' | '.join(format(metrics[key][kind], '.3f') for kind in kinds)} |"
         for name, key in (("one word a slot", "text_ceiling"), ("one object a slot", "text_ceiling_piled"))
     )
-    return f"""The language model reading a written description in place of the image, which no image can beat by much:
+    return f"""The language model reading a written description, questions only:
 
 | | {" | ".join(kinds)} |
 {"|---" * (len(kinds) + 1)}|

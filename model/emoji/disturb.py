@@ -11,6 +11,10 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from .scenes import SceneObject
 
 
+# Share of repainted objects that are bent too.
+BENT = 0.7
+
+
 def disturb(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One or two changes to a uint8 image `[h, w, 3]`, nothing moves."""
     picture = Image.fromarray(image)
@@ -72,11 +76,12 @@ _DISTURBANCES = (_edges, _grey, _invert, _posterise, _contrast, _tint, _swap, _b
 
 
 def repaint(item: SceneObject, rng: np.random.Generator) -> SceneObject:
-    """The object in any colour, more tilted: its shape has to do."""
+    """The object in any colour, more tilted, mostly bent: its shape has to do, and not one shape alone."""
     return replace(
         item,
         hue=float(rng.uniform(-180, 180)),
         saturation=float(rng.uniform(0.0, 1.6)),
         brightness=float(rng.uniform(0.5, 1.4)),
         angle=float(rng.uniform(-35, 35)),
+        warp=int(rng.integers(1, 2**31)) if rng.random() < BENT else 0,
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from . import gaze, text
+from . import gaze, language, text
 from .language import read_accuracy
 from .reading import Reader
 from .scenes import UNSEEN_STYLES, Scene, random_scene, render
@@ -94,6 +94,18 @@ def blind(reader: Reader, features: torch.Tensor) -> Callable:
             if key not in known:
                 known[key] = torch.cat([reader.slots(f[None], [prompt]) for f in features[:AVERAGED]]).mean(0)
         return torch.stack([known[p if reader.reads_questions else ""] for p in prompts])
+
+    return slots_of
+
+
+def written(reader: Reader, sheet: Sheet) -> Callable:
+    """For `answer_scenes`: in place of the image stands its written description, one object a slot."""
+    describe = language.Reader(reader.processor.tokenizer).describe
+
+    def slots_of(index: int, prompts: list[str]) -> torch.Tensor:
+        described = describe(sheet[index][0], np.random.default_rng([SEED, index]), True)
+        slots = language.embed_description(reader.model.language_model, torch.tensor([described]))
+        return slots.detach().expand(len(prompts), -1, -1)
 
     return slots_of
 
@@ -242,6 +254,7 @@ def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
         "calibration": calibration([p for _, _, p in answers], [right for _, right, _ in answers]),
         "no_image": _rounded(summarise(answer_scenes(reader, some, blind(reader, features)))),
         "shuffled_images": _rounded(summarise(answer_scenes(reader, some, seeing(reader, seen.roll(1, 0))))),
+        "written": _rounded(summarise(answer_scenes(reader, some, written(reader, some)))),
         "majority": majority_baseline(sheet),
         "text_ceiling": read_accuracy(words, tokenizer),
         "text_ceiling_piled": read_accuracy(words, tokenizer, piled=True),

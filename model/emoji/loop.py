@@ -148,6 +148,9 @@ def run(
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save(step + 1)
     accelerator.wait_for_everyone()
+    if start < schedule.steps:
+        spent = (time.monotonic() - began) / 60
+        accelerator.print(f"{name}: {schedule.steps - start} steps in {spent:.1f} min", flush=True)
     return module
 
 

@@ -42,6 +42,8 @@ IMAGE_SIZE = 224
 MAX_OBJECTS = 4
 CELL = 96
 SHEET_COLUMNS = 8
+# Meshes a side by which a drawing is bent, and how far their knots move, as a share of its sides.
+MESHES, BEND = 3, 0.07
 
 ZONE = IMAGE_SIZE / 3
 ZONE_MARGIN = 8.0
@@ -54,7 +56,8 @@ SEPARATION = 0.42
 @dataclass(frozen=True)
 class SceneObject:
     """One drawing. `x`, `y`: centre in pixels; `size`: longer side in pixels before rotation;
-    `angle`: degrees counter-clockwise; `hue`: degrees; `saturation`, `brightness`: factors."""
+    `angle`: degrees counter-clockwise; `hue`: degrees; `saturation`, `brightness`: factors; `warp`: seed of a bend of
+    the drawing itself, 0 leaves it as it is."""
 
     noun: str
     style: str
@@ -66,6 +69,7 @@ class SceneObject:
     hue: float = 0.0
     saturation: float = 1.0
     brightness: float = 1.0
+    warp: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,25 @@ def _sheet(style: str) -> Image.Image:
     return Image.open(ASSETS / f"{style}.png").convert("RGBA")
 
 
+def _warped(glyph: Image.Image, seed: int) -> Image.Image:
+    """The drawing stretched and bent: a net of 3 x 3 meshes over it, with its knots moved."""
+    rng = np.random.default_rng(seed)
+    stretch = float(np.exp(rng.uniform(-0.3, 0.3)))
+    width, height = round(glyph.width * stretch**0.5), round(glyph.height * stretch**-0.5)
+    knots = np.stack(np.meshgrid(*[np.linspace(0, 1, MESHES + 1)] * 2), -1)
+    moved = (knots + rng.uniform(-BEND, BEND, knots.shape)) * glyph.size
+    left, top = (np.linspace(0, side, MESHES + 1).round().astype(int).tolist() for side in (width, height))
+    meshes = [
+        (
+            (left[x], top[y], left[x + 1], top[y + 1]),
+            tuple(moved[[y, y + 1, y + 1, y], [x, x, x + 1, x + 1]].ravel().tolist()),
+        )
+        for y in range(MESHES)
+        for x in range(MESHES)
+    ]
+    return glyph.transform((width, height), Image.Transform.MESH, meshes, Image.Resampling.BILINEAR)
+
+
 def _colour_matrix(hue: float, saturation: float, brightness: float) -> tuple[float, ...]:
     """Hue rotation about the luminance axis, then saturation and brightness, as Pillow's 3 x 4 matrix."""
     luma = np.array([0.2126, 0.7152, 0.0722])
@@ -148,6 +171,8 @@ def _draw(item: SceneObject) -> tuple[Image.Image, Image.Image, tuple[int, int]]
     levels = _glyph(item.style, item.noun)
     scale = item.size / max(levels[0].size)
     glyph = levels[1] if scale < 0.6 else levels[0]
+    if item.warp:
+        glyph = _warped(glyph, item.warp)
     scale = item.size / max(glyph.size)
     cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
     width, height = (side * scale for side in glyph.size)

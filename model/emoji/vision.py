@@ -42,7 +42,7 @@ LONG_SCHEDULE = Schedule(steps=4000, lr=1e-3, save_every=50)
 ROBUST_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
 ARTWORK_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
 # Shares of objects painted anew and of pictures disturbed in `vit_robust` and after it.
-REPAINTED, DISTURBED = 0.3, 0.4
+REPAINTED, DISTURBED = 0.5, 0.4
 # Share of pictures in the artwork of the world, and not in further artwork, in `vit_artwork`.
 WORLD = 0.5
 # Window side in patches and how many windows make a batch of about equal cost.
