@@ -11,7 +11,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from qformer_viz.export import load_npz
-from tests.fakes_ui import QUERIES
+from qformer_viz.ui.api import said
+from tests.fakes_ui import QUERIES, fake_services
 from tests.serving import call, serve
 
 
@@ -48,10 +49,21 @@ def test_endpoints_are_named_documented_and_nothing_else_is_public(served):
 
 
 def test_caption_and_ask(served, picture):
-    caption = served.client.predict(image=handle_file(picture), api_name="/caption")
-    assert caption.startswith("picture ")
+    caption, notice = served.client.predict(image=handle_file(picture), api_name="/caption")
+    assert caption.startswith("picture ") and notice == ""
     answer = served.client.predict(image=handle_file(picture), question="what?", api_name="/ask")
-    assert answer == "you asked what?"
+    assert answer == ("you asked what?", "")
+
+
+def test_a_notice_comes_with_the_answer():
+    speaker = fake_services(
+        familiar=lambda encoded: "Unlike all.",
+        unknown=lambda question: [word for word in question.split() if word == "giraffe"],
+    )
+    image = data_url()
+    assert said(speaker, image, "what?") == ("you asked what?", "Unlike all.")
+    answer, notice = said(speaker, image, "a giraffe ?")
+    assert answer and notice.startswith("Unlike all. The model has never read this word: “giraffe”.")
 
 
 def test_attention_returns_the_npz_with_its_manifest(served, picture):

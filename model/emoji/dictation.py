@@ -60,7 +60,11 @@ def dictation_loss(prefix: torch.Tensor, described: torch.Tensor, words: torch.T
 
 @torch.no_grad()
 def settle(
-    prefix: torch.Tensor, objects: list[list[list[int]]], homes: list[list[int]], words: torch.Tensor, filler: int
+    prefix: torch.Tensor,
+    objects: list[list[list[int]]],
+    homes: list[list[int]],
+    words: torch.Tensor,
+    filler: int,
 ) -> torch.Tensor:
     """The written description `[b, q, 4]` nearest to a prefix `[b, q, d]`: which slot each object takes.
 

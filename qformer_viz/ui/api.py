@@ -1,13 +1,14 @@
 """Named endpoints for the Gradio client: caption, ask, attention. Each call stands alone; nothing is kept."""
 
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
 from .. import export as files
 from . import export
 from .components import UploadedImage
-from .conversation import Session
+from .conversation import Session, never_read
 from .services import Services
 
 
@@ -17,12 +18,12 @@ def endpoints(services: Services) -> None:
         image = UploadedImage(label="image", type="filepath", sources=["upload"])
         question = gr.Textbox(label="question")
         optional = gr.Textbox(label="question", value="")
-        text, file = gr.Textbox(label="text"), gr.File(label="NPZ")
+        text, notice, file = gr.Textbox(label="text"), gr.Textbox(label="notice"), gr.File(label="NPZ")
         # A trigger that nobody can press: without one, Gradio would run the functions at every page load.
         never = gr.Button()
     for fn, inputs, output in (
-        (caption_endpoint(services), [image], text),
-        (ask_endpoint(services), [image, question], text),
+        (caption_endpoint(services), [image], [text, notice]),
+        (ask_endpoint(services), [image, question], [text, notice]),
         (attention_endpoint(services), [image, optional], file),
     ):
         never.click(
@@ -36,20 +37,24 @@ def endpoints(services: Services) -> None:
 
 
 def caption_endpoint(services: Services) -> Callable:
-    def caption(image: str) -> str:
-        """Describe an image: an uploaded file (`handle_file(path)`) or a `data:` URL. Returns the caption."""
-        return guarded(services, lambda: services.speaker.pipe.caption(encode(services, image)).text)
+    def caption(image: str) -> tuple[str, str]:
+        """Describe an image: an uploaded file (`handle_file(path)`) or a `data:` URL.
+
+        Returns the caption and a notice: what speaks against believing it, mostly nothing.
+        """
+        return guarded(services, lambda: said(services, image))
 
     return caption
 
 
 def ask_endpoint(services: Services) -> Callable:
-    def ask(image: str, question: str) -> str:
-        """Answer one question about an image, without history. Returns the answer."""
-        return guarded(
-            services,
-            lambda: services.speaker.pipe.ask(encode(services, image), checked(services, question)).text,
-        )
+    def ask(image: str, question: str) -> tuple[str, str]:
+        """Answer one question about an image, without history.
+
+        Returns the answer and a notice: what speaks against believing it, such as a word that the bundled model has
+        never read; mostly nothing.
+        """
+        return guarded(services, lambda: said(services, image, checked(services, question)))
 
     return ask
 
@@ -63,6 +68,17 @@ def attention_endpoint(services: Services) -> Callable:
         return guarded(services, lambda: npz(services, image, question))
 
     return attention
+
+
+def said(services: Services, image: str | None, question: str = "") -> tuple[str, str]:
+    """(caption or answer, notice)."""
+    speaker = services.speaker
+    encoded = encode(services, image)
+    notices = [speaker.familiar(encoded) if speaker.familiar else None]
+    if question and speaker.unknown and (unread := speaker.unknown(question)):
+        notices.append(never_read(unread))
+    answer = speaker.pipe.ask(encoded, question) if question else speaker.pipe.caption(encoded)
+    return answer.text, " ".join(filter(None, notices))
 
 
 def npz(services: Services, image: str, question: str) -> str:
@@ -99,7 +115,7 @@ def checked(services: Services, question: str) -> str:
     return text
 
 
-def guarded(services: Services, call: Callable[[], str]) -> str:
+def guarded(services: Services, call: Callable[[], Any]) -> Any:
     """Turn errors that carry a message for the user into the error the client sees."""
     try:
         return call()

@@ -145,7 +145,8 @@ def test_the_api_serves_several_clients_at_once(url, tmp_path):
 
     with ThreadPoolExecutor(len(names)) as pool:
         found = list(pool.map(work, names))
-    for name, (answer, caption, (capture, manifest)) in zip(names, found, strict=True):
+    for name, ((answer, notice), (caption, _), (capture, manifest)) in zip(names, found, strict=True):
+        assert notice == ""
         assert answer == ("yes" if "cat" in name else "no")
         assert ("cat" in caption) == ("cat" in name)
         assert capture.cross_attention.shape == (3, 1, 6, 32, 257)
