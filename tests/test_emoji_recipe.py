@@ -106,6 +106,8 @@ def test_every_variant_of_the_ablation_trains_and_is_measured(trained, tmp_path)
     ]
     made = ablate.ablate(trained, tmp_path, names, 0.0002, "fp32")
     assert made.count("\n") == len(names) + 1 and "| – |" in made
+    # Of these, the recipe and the variant that starts from its stage 1 share one; three controls have none.
+    assert len(list(tmp_path.glob("stage-1-*"))) == len(names) - 4
     assert ablate.ablate(trained, tmp_path, names[:1], 0.0002) == made
     with pytest.raises(ValueError, match="choose from recipe"):
         ablate.ablate(trained, tmp_path, ["nothing"])

@@ -189,3 +189,19 @@ def test_scenes_and_text_load_neither_torch_nor_transformers():
         "sys.exit(bool({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_bent_drawing_is_another_picture_of_the_same_thing_in_the_same_place():
+    scene = layout_scene(["cat"], "row", style="noto")
+    (item,) = scene.objects
+
+    def mask(warp):
+        bent = dataclasses.replace(item, warp=warp)
+        return render(dataclasses.replace(scene, objects=(bent,))).masks[0]
+
+    straight = mask(0)
+    for warp in range(1, 6):
+        bent = mask(warp)
+        assert (bent == mask(warp)).all() and (bent != straight).any()
+        assert (bent & straight).sum() / (bent | straight).sum() > 0.5
+        assert 0.5 < bent.sum() / straight.sum() < 1.6

@@ -10,7 +10,6 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from .scenes import SceneObject
 
-
 # Share of repainted objects that are bent too.
 BENT = 0.7
 
