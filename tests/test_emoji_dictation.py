@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.emoji.dictation import dictation_loss, placed_description, region, settle
+from model.emoji.dictation import dictation_loss, placed_description, region
 from model.emoji.scenes import layout_scene, random_scene
 from model.emoji.text import FILLER, description_words
 
@@ -53,21 +53,3 @@ def test_a_wrong_word_is_counted(planted):
     prefix, described, words = planted
     prefix[0, 3] += words[9] - words[1]
     assert dictation_loss(prefix, described, words)[1] == pytest.approx(7 / 8)
-
-
-def test_an_object_takes_the_slot_that_holds_it_and_else_its_own_region():
-    words = torch.eye(16)
-    objects, home = [[[1, 2, 3, 4]], [[1, 2, 3, 4], [5, 6, 7, 8]]], [[9], [9, 9]]
-    empty = words[0].expand(2, 32, -1).clone()
-    filled = settle(empty, objects, home, words, 0)
-    assert filled[0, 9].tolist() == [1, 2, 3, 4] and (filled[0, :, 0] == 0).sum() == 31
-    # Two objects of one region: one of them moves to a neighbour.
-    taken = (filled[1, :, 1] >= 0).nonzero()[:, 0].tolist()
-    assert 9 in taken and len(taken) == 2 and set(taken) - {9} <= {8, 10, 5, 13}
-    held = empty.clone()
-    held[0, 10] = words[[1, 2, 3, 4]].sum(0)
-    assert settle(held, objects, home, words, 0)[0, 10].tolist() == [1, 2, 3, 4]
-    # What a slot at the other end of the picture holds does not count.
-    far = empty.clone()
-    far[0, 31] = words[[1, 2, 3, 4]].sum(0)
-    assert settle(far, objects, home, words, 0)[0, 9].tolist() == [1, 2, 3, 4]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from . import text
 from .bridge import SEED, freeze, likeness, training_scene
 from .checkpoint import CAPTION_POSITIONS, DECODER
-from .loop import Schedule, run
+from .loop import ATTENTION, Schedule, run
 from .masking import keep
 from .options import DEFAULT, LOSSES, Options
 from .scenes import Scene
@@ -49,6 +49,11 @@ def self_attention_mask(kind: str, queries: int, text_mask: torch.Tensor) -> tor
         raise ValueError(f"unknown kind of mask {kind!r}; choose from {', '.join(LOSSES)}")
     real = F.pad(text_mask.bool(), (queries, 0), value=True)
     return (allowed[None] & real[:, None, :])[:, None].expand(batch, 1, total, total)
+
+
+def _added(allowed: torch.Tensor) -> torch.Tensor:
+    """A mask as what is added to scores: any attention implementation takes it, a bool one only SDPA does."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float32).min)
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,10 @@ class Alignment(nn.Module):
         out = self.model.qformer(
             query_embeds=self.model.embeddings(input_ids=ids, query_embeds=queries),
             query_length=count,
-            attention_mask=self_attention_mask(kind, count, mask),
+            attention_mask=_added(self_attention_mask(kind, count, mask)),
             encoder_hidden_states=features,
             # Four axes, because the library would size a mask of two for queries and text together.
-            encoder_attention_mask=None if kept is None else kept.bool()[:, None, None],
+            encoder_attention_mask=None if kept is None else _added(kept.bool()[:, None, None]),
         ).last_hidden_state
         return out[:, :count], out[:, count:]
 
@@ -236,6 +241,7 @@ def train_alignment(
     decoder = tokenizer.convert_tokens_to_ids(DECODER)
     module = Alignment(model, decoder, options.losses, options.diversity).to(accelerator.device)
     freeze(module.model, options)
+    model.qformer.set_attn_implementation(ATTENTION)
 
     def loss_of(wrapped, step: int):
         rng = np.random.default_rng([SEED, 5, step])

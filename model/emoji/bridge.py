@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import text
-from .dictation import REGIONS, dictation_loss, region, settle
+from .dictation import REGIONS, dictation_loss, placed_description, region
 from .language import CAPTIONS
-from .loop import Schedule, run
+from .loop import ATTENTION, Schedule, run
 from .options import DEFAULT, Options
 from .scenes import STYLES, TEACHING_STYLES, random_scene, render
 from .sequences import SequenceBuilder, answer_loss
@@ -185,14 +184,13 @@ def train_bridge(
     else:
         take_queries(model, aligned)
     freeze(model, options)
+    model.qformer.set_attn_implementation(ATTENTION)
     nn.init.zeros_(model.language_projection.weight)
     model.to(accelerator.device)
     model.vision_model.requires_grad_(False)
     language_model = model.language_model.requires_grad_(False).eval()
     words = language_model.get_input_embeddings().weight
     builder = SequenceBuilder(tokenizer, caption_share=1.0, captions=CAPTIONS, wording="all")
-
-    filler = builder.encode(f" {text.FILLER}")[0]
 
     def draw(step: int, stage: int) -> tuple[list[int], torch.Tensor]:
         epoch, place = divmod(step * batch, scenes)
@@ -202,16 +200,15 @@ def train_bridge(
         return chosen.tolist(), seen.roll(1, 0) if options.shuffled else seen
 
     @cache
-    def described(index: int) -> tuple[list[list[int]], list[int]]:
-        objects = training_scene(index).objects
-        ids = [[builder.encode(f" {word}")[0] for word in text.description_words(o)] for o in objects]
-        return ids, [region(o.x, o.y, model.query_tokens.shape[1]) for o in objects]
+    def described(index: int) -> list[list[int]]:
+        slots = placed_description(training_scene(index), model.query_tokens.shape[1])
+        ids = [[builder.encode(f" {word}")[0] for word in slot] for slot in slots]
+        return [row + [-1] * (4 - len(row)) for row in ids]
 
     def dictated(bridge, step: int):
         chosen, seen = draw(step, 3)
-        objects, homes = zip(*map(described, chosen), strict=True)
-        prefix = bridge(seen)
-        loss, right = dictation_loss(prefix, settle(prefix, objects, homes, words, filler), words)
+        wanted = torch.tensor([described(i) for i in chosen]).to(seen.device)
+        loss, right = dictation_loss(bridge(seen), wanted, words)
         return loss, {"words_right": right}
 
     def answered(bridge, step: int):

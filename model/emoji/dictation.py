@@ -7,7 +7,6 @@ that loss follows and has the last word; this one spares it the search for which
 """
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from .scenes import IMAGE_SIZE, Scene
 from .text import DESCRIPTION_SLOTS, FILLER, description_words
@@ -17,8 +16,6 @@ REGIONS = {8: (4, 2), 16: (4, 4), 32: (4, 8), 64: (8, 8)}
 # Weight of the slots that hold nothing: 28 or more of the 32 do.
 EMPTY = 0.3
 READ = 0.3
-# Cost of a slot whose region lies a column or row away from the object's.
-FAR = 0.5
 
 
 def region(x: float, y: float, queries: int = DESCRIPTION_SLOTS) -> int:
@@ -56,32 +53,3 @@ def dictation_loss(prefix: torch.Tensor, described: torch.Tensor, words: torch.T
     read = -logits.log_softmax(-1).gather(1, ids).mean()
     right = (logits.topk(ids.shape[1]).indices[:, :, None] == ids[:, None, :]).any(1).float().mean()
     return distance[full].mean() + EMPTY * distance[~full].mean() + READ * read, right.detach()
-
-
-@torch.no_grad()
-def settle(
-    prefix: torch.Tensor,
-    objects: list[list[list[int]]],
-    homes: list[list[int]],
-    words: torch.Tensor,
-    filler: int,
-) -> torch.Tensor:
-    """The written description `[b, q, 4]` nearest to a prefix `[b, q, d]`: which slot each object takes.
-
-    `objects`: four word ids for each object of each image; `homes`: the slot of its region. Objects and slots are
-    matched one to one at the least total cost, as in DETR (Carion 2020, section 3.1): the squared distance that
-    taking the slot saves or adds, and how far the slot's region is from the object's.
-    """
-    batch, count, _ = prefix.shape
-    columns, _ = REGIONS[count]
-    place = torch.stack([torch.arange(count) % columns, torch.arange(count) // columns], -1).float()
-    described = torch.full((batch, count, 4), -1)
-    described[..., 0] = filler
-    for row, (own, held, at) in enumerate(zip(prefix.float(), objects, homes, strict=True)):
-        targets = words[torch.tensor(held, device=words.device)].sum(1).float()
-        empty = words[filler].float()
-        cost = torch.cdist(targets, own).square() - EMPTY * (own - empty).square().sum(-1)
-        cost = cost.cpu() / targets.square().sum(-1).mean().cpu() + FAR * torch.cdist(place[at], place)
-        for item, slot in zip(*linear_sum_assignment(cost.numpy()), strict=True):
-            described[row, slot] = torch.tensor(held[item])
-    return described.to(prefix.device)

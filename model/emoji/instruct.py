@@ -13,7 +13,7 @@ from torch import nn
 
 from . import text
 from .bridge import SEED, training_scene
-from .loop import Schedule, run
+from .loop import ATTENTION, Schedule, run
 from .sequences import SequenceBuilder, answer_loss, as_typed
 
 BATCH = 24
@@ -73,6 +73,7 @@ def train_instruct(
     model.to(accelerator.device)
     language_model = model.language_model.requires_grad_(False).eval()
     model.vision_model.requires_grad_(False)
+    model.qformer.set_attn_implementation(ATTENTION)
     builder = SequenceBuilder(processor.tokenizer)
 
     def loss_of(instructed, step: int):

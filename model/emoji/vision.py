@@ -17,7 +17,7 @@ from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from .backgrounds import random_background
 from .disturb import disturb, repaint
-from .loop import Schedule, run
+from .loop import ATTENTION, Schedule, run
 from .scenes import (
     IMAGE_SIZE,
     NOUNS,
@@ -93,6 +93,7 @@ class PatchLearner(nn.Module):
     def __init__(self):
         super().__init__()
         self.vit = Blip2VisionModel(vision_config())
+        self.vit.set_attn_implementation(ATTENTION)
         place_patches(self.vit)
         self.noun = nn.Linear(HIDDEN, len(NOUNS) + 1)
         self.geometry = nn.Linear(HIDDEN, 3)
