@@ -135,7 +135,7 @@ def test_the_language_stage_learns_and_resumes(tokenizer, accelerator, tmp_path)
     schedule = Schedule(steps=6, lr=1e-3, warmup=1, save_every=3)
 
     def train(out):
-        return language.train_language(accelerator, tokenizer, out, *[schedule] * 3, batch=2)
+        return language.train_language(accelerator, tokenizer, out, *[schedule] * 4, batch=2)
 
     once = train(tmp_path / "once")
     # Interrupted: the first three steps of the same schedule, then the rest.

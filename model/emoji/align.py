@@ -26,7 +26,7 @@ SCHEDULE = Schedule(steps=2500, lr=6e-4, warmup=150)
 TEMPERATURE = 0.07
 SMOOTHING = 0.1
 # Share of negative texts that are the image's own caption with one thing made false; the others are in-batch.
-EDITED = 0.5
+EDITED = 0.65
 IGNORE = -100
 
 

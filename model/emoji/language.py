@@ -5,12 +5,13 @@ Its 32 first positions, where the query outputs will stand later, hold a written
 on captions and answers only, so the prefix is the only place to learn from. Most rows pile an object's four
 words into one slot (their embeddings added), because one query, unlike one word, can hold a whole object.
 
-Three runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
+Four runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
 `lm_read`: questions that do not see one another (packed rows), objects piled; rows of nine turns alone stay at
 chance for over a thousand steps. `lm`: conversations too, objects in single words too, noise on the prefix, all
 wordings; half of the questions compare two things, which stays at chance for left against right and for "smaller"
 while it is one kind among many; and invented words among the known ones, so that a sentence is understood by the
-words that matter.
+words that matter. `lm_captions`: more captions than questions, for the relation that a caption states is learned last:
+the second noun must fit a word that was said before it was chosen.
 """
 
 from pathlib import Path
@@ -30,6 +31,7 @@ BATCH = 32
 DRILL = Schedule(steps=500, lr=1.5e-3)
 READ = Schedule(steps=800, lr=1.2e-3)
 TALK = Schedule(steps=4200, lr=1.2e-3, warmup=150)
+DESCRIBE = Schedule(steps=1500, lr=8e-4, warmup=60)
 # So many steps are all drill; after them every fourth step of `lm_drill` is.
 DRILL_ONLY = 300
 DRILL_BATCH, DRILL_NOUNS = 64, 10
@@ -46,6 +48,8 @@ MUMBLED = 0.35
 PILED = 0.8
 # Wordings of the caption in a packed row: to name each object once is learned late.
 CAPTIONS = 3
+# Captions and questions in a row of `lm_captions`.
+MORE_CAPTIONS, FEWER_TURNS = 8, 5
 # Noise on the prefix, relative to its root mean square: the bridge's will not be perfect either.
 NOISE = 0.15
 # Scales whose words start in order: how much of a word's start is its own, and the size of what it shares.
@@ -198,6 +202,7 @@ def train_language(
     drill: Schedule = DRILL,
     read: Schedule = READ,
     talk: Schedule = TALK,
+    captions: Schedule = DESCRIBE,
     batch: int = BATCH,
 ):
     """Returns the trained `OPTForCausalLM`."""
@@ -223,7 +228,9 @@ def train_language(
     stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
     rows = {"packed_share": 0.75, "turns": 10, "mix": MIX, "wording": "all", "mumbled": MUMBLED}
     rows |= {"caption_share": 1.0, "captions": CAPTIONS}
-    return stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
+    stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
+    rows |= {"captions": MORE_CAPTIONS, "turns": FEWER_TURNS}
+    return stage("lm_captions", captions, Reader(tokenizer, batch, SEED + 4, piled=PILED, **rows), noise=NOISE)
 
 
 @torch.no_grad()

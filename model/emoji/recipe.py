@@ -66,7 +66,7 @@ def scenes_at(scale: float) -> int:
 
 
 def _language(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
-    schedules = (language.DRILL, language.READ, language.TALK)
+    schedules = (language.DRILL, language.READ, language.TALK, language.DESCRIBE)
     model = language.train_language(accelerator, tokenizer, out, *(scaled(s, scale) for s in schedules))
     return {
         "written": language.read_accuracy(model, tokenizer, _checks(scale)),
@@ -161,7 +161,7 @@ def assemble(tokenizer, out: Path, options: Options = DEFAULT):
     torch.manual_seed(bridge.SEED)
     model = build_model(tokenizer, options.queries, options.cross_every)
     language_model = OPTForCausalLM(language.language_config(tokenizer))
-    _load(language_model, out / "lm.pt")
+    _load(language_model, out / "lm_captions.pt")
     model.language_model.load_state_dict(language_model.state_dict())
     learner = vision.PatchLearner()
     _load(learner, out / "vit_artwork.pt")
