@@ -24,8 +24,8 @@ from .vision import GRID, HIDDEN, PATCH, to_pixels
 
 BATCH = 48
 SCENES = 20_000
-DICTATION = Schedule(steps=1600, lr=1e-3, warmup=60)
-SCHEDULE = Schedule(steps=2600, lr=4e-4, warmup=60)
+DICTATION = Schedule(steps=1200, lr=1e-3, warmup=60)
+SCHEDULE = Schedule(steps=2000, lr=4e-4, warmup=60)
 # Scenes from which the queries' start is averaged.
 START_SCENES = 3000
 SEED = 37
