@@ -98,6 +98,7 @@ def _bundled(name: str, title: str, family: str) -> Checkpoint:
 
 _ENTRIES = (
     _bundled("blip2-emoji", "BLIP-2 emoji (bundled)", "blip2"),
+    _bundled("instructblip-emoji", "InstructBLIP emoji (bundled)", "instructblip"),
     _bundled("blip2-emoji-itm", "BLIP-2 emoji retrieval (bundled)", "retrieval"),
     *(
         Checkpoint(

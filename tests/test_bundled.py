@@ -1,6 +1,7 @@
 """The bundled model as it ships: loads with transformers alone, says what its card says, and looks at objects."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,14 +28,20 @@ from qformer_viz.ui.payload import as_text
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "assets" / "blip2-emoji"
 MATCHING_FOLDER = ROOT / "assets" / "blip2-emoji-itm"
-FOLDERS = (FOLDER, MATCHING_FOLDER)
+INSTRUCT_FOLDER = ROOT / "assets" / "instructblip-emoji"
+SPEAKING = (FOLDER, INSTRUCT_FOLDER)
+FOLDERS = (*SPEAKING, MATCHING_FOLDER)
 EXAMPLES = json.loads((ROOT / "assets" / "examples" / "scenes.json").read_text())
 SCENES = 80
 
 
 @pytest.fixture(scope="module")
 def card():
-    return json.loads((FOLDER / "metrics.json").read_text())
+    return card_figures(FOLDER)
+
+
+def card_figures(folder):
+    return json.loads((folder / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +83,18 @@ def test_plain_transformers_suffice():
 
 
 def test_the_figures_to_keep(card):
-    assert card["model"]["noun_f1"]["value"] >= 0.85 and card["model"]["exact"]["value"] >= 0.90
-    matching = json.loads((MATCHING_FOLDER / "metrics.json").read_text())["model"]
-    assert matching["image_of_text_reranked_1"]["value"] >= 0.85 and matching["matching_hard"]["value"] >= 0.9
+    assert card["model"]["noun_f1"]["value"] >= 0.95 and card["model"]["exact"]["value"] >= 0.95
+    unseen = card["unseen_styles"]["all"]
+    assert unseen["noun_f1"]["value"] >= 0.7 and unseen["exact"]["value"] >= 0.75
+    assert card["wordings"]["unseen"]["value"] >= 0.85
+    matching = card_figures(MATCHING_FOLDER)["model"]
+    assert matching["image_of_text_reranked_1"]["value"] >= 0.9 and matching["matching_hard"]["value"] >= 0.95
 
 
-def test_fresh_scenes_give_the_figures_of_the_card(card, reader, sheet, features):
+@pytest.mark.parametrize("folder", SPEAKING, ids=lambda folder: folder.name)
+def test_fresh_scenes_give_the_figures_of_the_card(folder, sheet, features):
+    """The ViT is the same in all, so its features are too."""
+    card, reader = card_figures(folder), Reader(folder)
     found = summarise(answer_scenes(reader, sheet, seeing(reader, features)))
     for name in ("noun_f1", "exact"):
         wide = card["model"][name]["high"] - card["model"][name]["low"]
@@ -164,8 +177,33 @@ def test_words_outside_its_world_are_recognised(pipe):
     assert unread("<b>?!") == () and unread("") == ()
 
 
+@pytest.mark.parametrize("name", [folder.name for folder in SPEAKING])
+def test_loaded_within_a_second_and_a_scene_captioned_within_three_tenths(name, sheet):
+    def seconds(work):
+        began = time.perf_counter()
+        done = work()
+        return time.perf_counter() - began, done
+
+    loading, pipe = min((seconds(lambda: model.load(name)) for _ in range(3)), key=lambda pair: pair[0])
+    scenes = [render(scene).image for scene, _ in sheet[:8]]
+    captioning = [seconds(lambda image=image: pipe.caption(image))[0] for image in scenes]
+    print(f"{name}: loaded in {loading:.2f} s, a scene captioned in {np.median(captioning):.3f} s (median of 8)")
+    assert loading < 1 and np.median(captioning) < 0.3
+
+
+def test_questions_move_the_maps_of_instructblip_and_of_it_alone(pipe, sheet):
+    instruct = model.load("instructblip-emoji", observe=qformer_viz.capture)
+    picture = render(sheet[0][0]).image
+    for speaker, moves in ((pipe, False), (instruct, True)):
+        one, other = (
+            speaker.encode(picture, f"is there a {noun}?").record.result.cross_attention
+            for noun in ("cat", "rocket")
+        )
+        assert bool((one - other).abs().max() > 1e-3) == moves
+
+
 def test_the_matcher_judges_as_its_card_says():
-    card = json.loads((MATCHING_FOLDER / "metrics.json").read_text())
+    card = card_figures(MATCHING_FOLDER)
     scenes = [scene for scene, _ in fresh_scenes(card["pool"], card["seed"], asked=0)]
     records = judge_pool(retrieval.Matcher(MATCHING_FOLDER), scenes, np.random.default_rng(card["seed"] + 5))
     found = retrieval.summarise(records)

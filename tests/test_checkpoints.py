@@ -28,7 +28,11 @@ def test_every_entry_can_be_spoken_to():
 
 
 def test_only_what_was_run_is_called_verified():
-    bundled = {"blip2-emoji": "blip2", "blip2-emoji-itm": "retrieval"}
+    bundled = {
+        "blip2-emoji": "blip2",
+        "instructblip-emoji": "instructblip",
+        "blip2-emoji-itm": "retrieval",
+    }
     assert {name: entry.family for name, entry in CHECKPOINTS.items() if entry.verified} == bundled
     for name, entry in CHECKPOINTS.items():
         assert entry.world == ("emoji scenes" if name in bundled else "photographs")

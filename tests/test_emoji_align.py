@@ -144,6 +144,23 @@ def test_false_captions_are_false_and_true_ones_true():
     assert kinds == {"noun", "count", "relation"}
 
 
+def test_captions_that_tell_who_stands_where(tokenizer):
+    rng = np.random.default_rng(5)
+    scenes = [random_scene(seed, min_objects=2) for seed in range(60)]
+    related = [text.related_caption(scene, rng) for scene in scenes]
+    assert all(text.true_of(said, scene) for said, scene in zip(related, scenes, strict=True))
+    stated, plain = (
+        sum(text.stated_relation(said) is not None for said in lines)
+        for lines in (related, [text.caption(scene, rng) for scene in scenes])
+    )
+    assert stated > 1.2 * plain
+    changed = [text.false_caption(scene, rng, relations=1.0)[1] for scene in scenes]
+    assert changed.count("relation") >= 25
+    assert "relation" not in {text.false_caption(scene, rng, relations=0.0)[1] for scene in scenes}
+    pairs = align.draw_pairs(scenes, tokenizer, rng, relations=True)
+    assert pairs.true.diagonal().all()
+
+
 def test_hidden_patches_are_not_read(model, tokenizer, features):
     trained = align.Alignment(model, tokenizer.convert_tokens_to_ids(DECODER))
     encoded = rename(tokenizer(["a cat"] * 4, return_tensors="pt"))

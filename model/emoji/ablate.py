@@ -26,9 +26,9 @@ from .retrieval import POOL, Matcher, judge_pool
 from .retrieval import summarise as summarise_retrieval
 from .scenes import render
 
-STAGE_1 = Schedule(steps=240, lr=6e-4, warmup=40)
-DICTATION = Schedule(steps=240, lr=1e-3, warmup=40)
-STAGE_2 = Schedule(steps=160, lr=4e-4, warmup=30)
+STAGE_1 = Schedule(steps=120, lr=6e-4, warmup=20)
+DICTATION = Schedule(steps=160, lr=1e-3, warmup=20)
+STAGE_2 = Schedule(steps=120, lr=4e-4, warmup=20)
 SCENES = 150
 SEED = 61_000
 
@@ -103,7 +103,7 @@ def train_variant(options: Options, source: Path, out: Path, scale: float, preci
         key = repr(replace(options, start="", dictation=True)).encode()
         shared = out.parent / f"stage-1-{hashlib.sha256(key).hexdigest()[:12]}"
         aligned = recipe.align_queries(
-            accelerator, model, tokenizer, features, shared, stage_1, options
+            accelerator, model, tokenizer, features, shared, (stage_1, None), options
         ).cpu()
         save_retrieval(aligned, alignment_tokenizer(tokenizer), shared / "itm")
         aligned.float()

@@ -23,10 +23,13 @@ from .scenes import Scene
 
 BATCH = 40
 SCHEDULE = Schedule(steps=2500, lr=6e-4, warmup=150)
+RELATIONS = Schedule(steps=1500, lr=5e-4, warmup=60)
 TEMPERATURE = 0.07
 SMOOTHING = 0.1
 # Share of negative texts that are the image's own caption with one thing made false; the others are in-batch.
 EDITED = 0.65
+# In `align_relations`: how many captions state a relation where they can, and how often a false one errs in it.
+RELATED, UNTRUE = 0.7, 0.7
 IGNORE = -100
 
 
@@ -71,10 +74,11 @@ class Pairs:
         return Pairs(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def draw_pairs(scenes: list[Scene], tokenizer, rng: np.random.Generator) -> Pairs:
-    """One true and one false caption for each scene."""
-    said = [text.caption(scene, rng) for scene in scenes]
-    wrong = [text.false_caption(scene, rng)[0] for scene in scenes]
+def draw_pairs(scenes: list[Scene], tokenizer, rng: np.random.Generator, relations: bool = False) -> Pairs:
+    """One true and one false caption for each scene; `relations`: more of them about who stands where."""
+    told = [text.related_caption if relations and rng.random() < RELATED else text.caption for _ in scenes]
+    said = [tell(scene, rng) for tell, scene in zip(told, scenes, strict=True)]
+    wrong = [text.false_caption(scene, rng, relations=UNTRUE if relations else None)[0] for scene in scenes]
     encoded = tokenizer([*said, *wrong], padding=True, padding_side="right", return_tensors="pt")
     ids, mask = encoded.input_ids.split(len(said)), encoded.attention_mask.split(len(said))
     if ids[0].shape[1] > CAPTION_POSITIONS:
@@ -234,29 +238,39 @@ def train_alignment(
     features: np.ndarray,
     out: Path,
     schedule: Schedule = SCHEDULE,
+    relations: Schedule | None = None,
     batch: int = BATCH,
     options: Options = DEFAULT,
 ):
-    """Train the Q-Former of `model` (a `Blip2ForImageTextRetrieval`) on cached ViT features `[n, 257, d]`."""
+    """Train the Q-Former of `model` (a `Blip2ForImageTextRetrieval`) on cached ViT features `[n, 257, d]`.
+
+    `relations`: the schedule of a second run with more captions that tell who stands where, which the matching head
+    ignores after the first.
+    """
     decoder = tokenizer.convert_tokens_to_ids(DECODER)
     module = Alignment(model, decoder, options.losses, options.diversity).to(accelerator.device)
     freeze(module.model, options)
     model.qformer.set_attn_implementation(ATTENTION)
 
-    def loss_of(wrapped, step: int):
-        rng = np.random.default_rng([SEED, 5, step])
-        chosen = np.sort(rng.choice(len(features), batch, replace=False))
-        seen = torch.from_numpy(features[chosen]).float().to(accelerator.device)
-        scenes = [training_scene(int(i)) for i in chosen]
-        pairs = draw_pairs(scenes, tokenizer, rng)
-        kept = None
-        if options.masking != "none":
-            attended = module.attended(seen) if options.masking == "attention" else None
-            kept = keep(options.masking, scenes, attended, rng).to(accelerator.device)
-        if options.shuffled:
-            seen = seen.roll(1, 0)
-        torch.manual_seed(SEED + step)
-        return wrapped(seen, pairs.to(accelerator.device), kept)
+    def loss_with(number: int, telling: bool):
+        def loss_of(wrapped, step: int):
+            rng = np.random.default_rng([SEED, number, step])
+            chosen = np.sort(rng.choice(len(features), batch, replace=False))
+            seen = torch.from_numpy(features[chosen]).float().to(accelerator.device)
+            scenes = [training_scene(int(i)) for i in chosen]
+            pairs = draw_pairs(scenes, tokenizer, rng, telling)
+            kept = None
+            if options.masking != "none":
+                attended = module.attended(seen) if options.masking == "attention" else None
+                kept = keep(options.masking, scenes, attended, rng).to(accelerator.device)
+            if options.shuffled:
+                seen = seen.roll(1, 0)
+            torch.manual_seed(SEED + step)
+            return wrapped(seen, pairs.to(accelerator.device), kept)
 
-    run("align", accelerator, module, loss_of, schedule, out)
+        return loss_of
+
+    run("align", accelerator, module, loss_with(5, False), schedule, out)
+    if relations:
+        run("align_relations", accelerator, module, loss_with(6, True), relations, out)
     return model.eval()

@@ -95,15 +95,22 @@ def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) ->
         return {"left out": "no loss was chosen"}
     source = assemble(tokenizer, out, options)
     features = bridge.cache_features(accelerator, source.vision_model, out, scenes_at(scale))
-    model = align_queries(
-        accelerator, source, tokenizer, features, out, scaled(align.SCHEDULE, scale), options
-    )
+    schedules = (scaled(align.SCHEDULE, scale), scaled(align.RELATIONS, scale))
+    model = align_queries(accelerator, source, tokenizer, features, out, schedules, options)
     if accelerator.is_main_process:
         save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
     return {"saved": str(out / "blip2-emoji-itm")}
 
 
-def align_queries(accelerator, source, tokenizer, features, out: Path, schedule: Schedule, options: Options):
+def align_queries(
+    accelerator,
+    source,
+    tokenizer,
+    features,
+    out: Path,
+    schedules: tuple[Schedule, Schedule | None],
+    options: Options,
+):
     """Stage 1 on the ViT and the words of `source`; returns the retrieval model."""
     tokenizer = alignment_tokenizer(tokenizer)
     model = build_retrieval(tokenizer, options.queries, options.cross_every)
@@ -111,7 +118,7 @@ def align_queries(accelerator, source, tokenizer, features, out: Path, schedule:
     start = features[: bridge.START_SCENES]
     bridge.initialise(model.qformer, model.query_tokens.data, start, options.freeze != "none")
     align.initialise(model, source.language_model, tokenizer)
-    return align.train_alignment(accelerator, model, tokenizer, features, out, schedule, options=options)
+    return align.train_alignment(accelerator, model, tokenizer, features, out, *schedules, options=options)
 
 
 def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.browser
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 NAMES = [Path(name).stem for name in json.loads((EXAMPLES / "scenes.json").read_text())]
 START_SECONDS, CAPTION_SECONDS = 15, 2
+POSITIONS = ("left", "right", "center", "top left", "top right", "bottom left", "bottom right", "top", "bottom")
 CAPTIONED = """() => document.querySelector('#canvas .qfv-host')?.dataset.image
   && document.querySelectorAll('#chat .message').length && !document.body.classList.contains('qfv-busy')"""
 
@@ -175,3 +176,26 @@ def test_the_match_tab_ranks_texts_for_an_example(url, open_page):
     assert first.startswith("a cat and a dog") and len(others) == 2
     page.locator("#match-show").click()
     page.wait_for_function("document.querySelector('#canvas').innerText.includes('this image and text')")
+
+
+def test_the_questions_tab_compares_what_instructblip_looks_at(url, open_page):
+    page = open_page(url)
+    page.wait_for_selector("#examples button.thumbnail-item")
+    choose(page, "cat-and-dog")
+    page.locator("#model input").click()
+    page.get_by_role("option", name="InstructBLIP emoji").click()
+    page.wait_for_function(
+        f"({CAPTIONED})() && document.querySelector('#header').innerText.includes('InstructBLIP emoji')"
+    )
+    assert ask(page, "is there a cat?") == "yes"
+    assert ask(page, "where is the dog?") in POSITIONS
+    page.get_by_role("tab", name="Questions").click()
+    page.wait_for_function("document.querySelector('#questions-second input').value === 'where is the dog?'")
+    page.locator("#questions-compare").click()
+    page.wait_for_selector(".qfv-difference figure canvas")
+    assert page.locator(".qfv-difference figcaption").all_inner_texts()[:2] == [
+        "is there a cat?",
+        "where is the dog?",
+    ]
+    moved = page.locator(".qfv-difference [role=status]").inner_text()
+    assert re.search(r"moved [\d.]+ %", moved), moved
