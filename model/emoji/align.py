@@ -23,7 +23,7 @@ from .scenes import Scene
 
 BATCH = 40
 SCHEDULE = Schedule(steps=2500, lr=6e-4, warmup=150)
-RELATIONS = Schedule(steps=1500, lr=5e-4, warmup=60)
+RELATIONS = Schedule(steps=900, lr=5e-4, warmup=60)
 TEMPERATURE = 0.07
 SMOOTHING = 0.1
 # Share of negative texts that are the image's own caption with one thing made false; the others are in-batch.
