@@ -187,7 +187,9 @@ def test_loaded_within_a_second_and_a_scene_captioned_within_three_tenths(name, 
     loading, pipe = min((seconds(lambda: model.load(name)) for _ in range(3)), key=lambda pair: pair[0])
     scenes = [render(scene).image for scene, _ in sheet[:8]]
     captioning = [seconds(lambda image=image: pipe.caption(image))[0] for image in scenes]
-    print(f"{name}: loaded in {loading:.2f} s, a scene captioned in {np.median(captioning):.3f} s (median of 8)")
+    print(
+        f"{name}: loaded in {loading:.2f} s, a scene captioned in {np.median(captioning):.3f} s (median of 8)"
+    )
     assert loading < 1 and np.median(captioning) < 0.3
 
 

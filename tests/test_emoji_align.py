@@ -6,9 +6,10 @@ import torch
 from transformers import Blip2ForImageTextRetrieval, Blip2Processor
 
 from model.emoji import align, text
+from model.emoji.bridge import strange_scene, training_scene
 from model.emoji.checkpoint import DECODER, alignment_tokenizer, build_retrieval, save_retrieval
 from model.emoji.loop import Schedule, make_accelerator
-from model.emoji.scenes import layout_scene, random_scene
+from model.emoji.scenes import TEACHING_STYLES, layout_scene, random_scene
 from model.emoji.tokenizer import train_tokenizer
 
 
@@ -144,21 +145,29 @@ def test_false_captions_are_false_and_true_ones_true():
     assert kinds == {"noun", "count", "relation"}
 
 
-def test_captions_that_tell_who_stands_where(tokenizer):
-    rng = np.random.default_rng(5)
-    scenes = [random_scene(seed, min_objects=2) for seed in range(60)]
-    related = [text.related_caption(scene, rng) for scene in scenes]
-    assert all(text.true_of(said, scene) for said, scene in zip(related, scenes, strict=True))
-    stated, plain = (
-        sum(text.stated_relation(said) is not None for said in lines)
-        for lines in (related, [text.caption(scene, rng) for scene in scenes])
+def test_the_second_run_reads_strange_scenes(tokenizer, tmp_path, monkeypatch):
+    fresh = build_retrieval(tokenizer)
+    seen, strange = (np.random.default_rng(n).normal(size=(4, 257, 192)).astype(np.float16) for n in (0, 1))
+    drawn, read = [], []
+    monkeypatch.setattr(align, "strange_scene", lambda i: drawn.append(i) or strange_scene(i))
+    forward = align.Alignment.forward
+    monkeypatch.setattr(
+        align.Alignment, "forward", lambda self, x, *rest: read.append(x) or forward(self, x, *rest)
     )
-    assert stated > 1.2 * plain
-    changed = [text.false_caption(scene, rng, relations=1.0)[1] for scene in scenes]
-    assert changed.count("relation") >= 25
-    assert "relation" not in {text.false_caption(scene, rng, relations=0.0)[1] for scene in scenes}
-    pairs = align.draw_pairs(scenes, tokenizer, rng, relations=True)
-    assert pairs.true.diagonal().all()
+    short = Schedule(steps=1, lr=1e-3, warmup=1)
+    more = (strange, Schedule(steps=2, lr=1e-3, warmup=1))
+    align.train_alignment(make_accelerator("fp32"), fresh, tokenizer, seen, tmp_path, short, more, batch=4)
+    assert len(drawn) == 4 and len(read) == 3
+    assert torch.equal(read[1][2:], torch.from_numpy(strange[drawn[:2]]).float())
+    assert not any(torch.equal(read[0][-1], torch.from_numpy(row).float()) for row in strange)
+
+
+def test_strange_scenes_are_of_teaching_artwork_and_repainted():
+    scenes = [strange_scene(index) for index in range(40)]
+    assert {item.style for scene in scenes for item in scene.objects} <= set(TEACHING_STYLES)
+    hues = [item.hue for scene in scenes for item in scene.objects]
+    assert max(hues) > 90 and min(hues) < -90
+    assert strange_scene(3) == strange_scene(3) != training_scene(3)
 
 
 def test_hidden_patches_are_not_read(model, tokenizer, features):

@@ -103,7 +103,7 @@ def train_variant(options: Options, source: Path, out: Path, scale: float, preci
         key = repr(replace(options, start="", dictation=True)).encode()
         shared = out.parent / f"stage-1-{hashlib.sha256(key).hexdigest()[:12]}"
         aligned = recipe.align_queries(
-            accelerator, model, tokenizer, features, shared, (stage_1, None), options
+            accelerator, model, tokenizer, features, shared, stage_1, options
         ).cpu()
         save_retrieval(aligned, alignment_tokenizer(tokenizer), shared / "itm")
         aligned.float()

@@ -5,6 +5,7 @@ matching (everything), generation (text reads the queries and earlier text). Cap
 caption can be true of several images: such pairs are positives and never negatives.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import text
-from .bridge import SEED, freeze, likeness, training_scene
+from .bridge import SEED, freeze, likeness, strange_scene, training_scene
 from .checkpoint import CAPTION_POSITIONS, DECODER
 from .loop import ATTENTION, Schedule, run
 from .masking import keep
@@ -23,13 +24,13 @@ from .scenes import Scene
 
 BATCH = 40
 SCHEDULE = Schedule(steps=2500, lr=6e-4, warmup=150)
-RELATIONS = Schedule(steps=900, lr=5e-4, warmup=60)
+# A second run, half of whose scenes are of `bridge.strange_scene`.
+STRANGE = Schedule(steps=700, lr=5e-4, warmup=60)
+STRANGE_SCENES = 6000
 TEMPERATURE = 0.07
 SMOOTHING = 0.1
 # Share of negative texts that are the image's own caption with one thing made false; the others are in-batch.
 EDITED = 0.65
-# In `align_relations`: how many captions state a relation where they can, and how often a false one errs in it.
-RELATED, UNTRUE = 0.7, 0.7
 IGNORE = -100
 
 
@@ -56,7 +57,9 @@ def self_attention_mask(kind: str, queries: int, text_mask: torch.Tensor) -> tor
 
 def _added(allowed: torch.Tensor) -> torch.Tensor:
     """A mask as what is added to scores: any attention implementation takes it, a bool one only SDPA does."""
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(torch.float32).min
+    )
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,10 @@ class Pairs:
         return Pairs(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def draw_pairs(scenes: list[Scene], tokenizer, rng: np.random.Generator, relations: bool = False) -> Pairs:
-    """One true and one false caption for each scene; `relations`: more of them about who stands where."""
-    told = [text.related_caption if relations and rng.random() < RELATED else text.caption for _ in scenes]
-    said = [tell(scene, rng) for tell, scene in zip(told, scenes, strict=True)]
-    wrong = [text.false_caption(scene, rng, relations=UNTRUE if relations else None)[0] for scene in scenes]
+def draw_pairs(scenes: list[Scene], tokenizer, rng: np.random.Generator) -> Pairs:
+    """One true and one false caption for each scene."""
+    said = [text.caption(scene, rng) for scene in scenes]
+    wrong = [text.false_caption(scene, rng)[0] for scene in scenes]
     encoded = tokenizer([*said, *wrong], padding=True, padding_side="right", return_tensors="pt")
     ids, mask = encoded.input_ids.split(len(said)), encoded.attention_mask.split(len(said))
     if ids[0].shape[1] > CAPTION_POSITIONS:
@@ -238,27 +240,30 @@ def train_alignment(
     features: np.ndarray,
     out: Path,
     schedule: Schedule = SCHEDULE,
-    relations: Schedule | None = None,
+    strange: tuple[np.ndarray, Schedule] | None = None,
     batch: int = BATCH,
     options: Options = DEFAULT,
 ):
     """Train the Q-Former of `model` (a `Blip2ForImageTextRetrieval`) on cached ViT features `[n, 257, d]`.
 
-    `relations`: the schedule of a second run with more captions that tell who stands where, which the matching head
-    ignores after the first.
+    `strange`: features of `bridge.strange_scene` and the schedule of a second run, for half of its batches. After the
+    first run the matching head rejects what the ViT is not sure of.
     """
     decoder = tokenizer.convert_tokens_to_ids(DECODER)
     module = Alignment(model, decoder, options.losses, options.diversity).to(accelerator.device)
     freeze(module.model, options)
     model.qformer.set_attn_implementation(ATTENTION)
 
-    def loss_with(number: int, telling: bool):
+    def loss_with(number: int, sets: list[tuple[np.ndarray, Callable[[int], Scene]]]):
         def loss_of(wrapped, step: int):
             rng = np.random.default_rng([SEED, number, step])
-            chosen = np.sort(rng.choice(len(features), batch, replace=False))
-            seen = torch.from_numpy(features[chosen]).float().to(accelerator.device)
-            scenes = [training_scene(int(i)) for i in chosen]
-            pairs = draw_pairs(scenes, tokenizer, rng, telling)
+            seen, scenes = [], []
+            for stored, draw in sets:
+                chosen = np.sort(rng.choice(len(stored), batch // len(sets), replace=False))
+                seen.append(torch.from_numpy(stored[chosen]).float())
+                scenes += [draw(int(i)) for i in chosen]
+            seen = torch.cat(seen).to(accelerator.device)
+            pairs = draw_pairs(scenes, tokenizer, rng)
             kept = None
             if options.masking != "none":
                 attended = module.attended(seen) if options.masking == "attention" else None
@@ -270,7 +275,9 @@ def train_alignment(
 
         return loss_of
 
-    run("align", accelerator, module, loss_with(5, False), schedule, out)
-    if relations:
-        run("align_relations", accelerator, module, loss_with(6, True), relations, out)
+    sets = [(features, training_scene)]
+    run("align", accelerator, module, loss_with(5, sets), schedule, out)
+    if strange:
+        sets.append((strange[0], strange_scene))
+        run("align_strange", accelerator, module, loss_with(6, sets), strange[1], out)
     return model.eval()

@@ -7,6 +7,7 @@ scene is drawn afresh in every epoch.
 
 import json
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from .dictation import REGIONS, dictation_loss, placed_description, region
+from .disturb import repaint
 from .language import CAPTIONS
 from .loop import ATTENTION, Schedule, run
 from .options import DEFAULT, Options
@@ -41,15 +43,28 @@ def training_scene(index: int):
     return random_scene(np.random.default_rng([SEED, index]), min_objects=1 + (index % 4 > 0), styles=styles)
 
 
+def strange_scene(index: int):
+    """Scene number `index` of a second set: teaching artwork, repainted, which the ViT reads about as well as unseen
+    artwork."""
+    rng = np.random.default_rng([SEED, 1, index])
+    scene = random_scene(rng, min_objects=1 + (index % 4 > 0), styles=TEACHING_STYLES)
+    return replace(scene, objects=tuple(repaint(item, rng) for item in scene.objects))
+
+
 @torch.no_grad()
-def cache_features(accelerator, vit, out: Path, scenes: int, batch: int = 64) -> np.memmap:
-    """Float16 `[scenes, 257, d]` on disk, made by the frozen ViT; continues where an earlier run stopped."""
+def cache_features(
+    accelerator, vit, out: Path, scenes: int, batch: int = 64, draw=training_scene, name: str = "features"
+) -> np.memmap:
+    """Float16 `[scenes, 257, d]` on disk, made by the frozen ViT; continues where an earlier run stopped.
+
+    `draw(index)`: the scene of a row; `name`: of the file below `out`.
+    """
     with accelerator.main_process_first():
-        return _cache_features(accelerator, vit, out, scenes, batch)
+        return _cache_features(accelerator, vit, out, scenes, batch, draw, name)
 
 
-def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int) -> np.memmap:
-    path, progress = out / "features.f16", out / "features.json"
+def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int, draw, name: str) -> np.memmap:
+    path, progress = out / f"{name}.f16", out / f"{name}.json"
     shape = (scenes, TOKENS, HIDDEN)
     done = json.loads(progress.read_text())["done"] if progress.exists() else 0
     if path.exists() and path.stat().st_size != 2 * int(np.prod(shape)):
@@ -59,7 +74,7 @@ def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int) -> np.
     began, first = time.monotonic(), done
     while done < scenes:
         end = min(scenes, done + batch)
-        pixels = to_pixels([np.asarray(render(training_scene(i)).image) for i in range(done, end)])
+        pixels = to_pixels([np.asarray(render(draw(i)).image) for i in range(done, end)])
         with accelerator.autocast():
             features = vit(pixel_values=pixels.to(accelerator.device)).last_hidden_state
         store[done:end] = features.float().cpu().numpy()
@@ -68,7 +83,7 @@ def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int) -> np.
             store.flush()
             progress.write_text(json.dumps({"done": done}))
             left = (time.monotonic() - began) / (done - first) * (scenes - done)
-            accelerator.print(f"features {done}/{scenes}  {left / 60:.1f} min left", flush=True)
+            accelerator.print(f"{name} {done}/{scenes}  {left / 60:.1f} min left", flush=True)
     return store
 
 

@@ -230,7 +230,9 @@ def train_language(
     rows |= {"caption_share": 1.0, "captions": CAPTIONS}
     stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
     rows |= {"captions": MORE_CAPTIONS, "turns": FEWER_TURNS}
-    return stage("lm_captions", captions, Reader(tokenizer, batch, SEED + 4, piled=PILED, **rows), noise=NOISE)
+    return stage(
+        "lm_captions", captions, Reader(tokenizer, batch, SEED + 4, piled=PILED, **rows), noise=NOISE
+    )
 
 
 @torch.no_grad()

@@ -95,8 +95,13 @@ def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) ->
         return {"left out": "no loss was chosen"}
     source = assemble(tokenizer, out, options)
     features = bridge.cache_features(accelerator, source.vision_model, out, scenes_at(scale))
-    schedules = (scaled(align.SCHEDULE, scale), scaled(align.RELATIONS, scale))
-    model = align_queries(accelerator, source, tokenizer, features, out, schedules, options)
+    count = max(align.BATCH, round(align.STRANGE_SCENES * min(1.0, scale)))
+    strange = bridge.cache_features(
+        accelerator, source.vision_model, out, count, draw=bridge.strange_scene, name="strange"
+    )
+    more = (strange, scaled(align.STRANGE, scale))
+    schedule = scaled(align.SCHEDULE, scale)
+    model = align_queries(accelerator, source, tokenizer, features, out, schedule, options, more)
     if accelerator.is_main_process:
         save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
     return {"saved": str(out / "blip2-emoji-itm")}
@@ -108,17 +113,20 @@ def align_queries(
     tokenizer,
     features,
     out: Path,
-    schedules: tuple[Schedule, Schedule | None],
+    schedule: Schedule,
     options: Options,
+    strange=None,
 ):
-    """Stage 1 on the ViT and the words of `source`; returns the retrieval model."""
+    """Stage 1 on the ViT and the words of `source`; returns the retrieval model. `strange`: see `train_alignment`."""
     tokenizer = alignment_tokenizer(tokenizer)
     model = build_retrieval(tokenizer, options.queries, options.cross_every)
     model.vision_model.load_state_dict(source.vision_model.state_dict())
     start = features[: bridge.START_SCENES]
     bridge.initialise(model.qformer, model.query_tokens.data, start, options.freeze != "none")
     align.initialise(model, source.language_model, tokenizer)
-    return align.train_alignment(accelerator, model, tokenizer, features, out, *schedules, options=options)
+    return align.train_alignment(
+        accelerator, model, tokenizer, features, out, schedule, strange, options=options
+    )
 
 
 def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:

@@ -129,12 +129,6 @@ def caption(scene: Scene, rng: np.random.Generator, related: bool = True) -> str
     return _listed(parts)
 
 
-def related_caption(scene: Scene, rng: np.random.Generator, tries: int = 6) -> str:
-    """A caption that states a relation, if one of a few does."""
-    drawn = [caption(scene, rng) for _ in range(tries)]
-    return next((said for said in drawn if stated_relation(said)), drawn[0])
-
-
 def reference_captions(scene: Scene, rng: np.random.Generator, count: int = 5) -> list[str]:
     """Up to `count` different captions that are all true of the scene."""
     drawn = [caption(scene, rng, related=bool(i % 2)) for i in range(4 * count)]
@@ -169,16 +163,12 @@ def true_of(said: str, scene: Scene) -> bool:
     return caption_nouns(said) == counts and relation_holds(said, scene) is not False
 
 
-def false_caption(
-    scene: Scene, rng: np.random.Generator, tries: int = 8, relations: float | None = None
-) -> tuple[str, str]:
+def false_caption(scene: Scene, rng: np.random.Generator, tries: int = 8) -> tuple[str, str]:
     """A caption that is nearly true of the scene, and what is wrong with it: "noun", "count" or "relation".
 
-    `relations`: how often to try for a false relation; None is as often as for the others. It is the true caption of a changed scene: one kind renamed, one object more or less, or all mirrored both ways.
+    It is the true caption of a changed scene: one kind renamed, one object more or less, or all mirrored both ways.
     """
     kind = _pick(rng, ("noun", "count", "relation"))
-    if relations is not None:
-        kind = "relation" if rng.random() < relations else _pick(rng, ("noun", "count"))
     for attempt in range(tries):
         objects = list(scene.objects)
         if kind == "count" and len(objects) > 1 and (len(objects) == len(NUMBERS) - 1 or rng.random() < 0.5):

@@ -19,7 +19,17 @@ pytestmark = pytest.mark.browser
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 NAMES = [Path(name).stem for name in json.loads((EXAMPLES / "scenes.json").read_text())]
 START_SECONDS, CAPTION_SECONDS = 15, 2
-POSITIONS = ("left", "right", "center", "top left", "top right", "bottom left", "bottom right", "top", "bottom")
+POSITIONS = (
+    "left",
+    "right",
+    "center",
+    "top left",
+    "top right",
+    "bottom left",
+    "bottom right",
+    "top",
+    "bottom",
+)
 CAPTIONED = """() => document.querySelector('#canvas .qfv-host')?.dataset.image
   && document.querySelectorAll('#chat .message').length && !document.body.classList.contains('qfv-busy')"""
 

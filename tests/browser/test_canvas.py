@@ -43,9 +43,9 @@ def url(payload, tmp_path_factory):
 
 @pytest.fixture
 def explorer(open_page, url):
-    """open_page for the standalone page, ready to use."""
+    """open_page for the standalone page, ready to use; at query 0 unless the fragment says otherwise."""
 
-    def open_(fragment="", **options):
+    def open_(fragment="#q=0", **options):
         page = open_page(url + fragment, **options)
         page.wait_for_selector(".qfv-item")
         return page
@@ -66,6 +66,12 @@ def centre(page, patch):
 
 def weights(query, layer=None, head=None):
     return attention.select(CAPTURE.cross_attention, layer, head)[0, query, 1:].numpy()
+
+
+def focused():
+    """The query whose map, averaged over layers and heads, has the lowest entropy."""
+    maps = attention.select(CAPTURE.cross_attention)[0]
+    return int(attention.entropy(attention.patches(maps)).argmin())
 
 
 def drawn(page):
@@ -93,6 +99,11 @@ def test_it_opens_from_a_file_and_shows_the_facts(explorer):
     )
     box = page.locator(".qfv-stage").bounding_box()
     assert box["width"] / box["height"] == pytest.approx(320 / 200, rel=0.01)
+
+
+def test_it_opens_on_the_most_focused_query(explorer):
+    assert focused() != 0
+    assert state(explorer(""))["queries"] == [focused()]
 
 
 def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload):
@@ -320,7 +331,8 @@ def test_the_address_holds_the_selection(explorer):
     assert (now["queries"], now["layer"], now["head"], now["patch"]) == ([7, 3], 2, 1, 33)
     page.evaluate("qfvHandle.select({query: 5, patch: null})")
     assert page.evaluate("location.hash") == "#q=5&layer=2&head=1"
-    assert state(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"] == "q=0&layer=mean&head=mean"
+    found = state(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"]
+    assert found == f"q={focused()}&layer=mean&head=mean"
 
 
 def test_a_new_payload_keeps_the_settings_that_still_exist(explorer, payload):

@@ -6,7 +6,8 @@
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { el, label, number, percent, words } = QFV.parts;
   const MAX_OUTLINES = 8;
-  const DEFAULTS = { queries: [0], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
+  // No query: the one whose map is most focused, for many others may be idle.
+  const DEFAULTS = { queries: [], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
     palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false };
 
   class Explorer {
@@ -81,7 +82,10 @@
       const whole = (v, n) => Number.isInteger(v) && v >= 0 && v < n;
       out.queries = [...new Set([].concat(out.queries))].filter((q) => whole(q, maps.queries));
       if (!out.queries.length) out.queries = this.state.queries.filter((q) => whole(q, maps.queries));
-      if (!out.queries.length) out.queries = [0];
+      if (!out.queries.length) {
+        const { entropy } = maps.block("mean", "mean");
+        out.queries = [entropy.indexOf(Math.min(...entropy))];
+      }
       if (!maps.crossLayers.includes(out.layer)) out.layer = "mean";
       if (!whole(out.head, maps.heads)) out.head = "mean";
       if (!whole(out.patch, maps.patches)) out.patch = null;
