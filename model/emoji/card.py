@@ -11,7 +11,7 @@ from pathlib import Path
 from . import familiar, plots, text
 from .evaluate import evaluate
 from .reading import Reader
-from .retrieval import evaluate_retrieval, is_retrieval
+from .retrieval import RERANKED, evaluate_retrieval, is_retrieval
 
 METRICS = "metrics.json"
 ABLATION = "ablation.md"
@@ -152,8 +152,9 @@ and false ones; 95 % intervals by bootstrap. "Unseen artwork" is two emoji sets 
 
 {_table(COMPARING, metrics, ())}
 
-Re-ranked: the ten most similar, by matching probability plus similarity. Calibration error of the matching
-probability: {metrics["calibration"]["error"]:.3f}.
+Re-ranked: the {RERANKED} most similar, by matching probability plus similarity. In matching, 0.5 is chance: where the figure
+for relations lies there, "to the left of" and "to the right of" are alike to this model. Calibration error of the
+matching probability: {metrics["calibration"]["error"]:.3f}.
 
 ![reliability of the matching probability](figures/calibration.svg)
 
