@@ -42,9 +42,13 @@ def test_the_maps_of_two_questions_and_what_moved(url, open_page):  # noqa: F811
     page.wait_for_selector(".qfv-difference figure canvas")
     assert page.locator(".qfv-difference figcaption").all_inner_texts()[:2] == ["one?", "a longer one?"]
     told = page.locator(".qfv-difference [role=status]")
-    assert "Query 00" in told.inner_text()
+    # Query 2 of the fake looks at one patch whatever is asked, so the canvas opens on it, and this view follows.
+    assert "Query 02, mean of layers" in told.inner_text()
+    page.evaluate("qfvHandle.select({ queries: [0] })")
+    page.wait_for_function(
+        "document.querySelector('.qfv-difference [role=status]').innerText.includes('Query 00')"
+    )
     page.evaluate("qfvHandle.select({ queries: [2], layer: 4 })")
-    # Query 2 of the fake looks at one patch whatever is asked.
     page.wait_for_function(
         "document.querySelector('.qfv-difference [role=status]').innerText.includes('moved 0.0 %')"
     )
