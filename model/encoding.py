@@ -55,6 +55,12 @@ class Encoder:
         self._encoded.put((decoded.sha256, instruction), encoded)
         return encoded
 
+    @torch.no_grad()
+    def passing(self, decoded: Decoded, instruction_inputs: Any) -> Tensor:
+        """The projected queries [1, q, d] of an image that nobody will ask for again: neither recorded nor kept."""
+        vision = self.model.vision_model(pixel_values=self._pixels(decoded)).last_hidden_state
+        return self._queries(vision, instruction_inputs)
+
     def forget(self) -> None:
         self._encoded.clear()
         self._vision.clear()

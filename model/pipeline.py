@@ -13,18 +13,21 @@ from typing import Any
 
 import torch
 
+from model.baseline import reference_images
 from model.caching import Recent
 from model.checkpoints import Checkpoint
 from model.encoding import Encoder, Observe
-from model.errors import MemoryError_
+from model.errors import MemoryError_, QuestionError
 from model.generation import Generator
 from model.images import decode
 from model.prompts import Prompt, Prompter
+from model.scoring import Scorer
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn
 from model.wording import Wording
 
 ANSWERS = 256
+MEANS = 16
 _CAPTION = object()  # in place of a question; None is one that was not given
 
 
@@ -58,6 +61,7 @@ class Pipeline:
         self._encoder = Encoder(model, processor, observe=observe, owner=self)
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
+        self._means: Recent[torch.Tensor] = Recent(MEANS)
         self._lock = threading.RLock()
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
@@ -106,8 +110,42 @@ class Pipeline:
 
         return stream(work, stop)
 
+    def scorer(self, image: Any, answer: Answer) -> Scorer:
+        """Scores of this answer's words when queries or image tokens change; see `model.scoring.Scorer`.
+
+        image: the image, or the EncodedImage, that the answer was about. Raises QuestionError for an empty answer.
+        """
+        if not answer.token_ids:
+            raise QuestionError("The answer has no word to explain. Ask in other words.")
+        instruction = image.question if isinstance(image, EncodedImage) else None
+        if self.family == "instructblip" and instruction is None:
+            instruction = self._prompts.instruction(None)
+        foreign = not isinstance(image, EncodedImage) or image.vision is None
+        encoded = self._encode(getattr(image, "image", image), instruction) if foreign else image
+        inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
+        prompt = self._prompts.ids(answer.prompt)
+        return Scorer(self.model, encoded, prompt, answer, inputs, self._guard)
+
+    def mean_queries(self, question: str | None = None) -> torch.Tensor:
+        """The mean `[1, q, d]` of the projected queries over reference images of this model's world
+        (`model.baseline`): what a query says when it says nothing of the image at hand. Computed once.
+
+        question: what an InstructBLIP's Q-Former reads meanwhile, as in `EncodedImage.question`.
+        """
+        known = self._means.get(question)
+        if known is None:
+            inputs = None if question is None else self._prompts.instruction_inputs(question)
+            seen = []
+            for image in reference_images(self.checkpoint.world):
+                with self._guard():
+                    seen.append(self._encoder.passing(decode(image), inputs))
+            known = torch.cat(seen).mean(0, keepdim=True)
+            self._means.put(question, known)
+        return known
+
     def forget(self) -> None:
-        """Drop every cached image, answer and key-value cache."""
+        """Drop every cached image, answer, mean and key-value cache."""
+        self._means.clear()
         self._encoder.forget()
         self._generator.forget()
         self._answers.clear()

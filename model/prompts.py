@@ -84,7 +84,7 @@ class Prompter:
         room = self.limit - (max_new_tokens if self.decoder_only else 0)
         for first in range(len(turns) + 1):
             text = " ".join([*turns[first:], asked])
-            ids = self._ids(text)
+            ids = self.ids(text)
             if len(ids) <= room:
                 return Prompt(text, ids, asked, self._dropped(first))
         spent = f"{len(ids)} tokens, {self.queries} of them the image"
@@ -103,7 +103,7 @@ class Prompter:
             f"{turns} left out.",
         )
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def ids(self, text: str) -> tuple[int, ...]:
         """The processor's own order: placeholders, then the text with its special tokens."""
         encoded = self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
         ids = (*[self.image_token] * self.queries, *encoded)

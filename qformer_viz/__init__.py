@@ -10,6 +10,7 @@ from .attention import (
     patches,
     select,
 )
+from .attribution import METHODS, Case, Method
 from .capture import Recording, capture
 from .errors import (
     BadSelection,
@@ -22,6 +23,7 @@ from .errors import (
     QFormerVizError,
     StillRecording,
 )
+from .explain import explain
 from .similarity import (
     Collapse,
     attention_similarity,
@@ -38,18 +40,22 @@ from .similarity import (
     winner_entropy,
 )
 from .statistics import QueryStatistics, query_statistics
-from .types import Capture
+from .types import Attribution, Capture
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "METHODS",
+    "Attribution",
     "BadSelection",
     "BadShape",
     "BadValues",
     "Capture",
+    "Case",
     "Collapse",
     "GridMismatch",
     "ManyCaptured",
+    "Method",
     "NotAQFormer",
     "NothingCaptured",
     "QFormerVizError",
@@ -68,6 +74,7 @@ __all__ = [
     "effective_patches",
     "effective_rank",
     "entropy",
+    "explain",
     "focus",
     "js_distance",
     "leaf_order",

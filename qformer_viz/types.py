@@ -102,3 +102,54 @@ _AXES = {
     "query_states": ("L + 1", "b", "q", "d"),
     "query_tokens": ("q", "d"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Which queries and patches every word of an answer came from: float32 tensors on the CPU.
+
+    words      [t]
+    scores     [t, q, N] signed weight of query and patch for the word; q is 1 where the method judges patches without
+               going through single queries; N patches row by row, CLS left out
+    logprobs   [t] log-probability of the word, its pieces summed, in nats
+    gains      [t] visual gain: how much of that the image brought, over the mean queries of other images. Where it is
+               near zero the word came from language: `visual` is False, and its map means nothing.
+    cls        [q] share of each query's attention on CLS, which is in no map
+    """
+
+    words: tuple[str, ...]
+    scores: Tensor
+    logprobs: Tensor
+    gains: Tensor
+    method: str
+    layer: int | str
+    cls: Tensor
+    grid: tuple[int, int]
+    seconds: float
+
+    def __post_init__(self):
+        t, _, patches = self.scores.shape
+        if len(self.words) != t or patches != self.grid[0] * self.grid[1]:
+            raise BadShape(
+                f"scores of shape {list(self.scores.shape)}",
+                f"[{len(self.words)} words, q, {self.grid[0]} × {self.grid[1]} patches]",
+                "return [t, q, N] from the method, CLS left out",
+            )
+
+    @property
+    def queries(self) -> Tensor:
+        """[t, q] weight of every query; q is 1 where the method knows no queries."""
+        return self.scores.sum(-1)
+
+    @property
+    def patches(self) -> Tensor:
+        """[t, gh, gw] weight of every patch."""
+        return self.scores.sum(1).unflatten(-1, self.grid)
+
+    @property
+    def visual(self) -> Tensor:
+        """[t] whether the image brought the word at least `VISUAL_GAIN` nats."""
+        return self.gains >= VISUAL_GAIN
+
+
+VISUAL_GAIN = 0.5

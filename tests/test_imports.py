@@ -10,7 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"gradio", "plotly", "transformers"}
-PURE = ["types", "errors", "attention", "similarity", "statistics", "locate", "capture"]
+PURE = [
+    "types",
+    "errors",
+    "attention",
+    "similarity",
+    "statistics",
+    "locate",
+    "capture",
+    "attribution",
+    "explain",
+]
 
 # One interpreter, forking a child per module: torch is loaded once and every child starts without the others.
 PROBE = """

@@ -262,7 +262,7 @@ def test_a_conversation_reuses_its_keys_and_values_exactly(decoding):
     for ours, theirs in zip(reused, fresh, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
     # Without reuse every turn reads its whole prompt; with it only what the turns before did not read.
-    prompts = [len(pipe._prompts._ids(answer.prompt)) for answer in reused]
+    prompts = [len(pipe._prompts.ids(answer.prompt)) for answer in reused]
     # The last token of an answer is never read, but an end-of-sequence comes after all of them.
     written = sum(len(answer.token_ids) - (answer.finish == "length") for answer in reused)
     assert all_of_it.positions == sum(prompts) + written
@@ -416,7 +416,7 @@ def test_questions_that_are_none(question):
 def test_markup_and_odd_characters_are_text(question):
     pipe = fakes.pipeline()
     answer = pipe.ask(picture(), question, [(question, "{} <image>")], SHORT)
-    ids = pipe._prompts._ids(answer.prompt)
+    ids = pipe._prompts.ids(answer.prompt)
     assert ids.count(fakes.IMAGE) == fakes.QUERIES and ids.count(fakes.END) == 1
     assert answer.tokens
 

@@ -1,0 +1,21 @@
+"""The images over which a model's queries are averaged, so that one can be replaced by what it says of any image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SCENES, SEED = 64, 31_000
+PHOTOGRAPHS = Path(__file__).resolve().parents[1] / "assets" / "photographs"
+
+
+def reference_images(world: str) -> Iterator[Any]:
+    """Fresh random scenes for a model of the rendered world, the shipped photographs for any other."""
+    if world != "emoji scenes":
+        yield from sorted(PHOTOGRAPHS.glob("*.jpg"))
+        return
+    from model.emoji.scenes import random_scene, render
+
+    for seed in range(SEED, SEED + SCENES):
+        yield render(random_scene(seed)).image
