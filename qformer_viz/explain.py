@@ -48,9 +48,9 @@ def explain(
             f"layer {layer!r}", f'one of {capture.cross_layers}, or "mean"', "choose a cross-attention layer"
         )
     index = None if layer == "mean" else capture.cross_layers.index(layer)
-    began = time.perf_counter()
     if baseline is None:
         baseline = pipe.mean_queries(encoded.question)
+    began = time.perf_counter()
     scorer = pipe.scorer(encoded, answer)
     scores = chosen.compute(Case(scorer, capture, baseline, index))
     logprobs, blank = scorer.score(torch.cat([scorer.queries, baseline.to(scorer.queries)]))

@@ -72,8 +72,22 @@ class FakePipeline:
         capture = fake_capture(int(digest[:6], 16) + len(question or ""))
         reads = question if self.family == "instructblip" else None
         return SimpleNamespace(
-            image=image, sha256=digest, record=SimpleNamespace(result=capture), question=reads, vision=None
+            image=image,
+            sha256=digest,
+            record=SimpleNamespace(result=capture),
+            question=reads,
+            vision=None,
+            queries=capture.query_tokens[None],
         )
+
+    def mean_queries(self, question: str | None = None) -> torch.Tensor:
+        return torch.zeros(1, QUERIES, WIDTH)
+
+    def scorer(self, encoded: Any, answer: Answer) -> Any:
+        """Every word hangs on the query of its own number, the first on none."""
+        if answer.text == "you asked refuse":
+            raise FakeError("This fake cannot be explained. Ask something else.")
+        return FakeScorer(encoded.queries, tuple(answer.text.split(" ")))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -124,6 +138,24 @@ class FakePipeline:
                     yield self._answer(" ".join(words[:count]), "stopped")
                     return
         yield whole
+
+
+@dataclass
+class FakeScorer:
+    """Word k loses one nat with query k, and with patch k; the first word nothing."""
+
+    queries: torch.Tensor
+    words: tuple[str, ...]
+
+    def score(self, queries: torch.Tensor) -> torch.Tensor:
+        there = (queries[:, : len(self.words)] - self.queries[:, : len(self.words)]).abs().sum(-1) < 1e-6
+        return -(~there).float() * (torch.arange(len(self.words)) > 0)
+
+    def requery(self, keep: torch.Tensor) -> torch.Tensor:
+        return self.queries * keep[:, 1 : QUERIES + 1, None]
+
+    def attention(self) -> torch.Tensor:
+        return torch.eye(len(self.words), QUERIES) + 0.01
 
 
 class FakeMatcher:

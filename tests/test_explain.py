@@ -1,4 +1,4 @@
-"""Words to queries to patches: against brute force with the model's own forward, planted cases and the bundled masks."""
+"""Words to queries to patches: against the model's own forward, planted cases and the masks of bundled scenes."""
 
 import dataclasses
 

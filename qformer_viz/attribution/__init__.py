@@ -17,11 +17,12 @@ __all__ = ["METHODS", "Case", "Method"]
 
 @dataclass(frozen=True)
 class Method:
-    """compute(case) -> [t, q or 1, N]; `shows` and `hides` are one sentence each."""
+    """compute(case) -> [t, q or 1, N]; `unit` of the weights; `shows` and `hides` are one sentence each."""
 
     name: str
     title: str
     compute: Callable[[Case], Tensor]
+    unit: str
     shows: str
     hides: str
 
@@ -33,6 +34,7 @@ METHODS = {
             "knockout",
             "Query knock-out",
             knockout.compute,
+            "nats",
             "How much less probable the word becomes when a query says what it says of any image; patches are where "
             "that query looked.",
             "Queries that say the same hide one another, and a query may look at a patch without using it.",
@@ -41,6 +43,7 @@ METHODS = {
             "occlusion",
             "Patch occlusion",
             occlusion.compute,
+            "nats",
             "How much less probable the word becomes when the queries cannot look at a patch.",
             "The ViT has already spread what a patch holds over its neighbours and CLS, and the whole of an object "
             "is never hidden at once.",
@@ -49,6 +52,7 @@ METHODS = {
             "raw",
             "Raw attention",
             raw.compute,
+            "of the attention",
             "Where the language model looked among the queries, and where those looked in the image.",
             "Attention is not use: what was looked at need not have changed the word. The first query may be a sink.",
         ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, api, chat, export, matching, models, questions, similarity, statistics
+from . import about, api, chat, export, matching, models, questions, similarity, statistics, why
 from .components import canvas, head
 from .conversation import Session
 from .payload import as_text
@@ -42,6 +42,8 @@ def build(services: Services) -> gr.Blocks:
             with gr.Column(scale=9, min_width=320, elem_id="right"):
                 view = canvas()
                 with gr.Tabs(elem_id="tabs"):
+                    with gr.Tab("Why", id="why"):
+                        reasons = why.tab()
                     with gr.Tab("Similarity", id="similarity"):
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
@@ -59,6 +61,7 @@ def build(services: Services) -> gr.Blocks:
         fed = (partial(as_text, services), session, view)
         tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers)]
         looked, answered, switched = [fed, *tabs], [], []
+        stale = why.wire(services, session, reasons)
         if services.compares_questions:
             # InstructBLIP's maps follow the question, so there every answer brings new ones.
             after_look, after_answer = questions.wire(services, session, pair)
@@ -66,6 +69,7 @@ def build(services: Services) -> gr.Blocks:
             looked = [*looked, *after_look]
         if services.matcher is not None:
             looked = [*looked, *matching.wire(services, session, fits, view)]
+        looked, answered = [*looked, stale], [*answered, stale]
         if choice is not None:
             controls = [*alike["controls"], numbers["layer"]]
             switched = [

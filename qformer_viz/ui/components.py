@@ -76,7 +76,8 @@ def head() -> str:
     """Style sheets and scripts for the page's head, inline: nothing is fetched from elsewhere."""
     styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
     scripts = "".join(
-        f"<script>{text}</script>" for text in (canvas_script(), _static("difference.js"), _static("app.js"))
+        f"<script>{text}</script>"
+        for text in (canvas_script(), _static("difference.js"), _static("why.js"), _static("app.js"))
     )
     icon = quote(_static("icon.svg"))
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'

@@ -32,13 +32,15 @@ class StopFlag(threading.Event):
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `model` is
-    the name chosen of `Services.speakers`, None: the one that the page opened with."""
+    """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `answer` is the
+    last finished one, about `encoded`; `model` is the name chosen of `Services.speakers`, None: the one that the page
+    opened with."""
 
     model: str | None = None
     encoded: Any = None
     preview: str | None = None
     lines: tuple[Line, ...] = ()
+    answer: Any = None
     stop: StopFlag = None  # type: ignore[assignment]
 
     def __post_init__(self):
@@ -85,7 +87,7 @@ def look(services: Services, session: Session, source: Any, preview: str | None)
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
     session.stop.clear()
     decoded = services.decode(source)
-    fresh = replace(session, preview=preview, lines=())
+    fresh = replace(session, preview=preview, lines=(), answer=None)
     for notice in decoded.notices:
         fresh = fresh.add("notice", notice)
     return seen(services.of(session), fresh, decoded.image)
@@ -102,7 +104,7 @@ def seen(speaker: Speaker, session: Session, image: Any) -> Session:
 def switch(services: Services, session: Session, name: str) -> Session:
     """Let another model speak, about the same image, in a new conversation. On any error `session` still holds."""
     session.stop.clear()
-    fresh = replace(session, model=name, lines=())
+    fresh = replace(session, model=name, lines=(), answer=None)
     speaker = services.of(fresh)
     return fresh if session.encoded is None else seen(speaker, fresh, session.encoded.image)
 
@@ -150,7 +152,7 @@ def retried(session: Session) -> Session:
 
 def cleared(session: Session) -> Session:
     """No lines; the image stays, and with it everything that is drawn about it."""
-    return replace(session, lines=())
+    return replace(session, lines=(), answer=None)
 
 
 def answer(services: Services, session: Session, decoding: Any) -> Iterator[Session]:
@@ -168,10 +170,12 @@ def answer(services: Services, session: Session, decoding: Any) -> Iterator[Sess
     unread = speaker.unknown(question) if speaker.unknown and question else ()
     if unread:
         session = session.add("notice", never_read(unread))
+    session = replace(session, answer=None)
     try:
         session = for_question(speaker, session, question)
         for partial in _stream(speaker.pipe, session, question, decoding):
-            yield session.add("answer", partial.text, partial.finish)
+            done = partial if partial.finish else None
+            yield replace(session.add("answer", partial.text, partial.finish), answer=done)
     except services.user_errors as error:
         yield session.add("notice", str(error))
 

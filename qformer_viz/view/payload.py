@@ -43,7 +43,7 @@ def canvas_payload(capture: Capture, image: Image.Image, *, meta: dict | None = 
         "grid": [gh, gw],
         "cross_layers": list(capture.cross_layers),
         **packed,
-        "image": _embed(image),
+        "image": embed(image),
         "palettes": {name: list(stops) for name, stops in STOPS.items()},
         "outlines": list(OUTLINES),
         "meta": json.loads(json.dumps(meta or {}, allow_nan=False)),
@@ -95,7 +95,8 @@ def error_bound(levels: int) -> float:
     return 1 / levels + 1 / (4 * levels**2)
 
 
-def _embed(image: Image.Image) -> dict:
+def embed(image: Image.Image) -> dict:
+    """`src` (a `data:` URL, at most `MAX_SIDE` px long) and the width and height of the original."""
     width, height = image.size
     scale = min(1, MAX_SIDE / max(width, height))
     shown = image.convert("RGB")

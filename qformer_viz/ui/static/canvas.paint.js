@@ -206,5 +206,19 @@
     return 0.2126 * r ** 2.2 + 0.7152 * g ** 2.2 + 0.0722 * b ** 2.2 > 0.18 ? "#000" : "#fff";
   }
 
-  QFV.paint = { border, cover, css, ink, inset, level, lines, raster, smooth, stage, table };
+  // Values around zero, one pixel a patch: colours from less to more, more opaque the further from zero.
+  function signed(canvas, values, columns, rows, top, colours) {
+    [canvas.width, canvas.height] = [columns, rows];
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(columns, rows);
+    for (let p = 0; p < values.length; p++) {
+      const share = top > 0 ? values[p] / top : 0;
+      const i = 3 * level((share + 1) / 2, 1);
+      for (let c = 0; c < 3; c++) image.data[4 * p + c] = colours[i + c];
+      image.data[4 * p + 3] = Math.floor(230 * Math.sqrt(Math.abs(share)) + 0.5);
+    }
+    context.putImageData(image, 0, 0);
+  }
+
+  QFV.paint = { border, cover, css, ink, inset, level, lines, raster, signed, smooth, stage, table };
 })(window);

@@ -15,19 +15,6 @@
     return sum / 2;
   }
 
-  function paintDifference(canvas, values, maps, top, colours) {
-    [canvas.width, canvas.height] = [maps.columns, maps.rows];
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(maps.columns, maps.rows);
-    for (let p = 0; p < values.length; p++) {
-      const share = top > 0 ? values[p] / top : 0;
-      const i = 3 * QFV.paint.level((share + 1) / 2, 1);
-      for (let c = 0; c < 3; c++) image.data[4 * p + c] = colours[i + c];
-      image.data[4 * p + 3] = Math.floor(230 * Math.sqrt(Math.abs(share)) + 0.5);
-    }
-    context.putImageData(image, 0, 0);
-  }
-
   class Difference {
     constructor(root, pair, maps) {
       Object.assign(this, { pair, maps });
@@ -87,7 +74,7 @@
       const less = values[1].map((v, p) => v - values[0][p]);
       const most = less.reduce((high, v) => Math.max(high, Math.abs(v)), 0);
       const last = this.figures[2];
-      paintDifference(last.canvas, less, this.maps[0], most, QFV.paint.table(this.pair.colours));
+      QFV.paint.signed(last.canvas, less, this.maps[0].columns, this.maps[0].rows, most, QFV.paint.table(this.pair.colours));
       last.legend.textContent = "Purple: less, down to −" + number(most) + "; orange: more, up to " + number(most);
       last.canvas.setAttribute("aria-label", words.queries([query]) + ", difference");
       const shares = Array.from({ length: this.maps[0].queries }, (_, q) => moved(this.maps, blocks, q));

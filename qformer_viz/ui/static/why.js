@@ -1,0 +1,112 @@
+// QFormerViz.why(root, shown): from a word of the answer to the queries and patches it came from, by several methods.
+// shown: image, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, queries, patches}].
+// A chosen query goes to the canvas; nothing is asked of a server.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const { bar, button, choice, el, field, label, number, percent, words } = QFV.parts;
+  const MOST = 12;
+  const LEAST = 0.01;
+  const signed = (v) => (v < 0 ? "−" : "+") + number(Math.abs(v));
+
+  class Why {
+    constructor(root, shown) {
+      this.shown = shown;
+      const first = shown.visual.indexOf(true);
+      this.state = { word: Math.max(first, 0), method: 0 };
+      this.chips = shown.words.map((word, t) => {
+        const chip = el("button", { type: "button", role: "radio", class: "qfv-chip" + (shown.visual[t] ? "" : " qfv-chip-language"),
+          title: this.fact(t), onclick: () => this.set({ word: t }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
+        return chip;
+      });
+      this.list = el("div", { class: "qfv-chips", role: "radiogroup", "aria-label": "Words of the answer" }, ...this.chips);
+      this.list.addEventListener("keydown", (event) => this.key(event));
+      this.method = choice("Method", shown.methods.map((m, i) => [i, m.title]), (v) => this.set({ method: Number(v) }));
+      this.about = el("p", { class: "qfv-note" });
+      this.told = el("p", { class: "qfv-why-told", role: "status" });
+      this.canvas = el("canvas", { role: "img" });
+      this.legend = el("span", { class: "qfv-note" });
+      const picture = el("div", { class: "qfv-triple-picture" }, el("img", { src: shown.image.src, alt: "" }), this.canvas);
+      picture.style.aspectRatio = String(Math.min(Math.max(shown.image.width / shown.image.height, 1 / 3), 6));
+      this.bars = el("div", { class: "qfv-moved" });
+      this.heading = el("b", {});
+      this.rest = el("p", { class: "qfv-note" });
+      this.body = el("div", { class: "qfv-why-body" }, el("figure", { class: "qfv-less-more" }, picture, this.legend),
+        el("div", {}, this.heading, this.bars, this.rest));
+      this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about, this.body);
+      root.append(this.root);
+      this.set({});
+    }
+
+    fact(t) {
+      const { probabilities, gains, visual } = this.shown;
+      const gain = "visual gain " + signed(gains[t]) + " nats";
+      return "probability " + percent(probabilities[t]) + ", " + gain + (visual[t] ? "" : ": from language, not from this image");
+    }
+
+    key(event) {
+      const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const count = this.chips.length;
+      this.set({ word: (this.state.word + step + count) % count });
+      this.chips[this.state.word].focus();
+    }
+
+    set(change) {
+      Object.assign(this.state, change);
+      const { shown, state } = this;
+      const method = shown.methods[state.method];
+      const visual = shown.visual[state.word];
+      this.chips.forEach((chip, t) => {
+        chip.setAttribute("aria-checked", String(t === state.word));
+        chip.tabIndex = t === state.word ? 0 : -1;
+      });
+      this.method.value = state.method;
+      this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + " (" + number(method.seconds) + " s)";
+      this.told.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
+        + (visual ? "" : " There is no map to draw for it.");
+      this.body.hidden = !visual;
+      if (visual) this.draw(method);
+    }
+
+    draw(method) {
+      const { shown, state } = this;
+      const [rows, columns] = shown.grid;
+      const patches = method.patches[state.word];
+      const top = patches.reduce((high, v) => Math.max(high, Math.abs(v)), 0);
+      QFV.paint.signed(this.canvas, patches, columns, rows, top, QFV.paint.table(shown.colours));
+      const at = patches.indexOf(Math.max(...patches));
+      const place = words.patch({ columns }, at);
+      this.canvas.setAttribute("aria-label", "Patches of “" + shown.words[state.word] + "” by " + method.title + ", most at " + place);
+      const where = method.queries ? " Where the queries looked: layer " + shown.layer + ", mean of its heads." : "";
+      this.legend.textContent = "Orange speaks for the word, purple against it; up to " + number(top) + " " + method.unit + ", most at " + place + "." + where;
+      this.heading.textContent = method.queries ? "Queries by weight (" + method.unit + ")" : "This method judges patches without going through single queries.";
+      const values = method.queries ? method.queries[state.word] : [];
+      const sorted = [...values.keys()].sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
+      const least = LEAST * Math.abs(values[sorted[0]] ?? 0);
+      const order = sorted.filter((q) => Math.abs(values[q]) >= least).slice(0, MOST);
+      this.rest.textContent = method.queries && order.length < values.length
+        ? "The other " + (values.length - order.length) + " weigh less" + (order.length < MOST ? " than a hundredth of the first." : ".") : "";
+      this.bars.replaceChildren(...order.map((q) => {
+        const { track, set } = bar();
+        set(Math.abs(values[q]) / (Math.abs(values[order[0]]) || 1));
+        const go = button("", "Show query " + label(q) + " on the canvas, weight " + signed(values[q]), () => this.show(q),
+          { "data-query": q, class: "qfv-button" + (values[q] < 0 ? " qfv-against" : "") });
+        go.append(el("span", {}, label(q)), track, el("span", {}, signed(values[q])));
+        return go;
+      }));
+    }
+
+    show(query) {
+      document.dispatchEvent(new CustomEvent("qfv:set", { detail: { queries: [query], layer: this.shown.layer, head: "mean" } }));
+      for (const each of this.bars.children) each.setAttribute("aria-pressed", String(Number(each.dataset.query) === query));
+    }
+
+    destroy() {
+      this.root.remove();
+    }
+  }
+
+  QFV.why = (root, shown) => new Why(root, shown);
+})(window);

@@ -1,0 +1,71 @@
+"""The Why tab without a browser."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from qformer_viz.attribution import METHODS
+from qformer_viz.ui import conversation, why
+from qformer_viz.ui.conversation import Session
+from tests.fakes_ui import GRID, QUERIES, FakePipeline, fake_services
+from tests.test_conversation import ask, looked
+
+
+@pytest.fixture
+def services():
+    return fake_services()
+
+
+@pytest.fixture
+def session(services, tmp_path):
+    return ask(services, looked(services, Session(), tmp_path), "what is it?")
+
+
+def test_every_word_with_its_queries_and_patches(services, session):
+    told, view = why.told_and_view(services, session, occlude=True)
+    shown = json.loads(view)
+    assert told == "" and shown["words"] == ["you", "asked", "what", "is", "it?"]
+    assert shown["visual"] == [False, True, True, True, True] and shown["gains"] == [0, 1, 1, 1, 1]
+    methods = {method["name"]: method for method in shown["methods"]}
+    assert list(methods) == list(METHODS)
+    for word, row in enumerate(methods["knockout"]["queries"]):
+        assert row == [float(word > 0 and q == word) for q in range(QUERIES)]
+    assert methods["occlusion"]["queries"] is None
+    assert methods["occlusion"]["patches"][2] == [float(p == 2) for p in range(GRID[0] * GRID[1])]
+    cross = session.capture.cross_attention[-1, 0].mean(0)[3, 1:]
+    assert methods["knockout"]["patches"][3] == pytest.approx((cross / cross.sum()).tolist(), rel=1e-3)
+
+
+def test_the_slow_method_runs_only_when_asked_for(services, session):
+    names = [method["name"] for method in why.words(services, session, occlude=False)["methods"]]
+    assert names == ["knockout", "raw"]
+
+
+def test_trouble_is_told_with_its_fix(services, session):
+    assert "no image yet" in why.told_and_view(services, Session(), False)[0]
+    assert "no finished answer" in why.told_and_view(services, replace(session, answer=None), False)[0]
+    refused = ask(services, session, "refuse")
+    assert "Ask something else" in why.told_and_view(services, refused, False)[0]
+
+
+def test_no_tag_of_an_answer_survives(services, session):
+    marked = ask(services, session, "<script>alert(1)</script>")
+    assert "<" not in why.told_and_view(services, marked, False)[1]
+
+
+def test_only_a_finished_answer_about_the_image_at_hand_is_kept(services, session, tmp_path):
+    assert session.answer.text == "you asked what is it?"
+    assert looked(services, session, tmp_path).answer is None
+    assert conversation.cleared(session).answer is None
+    failed = ask(services, session, "break")
+    assert failed.answer is None
+    growing = conversation.answer(services, conversation.pose(session, "next?", services.limits), None)
+    assert next(growing).answer is None and list(growing)[-1].answer.text == "you asked next?"
+
+
+def test_a_question_that_is_read_is_explained_with_its_own_maps(tmp_path):
+    services = fake_services(FakePipeline(family="instructblip"))
+    session = ask(services, looked(services, Session(), tmp_path), "where?")
+    assert session.encoded.question == "where?"
+    assert why.words(services, session, False)["words"] == ["you", "asked", "where?"]
