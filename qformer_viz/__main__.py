@@ -22,13 +22,20 @@ def decode(source: Any) -> Any:
     return model.decode(source)
 
 
+def truths(scenes: int) -> Any:
+    """Scenes of the bundled world with what an explanation should find in them."""
+    from model.emoji.truths import truths
+
+    return truths(scenes)
+
+
 def backend() -> Backend:
     """Loader, decoder and the errors that carry a message for the user."""
     from model.errors import ModelError
 
     from .errors import QFormerVizError
 
-    return Backend(load, decode, (ModelError, QFormerVizError))
+    return Backend(load, decode, (ModelError, QFormerVizError), truths)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ BUNDLED = "blip2-emoji"
 
 @dataclass(frozen=True)
 class Backend:
-    """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user."""
+    """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
+    truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each."""
 
     load: Callable[..., Any]
     decode: Callable[[Any], Any]
     errors: tuple[type[Exception], ...]
+    truths: Callable[[int], Any] | None = None
 
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
     )
+    truth = commands.add_parser(
+        "faithfulness", help="measure all methods over scenes of the bundled world whose objects are known"
+    )
+    model_arguments(truth)
+    truth.add_argument("--scenes", type=int, default=300, help="how many [%(default)s]")
+    truth.add_argument("--json", action="store_true", help="print every figure as JSON")
     return top
 
 
@@ -85,16 +93,41 @@ def main(argv: Sequence[str] | None, backend: Backend) -> int:
     try:
         # What the loader tells belongs to the terminal, not to the result.
         with redirect_stdout(sys.stderr):
-            decoded = backend.decode(args.image)
+            decoded = backend.decode(args.image) if args.command in COMMANDS else None
             pipe = load(backend, args)
+        if decoded is None:
+            return _printed(run_faithfulness(pipe, backend, args), args)
         for notice in decoded.notices:
             print(f"note: {notice}", file=sys.stderr)
         result = COMMANDS[args.command](pipe, decoded, args)
     except (*backend.errors, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return _printed(result, args)
+
+
+def _printed(result: dict[str, Any], args: argparse.Namespace) -> int:
     print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else result["text"])
     return 0
+
+
+def run_faithfulness(pipe: Any, backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """The table of truth, with the progress on stderr."""
+    import torch
+
+    from . import benchmark
+
+    def told() -> Any:
+        for number, truth in enumerate(backend.truths(args.scenes), 1):
+            print(f"\rscene {number} of {args.scenes}", end="", file=sys.stderr)
+            masks = {noun: torch.from_numpy(mask) for noun, mask in truth["masks"].items()}
+            yield benchmark.Truth(**truth | {"masks": masks})
+        print(file=sys.stderr)
+
+    rows = benchmark.run(pipe, told())
+    cases = len(next(iter(rows.values()))["pointing"]) if rows else 0
+    text = f"{cases} certified words of {args.scenes} scenes, {pipe.name}\n\n{benchmark.table(rows)}"
+    return {"text": text, "rows": rows}
 
 
 def run_caption(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""The benchmark of truth: every method over words whose object is known, beside controls that prove the measures.
+
+A word counts when it is certified: its log-probability falls by more than one nat when its object is re-rendered away,
+and does not when another object is.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attribution import METHODS
+from .explain import explain
+from .faithfulness import deletion_insertion, lift, pointing, steps
+
+CERTAIN = 1.0
+REDRAWN = 0.1
+MEASURES = {
+    "pointing": "peak in the object",
+    "lift": "lift over area",
+    "deletion": "deletion ↓",
+    "insertion": "insertion ↑",
+    "redrawn": "nats lost when its top 10 % is redrawn empty ↑",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """One scene: the image; for each noun that it shows once, its mask [gh, gw] and the image without it; and the image
+    without any object."""
+
+    image: Any
+    masks: dict[str, Tensor]
+    without: dict[str, Any]
+    empty: Any
+
+
+def run(pipe: Any, truths: Iterable[Truth], slow: bool = True) -> dict[str, dict[str, list[float]]]:
+    """{row: {measure: one figure a certified word}}; rows are methods with the layer they read, then controls."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    rng = torch.Generator().manual_seed(0)
+    for truth in truths:
+        encoded = pipe.encode(truth.image)
+        answer = pipe.caption(encoded)
+        if not answer.token_ids:
+            continue
+        scorer = pipe.scorer(encoded, answer)
+        certified = list(_certified(pipe, scorer, truth))
+        if not certified:
+            continue
+        found = {}
+        for name in METHODS:
+            if name == "occlusion" and not slow:
+                continue
+            for layer in ("mean", None) if name != "occlusion" else (None,):
+                each = explain(pipe, encoded, answer, name, layer=layer)
+                where = "" if name == "occlusion" else f", {_layer(each.layer)}"
+                found[METHODS[name].title + where] = each.patches
+        for word, noun in certified:
+            maps = {title: patches[word] for title, patches in found.items()}
+            maps |= controls(truth.masks[noun], rng)
+            for title, figures in _measured(pipe, scorer, truth, word, noun, maps):
+                for measure, figure in figures.items():
+                    rows.setdefault(title, {}).setdefault(measure, []).append(figure)
+    return rows
+
+
+def controls(mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+    """Maps that know nothing, and the planted truth with its inverse."""
+    rows, columns = mask.shape
+    y, x = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
+    return {
+        "control: even": torch.ones(mask.shape),
+        "control: random": torch.rand(mask.shape, generator=rng),
+        "control: centre": torch.exp(-(x**2 + y**2)),
+        "control: the true mask": mask.float(),
+        "control: its inverse": 1 - mask.float(),
+    }
+
+
+def _layer(layer: Any) -> str:
+    return "mean of layers" if layer == "mean" else f"layer {layer}"
+
+
+def _certified(pipe: Any, scorer: Any, truth: Truth) -> Iterator[tuple[int, str]]:
+    nouns = list(truth.without)
+    queries = torch.cat([scorer.queries, *(pipe.encode(truth.without[noun]).queries for noun in nouns)])
+    scores = scorer.score(queries)
+    for index, noun in enumerate(nouns):
+        if scorer.words.count(noun) != 1:
+            continue
+        word = scorer.words.index(noun)
+        fall = scores[0, word] - scores[1:, word]
+        others = [fall[other].item() for other in range(len(nouns)) if other != index]
+        if fall[index] > CERTAIN and all(other <= CERTAIN for other in others):
+            yield word, noun
+
+
+def _measured(
+    pipe: Any, scorer: Any, truth: Truth, word: int, noun: str, maps: dict[str, Tensor]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    def score(keep: Tensor) -> Tensor:
+        seen = torch.cat([torch.ones(len(keep), 1, dtype=torch.bool), keep], 1)
+        return scorer.score(scorer.requery(seen))[:, word]
+
+    redrawn = [
+        pipe.encode(_redraw(truth, steps(patches, (REDRAWN,))[0].view_as(patches))).queries
+        for patches in maps.values()
+    ]
+    scores = scorer.score(torch.cat([scorer.queries, *redrawn]))[:, word]
+    blank, whole = score(torch.tensor([[False], [True]]).expand(-1, truth.masks[noun].numel()))
+    for (title, patches), after in zip(maps.items(), scores[1:], strict=True):
+        mask = truth.masks[noun]
+        figures = {
+            "pointing": pointing(patches, mask),
+            "lift": lift(patches, mask),
+            "redrawn": (scores[0] - after).item(),
+        }
+        if whole - blank > CERTAIN:
+            figures["deletion"], figures["insertion"] = deletion_insertion(patches, score)
+        yield title, figures
+
+
+def _redraw(truth: Truth, cells: Tensor) -> Any:
+    """The image with these cells as they look without any object."""
+    from PIL import Image
+
+    size = truth.image.size
+    mask = Image.fromarray(cells.numpy().astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+    return Image.composite(truth.empty, truth.image, mask)
+
+
+def interval(values: list[float], draws: int = 1000) -> tuple[float, float, float]:
+    """Mean with a bootstrap interval of 95 % over cases."""
+    data = np.asarray(values)
+    rng = np.random.default_rng(0)
+    means = data[rng.integers(0, len(data), (draws, len(data)))].mean(1)
+    return float(data.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
+
+
+def table(rows: dict[str, dict[str, list[float]]]) -> str:
+    """The rows as Markdown, every figure with its interval."""
+    lines = ["| map | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    for title, figures in rows.items():
+        cells = ["{:.3f} ({:.2f} to {:.2f})".format(*interval(figures[m])) for m in MEASURES]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

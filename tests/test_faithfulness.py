@@ -1,0 +1,106 @@
+"""Measures of truth: by hand, and against a planted oracle that must score best and its inverse worst."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.emoji.truths import truths
+from qformer_viz import BadShape, benchmark, cli
+from qformer_viz.__main__ import backend
+from qformer_viz.faithfulness import deletion_insertion, dilate, lift, pointing, steps
+
+MASK = torch.zeros(6, 6, dtype=torch.bool)
+MASK[1:3, 1:3] = True
+
+
+def one(row, column):
+    patches = torch.zeros(6, 6)
+    patches[row, column] = 1
+    return patches
+
+
+def test_pointing_allows_one_cell_and_counts_ties_by_their_share():
+    assert [pointing(one(*at), MASK) for at in ((1, 1), (3, 3), (0, 0), (4, 3), (5, 5))] == [1, 1, 1, 0, 0]
+    assert pointing(torch.ones(6, 6), MASK) == pytest.approx(16 / 36)
+    assert pointing(one(1, 1) + one(5, 5), MASK) == 0.5
+    assert dilate(MASK).sum() == 16
+
+
+def test_lift_is_one_by_chance_and_negative_weight_does_not_count():
+    assert lift(torch.ones(6, 6), MASK) == pytest.approx(1)
+    assert lift(MASK.float(), MASK) == pytest.approx(9)
+    assert lift(MASK.float() - 5 * (~MASK).float(), MASK) == pytest.approx(9)
+    assert lift(-torch.ones(6, 6), MASK) == 0
+
+
+def test_steps_take_the_greatest_first():
+    top = steps(torch.tensor([[3.0, 1.0], [2.0, 4.0]]), (0, 0.25, 0.5, 1))
+    assert top.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+
+
+def test_deletion_and_insertion_by_hand():
+    """The word is worth the share of four weighted patches that is shown."""
+    weight = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    patches = weight.view(2, 2)
+
+    def score(keep):
+        return 10 * (keep.float() @ weight) - 7
+
+    fractions = (0, 0.25, 0.5)
+    inserted = np.trapezoid([0, 0.4, 0.7], fractions) / 0.5
+    assert deletion_insertion(patches, score, fractions) == pytest.approx((1 - inserted, inserted))
+    worst = deletion_insertion(-patches, score, fractions)
+    assert worst[0] > 1 - inserted and worst[1] < inserted
+
+
+def test_the_planted_oracle_scores_best_and_its_inverse_worst():
+    def score(keep):
+        return keep[:, MASK.flatten()].float().mean(1)
+
+    maps = benchmark.controls(MASK, torch.Generator().manual_seed(1))
+    found = {title: deletion_insertion(patches, score) for title, patches in maps.items()}
+    by_deletion = sorted(found, key=lambda title: found[title][0])
+    by_insertion = sorted(found, key=lambda title: -found[title][1])
+    for order in (by_deletion, by_insertion):
+        assert order[0] == "control: the true mask" and order[-1] == "control: its inverse"
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    for patches, mask in ((torch.ones(5, 5), MASK), (torch.ones(6, 6), torch.zeros_like(MASK))):
+        with pytest.raises(BadShape, match="same grid"):
+            pointing(patches, mask)
+
+
+def test_intervals_hold_the_mean():
+    mean, low, high = benchmark.interval([0.0, 1.0] * 50)
+    assert mean == 0.5 and 0.38 < low < 0.45 and 0.55 < high < 0.62
+
+
+def test_truths_differ_only_where_the_object_was():
+    found = next(truth for truth in truths(20) if len(truth["masks"]) > 1)
+    whole = np.asarray(found["image"], int)
+    for noun, mask in found["masks"].items():
+        changed = (np.abs(whole - np.asarray(found["without"][noun], int)).sum(-1) > 30).reshape(
+            16, 14, 16, 14
+        )
+        changed = changed.mean((1, 3)) > 0.25
+        near = dilate(torch.from_numpy(mask)).numpy()
+        assert changed.any() and not (changed & ~near).any(), noun
+    assert (np.asarray(found["empty"], int) != whole).any()
+
+
+def test_the_benchmark_on_the_bundled_model(capsys):
+    """On a few scenes: the default method beats raw attention, and the controls keep their order."""
+    import json
+
+    assert cli.main(["faithfulness", "--scenes", "8", "--json"], backend()) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    mean = {title: {m: np.mean(v) for m, v in row.items()} for title, row in rows.items()}
+    best, raw = mean["Query knock-out, layer 4"], mean["Raw attention, layer 4"]
+    assert len(rows["control: even"]["pointing"]) >= 8
+    assert best["pointing"] >= 0.9 and best["lift"] > 2 * raw["lift"] and best["redrawn"] > raw["redrawn"]
+    oracle, inverse, even = (mean[f"control: {name}"] for name in ("the true mask", "its inverse", "even"))
+    assert (
+        oracle["pointing"] == 1 and inverse["pointing"] < 0.3 and even["lift"] == pytest.approx(1, abs=1e-3)
+    )
+    assert oracle["deletion"] < 0.5 < inverse["deletion"] and oracle["redrawn"] > 3 > inverse["redrawn"]
