@@ -4,7 +4,7 @@ A word counts when it is certified: its log-probability falls by more than one n
 and does not when another object is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,3 +148,60 @@ def table(rows: dict[str, dict[str, list[float]]]) -> str:
         cells = ["{:.3f} ({:.2f} to {:.2f})".format(*interval(figures[m])) for m in MEASURES]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def sanity(pipe: Any, truths: Sequence[Truth]) -> dict[str, list[float]]:
+    """Does the map hang on what was learned? (Adebayo et al. 2018) {what has been re-initialised so far: Spearman
+    correlation of the default map to the original, one figure a word with a map}.
+
+    From the projection down through the Q-Former's layers, each step on top of the last. The answers stay the original
+    ones. The model is destroyed: load another afterwards.
+    """
+    cases = []
+    for truth in truths:
+        encoded = pipe.encode(truth.image)
+        answer = pipe.caption(encoded)
+        if answer.token_ids:
+            found = explain(pipe, encoded, answer)
+            cases.append((truth.image, encoded.question, answer, found))
+    rows: dict[str, list[float]] = {}
+    torch.manual_seed(0)
+    for title, module in _downwards(pipe.model):
+        _reinitialise(module)
+        pipe.forget()
+        for image, question, answer, before in cases:
+            after = explain(pipe, pipe.encode(image, question), answer)
+            for word in before.visual.nonzero()[:, 0].tolist():
+                rows.setdefault(title, []).append(spearman(before.patches[word], after.patches[word]))
+    return rows
+
+
+def _downwards(model: Any) -> Iterator[tuple[str, Any]]:
+    yield "projection", model.language_projection
+    layers = model.qformer.encoder.layer
+    for number in reversed(range(len(layers))):
+        yield f"… and Q-Former layer {number}", layers[number]
+
+
+def _reinitialise(module: Any) -> None:
+    """Weights drawn anew with the spread that they had, biases nought, norms one."""
+    for name, parameter in module.named_parameters():
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                parameter.normal_(0, parameter.float().std().item())
+            else:
+                parameter.fill_(1.0 if "LayerNorm.weight" in name else 0.0)
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation of two maps; 0 where one of them is even, for it orders nothing."""
+    ranks = [_ranks(x.flatten().double()) for x in (a, b)]
+    centred = [rank - rank.mean() for rank in ranks]
+    norm = centred[0].norm() * centred[1].norm()
+    return 0.0 if norm == 0 else (centred[0] @ centred[1] / norm).item()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Average ranks, so that ties count alike."""
+    _, group, count = values.unique(return_inverse=True, return_counts=True)
+    return (count.cumsum(0) - (count - 1) / 2)[group]

@@ -83,6 +83,11 @@ def parser() -> argparse.ArgumentParser:
     )
     model_arguments(truth)
     truth.add_argument("--scenes", type=int, default=300, help="how many [%(default)s]")
+    truth.add_argument(
+        "--sanity",
+        action="store_true",
+        help="instead, whether the map changes when what was learned is replaced by noise (20 scenes do)",
+    )
     truth.add_argument("--json", action="store_true", help="print every figure as JSON")
     return top
 
@@ -124,6 +129,13 @@ def run_faithfulness(pipe: Any, backend: Backend, args: argparse.Namespace) -> d
             yield benchmark.Truth(**truth | {"masks": masks})
         print(file=sys.stderr)
 
+    if args.sanity:
+        rows = benchmark.sanity(pipe, list(told()))
+        lines = ["| re-initialised | Spearman to the original map |", "|---|---|"]
+        lines += [
+            "| {} | {:.3f} ({:.2f} to {:.2f}) |".format(t, *benchmark.interval(v)) for t, v in rows.items()
+        ]
+        return {"text": "\n".join(lines), "rows": rows}
     rows = benchmark.run(pipe, told())
     cases = len(next(iter(rows.values()))["pointing"]) if rows else 0
     text = f"{cases} certified words of {args.scenes} scenes, {pipe.name}\n\n{benchmark.table(rows)}"

@@ -104,3 +104,22 @@ def test_the_benchmark_on_the_bundled_model(capsys):
         oracle["pointing"] == 1 and inverse["pointing"] < 0.3 and even["lift"] == pytest.approx(1, abs=1e-3)
     )
     assert oracle["deletion"] < 0.5 < inverse["deletion"] and oracle["redrawn"] > 3 > inverse["redrawn"]
+
+
+def test_rank_correlation():
+    a = torch.tensor([[1.0, 5.0], [2.0, 9.0]])
+    assert benchmark.spearman(a, a**3) == pytest.approx(1)
+    assert benchmark.spearman(a, -a) == pytest.approx(-1)
+    assert benchmark.spearman(a, torch.ones(2, 2)) == 0
+    # Ties share their rank: 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+    expected = np.corrcoef([1, 2.5, 2.5, 4], [1, 2, 3, 4])[0, 1]
+    assert benchmark.spearman(torch.tensor([0.0, 1, 1, 2]), torch.arange(4.0)) == pytest.approx(expected)
+
+
+def test_a_model_of_noise_has_other_maps(capsys):
+    import json
+
+    assert cli.main(["faithfulness", "--scenes", "4", "--sanity", "--json"], backend()) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert next(iter(rows)) == "projection" and len(rows) == 7
+    assert abs(np.mean(list(rows.values())[-1])) < 0.3

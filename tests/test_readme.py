@@ -32,7 +32,12 @@ def test_command_lines_parse():
     from qformer_viz.cli import parser
 
     found = commands("python -m qformer_viz ")
-    assert {parser().parse_args(words).command for words in found} == {"caption", "ask", "explain", "faithfulness"}
+    assert {parser().parse_args(words).command for words in found} == {
+        "caption",
+        "ask",
+        "explain",
+        "faithfulness",
+    }
 
 
 def test_options_and_environment_variables_exist():
