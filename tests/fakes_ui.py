@@ -49,6 +49,16 @@ def fake_capture(seed: int = 0) -> Capture:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class FakeEncoded:
+    image: Any
+    sha256: str
+    record: Any
+    question: str | None
+    vision: Any
+    queries: torch.Tensor
+
+
 @dataclass
 class FakePipeline:
     """`gate`, if set, holds every stream after each word until the test opens it. A question with the word
@@ -65,13 +75,13 @@ class FakePipeline:
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def encode(self, image: Any, question: str | None = None) -> Any:
-        if isinstance(image, SimpleNamespace):
+        if isinstance(image, FakeEncoded):
             image = image.image
         self.encoded += 1
         digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
         capture = fake_capture(int(digest[:6], 16) + len(question or ""))
         reads = question if self.family == "instructblip" else None
-        return SimpleNamespace(
+        return FakeEncoded(
             image=image,
             sha256=digest,
             record=SimpleNamespace(result=capture),
@@ -108,6 +118,8 @@ class FakePipeline:
 
     def ask(self, image: Any, question: str, history=(), decoding: Decoding | None = None) -> Answer:
         self.asked.append((question, tuple(history), decoding))
+        if isinstance(image, FakeEncoded) and not image.queries[0, -1].any():
+            return self._answer("changed <i>answer</i>", "eos")
         if question == "break":
             raise FakeError("This fake is out of memory. Ask something shorter.")
         if question == "nothing":

@@ -1,6 +1,7 @@
 """The Why tab without a browser."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -69,3 +70,39 @@ def test_a_question_that_is_read_is_explained_with_its_own_maps(tmp_path):
     session = ask(services, looked(services, Session(), tmp_path), "where?")
     assert session.encoded.question == "where?"
     assert why.words(services, session, False)["words"] == ["you", "asked", "where?"]
+
+
+def test_an_answer_without_some_queries_beside_the_old_one(services, session):
+    told = why.outcome(services, session, f"2, {QUERIES - 1}", why.AWAY)
+    assert "With 2 of 8 queries" in told and "you asked what is it?" in told
+    assert "changed &lt;i&gt;answer" in told and "<i>" not in told
+    cells = re.findall(r"<tr><td>(.*?)</td><td>.*?</td><td>.*?</td><td>(.*?)</td>", told)
+    assert cells == [
+        ("you", "+0.00"),
+        ("asked", "+0.00"),
+        ("what", "-1.00"),
+        ("is", "+0.00"),
+        ("it?", "+0.00"),
+    ]
+
+
+def test_the_question_is_asked_again_after_the_same_turns(services, session):
+    why.outcome(services, ask(services, session, "next?"), "1", why.AWAY)
+    assert services.speaker.pipe.asked[-1][:2] == ("next?", (("what is it?", "you asked what is it?"),))
+
+
+def test_keeping_only_some_takes_the_others_away(services, session):
+    told = why.outcome(services, session, "2", why.KEEP)
+    assert "With 7 of 8 queries" in told
+    cells = dict(re.findall(r"<tr><td>(.*?)</td><td>.*?</td><td>.*?</td><td>(.*?)</td>", told))
+    assert cells["what"] == "+0.00" and cells["asked"] == cells["is"] == "-1.00"
+
+
+@pytest.mark.parametrize("numbers", ["", "8", "-1", "one", "1; two", "9" * 5000, "²", None])
+def test_queries_that_do_not_exist_are_told(services, session, numbers):
+    assert "0 to 7" in why.outcome(services, session, numbers, why.AWAY)
+
+
+def test_no_answer_to_change_is_told(services, session):
+    assert "no image yet" in why.outcome(services, Session(), "1", why.AWAY)
+    assert "no finished answer" in why.outcome(services, replace(session, answer=None), "1", why.AWAY)

@@ -1,12 +1,17 @@
 """Tab: which queries and patches every word of the last answer came from."""
 
+import re
+from dataclasses import replace
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 
 from ..attribution import METHODS
+from ..attribution.knockout import replaced
 from ..explain import DEFAULT, explain
 from ..view.palette import DIVERGING
 from ..view.payload import embed
@@ -17,6 +22,7 @@ from .services import Services
 
 NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
 SLOW = ("occlusion",)
+AWAY, KEEP = "Take them away", "Keep only them"
 HOST = Path(__file__).parent / "static" / "why.host.js"
 
 
@@ -51,7 +57,25 @@ def tab() -> dict:
         apply_default_css=False,
         elem_id="why-view",
     )
-    return {"run": run, "occlude": occlude, "told": told, "view": view}
+    with gr.Row(elem_classes="qfv-controls"):
+        numbers = gr.Textbox(
+            label="Queries, by number", placeholder="12, 17", elem_id="why-queries", min_width=180, scale=2
+        )
+        how = gr.Radio(
+            [AWAY, KEEP], value=AWAY, label="What to do with them", elem_id="why-how", min_width=220, scale=2
+        )
+        again = gr.Button("Answer again", size="md", elem_id="why-again", min_width=140, scale=0)
+    outcome = gr.HTML(elem_id="why-outcome", apply_default_css=False)
+    return {
+        "run": run,
+        "occlude": occlude,
+        "told": told,
+        "view": view,
+        "numbers": numbers,
+        "how": how,
+        "again": again,
+        "outcome": outcome,
+    }
 
 
 def told_and_view(services: Services, session: Session, occlude: bool) -> tuple[str, str]:
@@ -66,7 +90,7 @@ def words(services: Services, session: Session, occlude: bool) -> dict[str, Any]
     """What the view draws. Everything the visitor can choose is in it. ValueError says what to do instead."""
     if session.encoded is None:
         raise ValueError(NO_IMAGE)
-    if session.answer is None or not session.answer.token_ids:
+    if session.answer is None or not session.answer.text:
         raise ValueError(NO_ANSWER)
     pipe = services.of(session).pipe
     found = {
@@ -106,9 +130,56 @@ def _rounded(values: Any) -> list:
     return digits if values.dim() > 1 else digits[0]
 
 
-def forget() -> tuple[str, str]:
+def outcome(services: Services, session: Session, numbers: str, how: str) -> str:
+    """The new answer beside the old one, and what every word of the old one loses; trouble is told instead."""
+    try:
+        return intervene(services, session, numbers, how)
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error))
+
+
+def intervene(services: Services, session: Session, numbers: str, how: str) -> str:
+    """The same question with some queries saying what they say of any image. ValueError says what to do instead."""
+    if session.encoded is None:
+        raise ValueError(NO_IMAGE)
+    if session.answer is None or not session.answer.text:
+        raise ValueError(NO_ANSWER)
+    pipe, encoded, old = services.of(session).pipe, session.encoded, session.answer
+    chosen = parsed(numbers, encoded.queries.shape[1])
+    away = torch.zeros(1, encoded.queries.shape[1], dtype=torch.bool)
+    away[0, chosen] = True
+    away = ~away if how == KEEP else away
+    queries = replaced(encoded.queries, pipe.mean_queries(encoded.question), away)
+    changed = replace(encoded, queries=queries)
+    *before, (question, _) = session.turns()
+    new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
+    scorer = pipe.scorer(encoded, old)
+    was, now = scorer.score(torch.cat([scorer.queries, queries]))
+    rows = "".join(
+        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{b - a:+.2f}</td></tr>"
+        for word, a, b in zip(scorer.words, was, now, strict=True)
+    )
+    count = int(away.sum())
+    return (
+        f"<p>With {count} of {away.numel()} queries saying what they say of any image:</p>"
+        f"<dl class='qfv-facts'><div><dt>before</dt><dd>{escape(old.text)}</dd></div>"
+        f"<div><dt>now, greedily</dt><dd>{escape(new.text) or '(no word)'}</dd></div></dl>"
+        "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
+        f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def parsed(numbers: str, count: int) -> list[int]:
+    """The queries named in a text such as "3, 12"; ValueError for none, or for one that does not exist."""
+    found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
+    if not found or not all(part.isascii() and part.isdigit() and int(part[:6]) < count for part in found):
+        raise ValueError(f"Name queries by their numbers, 0 to {count - 1}, for example: 3, 12")
+    return sorted({int(part) for part in found})
+
+
+def forget() -> tuple[str, str, str]:
     """Another image, model or answer: what was explained is of no more use."""
-    return "", ""
+    return "", "", ""
 
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple:
@@ -116,4 +187,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told = [parts["told"], parts["view"]]
     parts["run"].click(partial(told_and_view, services), [session, parts["occlude"]], told, **lane)
-    return (forget, None, told)
+    numbers, how, again, result = (parts[name] for name in ("numbers", "how", "again", "outcome"))
+    gr.on([again.click, numbers.submit], partial(outcome, services), [session, numbers, how], result, **lane)
+    return (forget, None, [*told, result])

@@ -35,5 +35,18 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     assert "without going through single queries" in body.inner_text() and queries.count() == 0
     assert "row 1, column 3" in page.locator(".qfv-why canvas").get_attribute("aria-label")
     assert len(page.requests) == requests
+    page.locator("#why-queries input, #why-queries textarea").fill("2, 99")
+    page.locator("#why-again").click()
+    page.get_by_text("Name queries by their numbers, 0 to 7").wait_for()
+    page.locator("#why-queries input, #why-queries textarea").fill("2")
+    page.locator("#why-again").click()
+    page.locator("#why-outcome table").wait_for()
+    rows = [row.split("\t") for row in page.locator("#why-outcome tbody tr").all_inner_texts()]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("you", "+0.00"),
+        ("asked", "+0.00"),
+        ("<b>one?</b>", "-1.00"),
+    ]
     captioned(page, picture("blue"))
+    page.wait_for_function("!document.querySelector('#why-outcome table')")
     page.wait_for_function("!document.querySelector('.qfv-chip')")
