@@ -14,7 +14,8 @@ from .reading import Reader
 from .retrieval import RERANKED, evaluate_retrieval, is_retrieval
 
 METRICS = "metrics.json"
-ABLATION = "ablation.md"
+# Files beside the weights that hold measured tables, and the headings under which the card shows them.
+TABLES = {"ablation.md": "What each part contributes", "faithfulness.md": "Which explanations are true"}
 
 ANSWERING = {
     "noun_f1": "caption nouns, F1",
@@ -68,12 +69,10 @@ Artwork and its licences: `assets/emoji/LICENSES.md`.
 """
 
 
-def render_card(metrics: dict, folder: str = "blip2-emoji", ablation: str = "") -> str:
-    """The card's text from the figures of `metrics.json`."""
+def render_card(metrics: dict, folder: str = "blip2-emoji", tables: str = "") -> str:
+    """The card's text from the figures of `metrics.json`; `tables` go before its foot."""
     parts = _retrieving(metrics) if "pool" in metrics else _speaking(metrics, folder)
-    if ablation:
-        parts += f"## What each part contributes\n\n{ablation}\n\n"
-    return parts + FOOT.format(folder=folder, pad=" " * max(1, 20 - len(folder)))
+    return parts + tables + FOOT.format(folder=folder, pad=" " * max(1, 20 - len(folder)))
 
 
 def _speaking(metrics: dict, folder: str) -> str:
@@ -278,7 +277,9 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False) -> Path:
 
 def card_of(folder: Path) -> str:
     """The card that belongs to what lies in the folder."""
-    table = folder / ABLATION
-    return render_card(
-        json.loads((folder / METRICS).read_text()), folder.name, table.read_text() if table.exists() else ""
+    tables = "".join(
+        f"## {heading}\n\n{(folder / name).read_text()}\n\n"
+        for name, heading in TABLES.items()
+        if (folder / name).exists()
     )
+    return render_card(json.loads((folder / METRICS).read_text()), folder.name, tables)
