@@ -57,6 +57,17 @@ def canvas(**options) -> gr.HTML:
     )
 
 
+def live_view(name: str, elem_id: str) -> gr.HTML:
+    """A tab's view, `QFormerViz[name](host, value)`; its value is JSON text, "" for none. Drawn in the browser."""
+    return gr.HTML(
+        value="",
+        html_template=f"<div class='qfv-host' data-view='{name}'></div>",
+        js_on_load=(STATIC / "view.host.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
 def facts(rows: Iterable[tuple[str, str, str]], warning: str = "") -> str:
     """A list of (name, value, what it means) as HTML, with an optional warning above."""
     told = alert(warning) if warning else ""

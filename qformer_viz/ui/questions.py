@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
-from .components import alert
+from .components import alert, live_view
 from .conversation import NO_IMAGE, Session, too_long
 from .payload import as_json
 from .services import Services
@@ -19,7 +18,6 @@ NOT_READ = (
     "This model's Q-Former does not read the question: its maps are the same whatever is asked. Choose a model that "
     "does, such as InstructBLIP, at the top of the page."
 )
-HOST = Path(__file__).parent / "static" / "difference.host.js"
 
 
 def tab() -> dict:
@@ -47,13 +45,7 @@ def tab() -> dict:
             "Compare", variant="primary", size="md", elem_id="questions-compare", min_width=110
         )
     told = gr.HTML(elem_id="questions-told", apply_default_css=False)
-    view = gr.HTML(
-        value="",
-        html_template="<div class='qfv-host'></div>",
-        js_on_load=HOST.read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id="questions-view",
-    )
+    view = live_view("difference", "questions-view")
     return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
 
 

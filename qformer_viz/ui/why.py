@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,7 @@ from ..attribution.knockout import replaced
 from ..explain import DEFAULT, explain
 from ..view.palette import DIVERGING
 from ..view.payload import embed
-from .components import alert
+from .components import alert, live_view
 from .conversation import NO_IMAGE, Session
 from .payload import as_json
 from .services import Services
@@ -23,7 +22,6 @@ from .services import Services
 NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
 SLOW = ("occlusion",)
 AWAY, KEEP = "Take them away", "Keep only them"
-HOST = Path(__file__).parent / "static" / "why.host.js"
 
 
 def tab() -> dict:
@@ -50,13 +48,7 @@ def tab() -> dict:
             min_width=240,
         )
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
-    view = gr.HTML(
-        value="",
-        html_template="<div class='qfv-host'></div>",
-        js_on_load=HOST.read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id="why-view",
-    )
+    view = live_view("why", "why-view")
     with gr.Row(elem_classes="qfv-controls"):
         numbers = gr.Textbox(
             label="Queries, by number", placeholder="12, 17", elem_id="why-queries", min_width=180, scale=2
