@@ -30,14 +30,13 @@ def opened(browser, url: str, width: int, height: int, dark: bool = False, touch
         page.locator("#question textarea").fill(question)
         page.locator("#send").click()
         page.wait_for_function(IDLE, arg=1 + 2 * turn)
-    page.wait_for_selector("#similarity-plot .heatmaplayer image")
     page.wait_for_timeout(1000)
     yield page
     context.close()
 
 
 def main() -> None:
-    """Write desktop.png, phone.png and similarity.png."""
+    """Write desktop.png, phone.png, similarity.png and why.png."""
     OUT.mkdir(exist_ok=True)
     with serve("app") as url, sync_playwright() as playwright:
         browser = launch(playwright)
@@ -50,9 +49,19 @@ def main() -> None:
             page.wait_for_timeout(300)
             page.screenshot(path=OUT / "desktop.png")
         with opened(browser, url, 1440, 900, dark=True) as page:
+            page.get_by_role("tab", name="Similarity").click()
+            page.wait_for_selector("#similarity-plot .heatmaplayer image")
             page.locator("#tabs").evaluate("node => node.scrollIntoView()")
             page.wait_for_timeout(500)
             page.screenshot(path=OUT / "similarity.png")
+        with opened(browser, url, 1440, 900) as page:
+            page.locator("#caption").click()
+            page.wait_for_function(IDLE, arg=7)
+            page.locator("#why-run").click()
+            page.locator(".qfv-chip", has_text="cat").click()
+            page.locator("#tabs").evaluate("node => node.scrollIntoView()")
+            page.wait_for_timeout(500)
+            page.screenshot(path=OUT / "why.png")
         with opened(browser, url, 390, 844, touch=True) as page:
             page.locator("#canvas").evaluate("node => node.scrollIntoView()")
             page.wait_for_timeout(500)

@@ -73,6 +73,7 @@ def text(page):
 def test_upload_brings_caption_canvas_and_figures(url, open_page):
     page = open_page(url)
     captioned(page)
+    page.get_by_role("tab", name="Similarity").click()
     page.wait_for_selector("#similarity-plot .js-plotly-plot .heatmaplayer image")
     page.wait_for_function(
         "(document.querySelector('#similarity-facts')?.innerText ?? '').includes('Effective rank')"
@@ -145,6 +146,7 @@ def test_bad_upload_leaves_everything_as_it_was(url, open_page, content):
 def test_exploring_asks_the_server_for_nothing(url, open_page):
     page = open_page(url)
     captioned(page)
+    page.get_by_role("tab", name="Similarity").click()
     page.wait_for_selector("#similarity-plot .heatmaplayer image")
     page.wait_for_function(
         "(document.querySelector('#similarity-facts')?.innerText ?? '').includes('Effective rank')"
@@ -164,6 +166,7 @@ def test_exploring_asks_the_server_for_nothing(url, open_page):
 def test_a_click_on_a_similarity_puts_both_queries_on_the_canvas(url, open_page):
     page = open_page(url)
     captioned(page)
+    page.get_by_role("tab", name="Similarity").click()
     page.wait_for_selector("#similarity-plot .heatmaplayer image")
     page.locator("#similarity-plot").scroll_into_view_if_needed()
     labels = page.evaluate("document.querySelector('#similarity-plot .js-plotly-plot').data[0].x")
@@ -180,6 +183,7 @@ def test_a_click_on_a_similarity_puts_both_queries_on_the_canvas(url, open_page)
 def test_threshold_moves_the_redundancy(url, open_page):
     page = open_page(url)
     captioned(page)
+    page.get_by_role("tab", name="Similarity").click()
     facts = page.locator("#similarity-facts")
     page.wait_for_function("(document.querySelector('#similarity-facts')?.innerText ?? '').includes('0.80')")
     before = facts.inner_text()
