@@ -59,9 +59,8 @@ def main() -> None:
             page.wait_for_function(IDLE, arg=7)
             page.locator("#why-run").click()
             page.locator(".qfv-chip", has_text="cat").click()
-            page.locator("#tabs").evaluate("node => node.scrollIntoView()")
-            page.wait_for_timeout(500)
-            page.screenshot(path=OUT / "why.png")
+            page.locator("#why-view img").wait_for()
+            page.locator("#tabs").screenshot(path=OUT / "why.png")
         with opened(browser, url, 390, 844, touch=True) as page:
             page.locator("#canvas").evaluate("node => node.scrollIntoView()")
             page.wait_for_timeout(500)
