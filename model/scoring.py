@@ -68,8 +68,8 @@ class Scorer:
         The row that predicts a piece is the position before it; pieces of a word are averaged. Encoder-decoder models:
         the decoder's cross-attention.
         """
-        before = self.language.config._attn_implementation
         with self.guard():
+            before = self.language.config._attn_implementation
             self.language.set_attn_implementation("eager")
             try:
                 out, first = self._forward(self.queries, output_attentions=True)

@@ -38,7 +38,7 @@ class Truth:
     empty: Any
 
 
-def run(pipe: Any, truths: Iterable[Truth], slow: bool = True) -> dict[str, dict[str, list[float]]]:
+def run(pipe: Any, truths: Iterable[Truth]) -> dict[str, dict[str, list[float]]]:
     """{row: {measure: one figure a certified word}}; rows are methods with the layer they read, then controls."""
     rows: dict[str, dict[str, list[float]]] = {}
     rng = torch.Generator().manual_seed(0)
@@ -52,13 +52,11 @@ def run(pipe: Any, truths: Iterable[Truth], slow: bool = True) -> dict[str, dict
         if not certified:
             continue
         found = {}
-        for name in METHODS:
-            if name == "occlusion" and not slow:
-                continue
-            for layer in ("mean", None) if name != "occlusion" else (None,):
+        for name, method in METHODS.items():
+            for layer in ("mean", None) if method.layered else (None,):
                 each = explain(pipe, encoded, answer, name, layer=layer)
-                where = "" if name == "occlusion" else f", {_layer(each.layer)}"
-                found[METHODS[name].title + where] = each.patches
+                where = f", {_layer(each.layer)}" if method.layered else ""
+                found[method.title + where] = each.patches
         for word, noun in certified:
             maps = {title: patches[word] for title, patches in found.items()}
             maps |= controls(truth.masks[noun], rng)

@@ -1,5 +1,7 @@
 """Measures of truth: by hand, and against a planted oracle that must score best and its inverse worst."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,21 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_intervals_hold_the_mean():
     mean, low, high = benchmark.interval([0.0, 1.0] * 50)
     assert mean == 0.5 and 0.38 < low < 0.45 and 0.55 < high < 0.62
+
+
+def test_an_object_that_cannot_be_seen_has_no_truth(monkeypatch):
+    from model.emoji import truths as module
+    from model.emoji.scenes import random_scene as draw
+
+    def covered(seed):
+        scene = draw(seed, min_objects=1, max_objects=1)
+        front = dataclasses.replace(scene.objects[0], noun="cat" if scene.objects[0].noun != "cat" else "dog")
+        return dataclasses.replace(
+            scene, objects=(dataclasses.replace(scene.objects[0], size=2.0, x=900.0), front)
+        )
+
+    monkeypatch.setattr(module, "random_scene", covered)
+    assert all(len(found["masks"]) == len(found["without"]) == 1 for found in truths(3))
 
 
 def test_truths_differ_only_where_the_object_was():

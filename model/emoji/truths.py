@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from .scenes import random_scene, render
 
 SEED, SIDE, COVER = 710_000, 14, 0.25
@@ -14,7 +12,8 @@ SEED, SIDE, COVER = 710_000, 14, 0.25
 
 def truths(count: int) -> Iterator[dict[str, Any]]:
     """Fresh scenes: `image`; `masks` {noun: bool [16, 16]}, cells that the object covers by a quarter, or the one that
-    it covers most; `without` {noun: image}, re-rendered; `empty`, the background. Nouns shown once only."""
+    it covers most; `without` {noun: image}, re-rendered; `empty`, the background. Nouns shown once only, where
+    anything of the object is to be seen."""
     for seed in range(SEED, SEED + count):
         scene = random_scene(seed)
         drawn = render(scene)
@@ -24,9 +23,11 @@ def truths(count: int) -> Iterator[dict[str, Any]]:
             if often[item.noun] > 1:
                 continue
             cover = drawn.masks[index].reshape(16, SIDE, 16, SIDE).mean((1, 3))
+            if not cover.any():
+                continue
             found["masks"][item.noun] = cover >= min(COVER, cover.max())
             others = scene.objects[:index] + scene.objects[index + 1 :]
             found["without"][item.noun] = render(replace(scene, objects=others)).image
         found["empty"] = render(replace(scene, objects=())).image
-        if any(np.any(mask) for mask in found["masks"].values()):
+        if found["masks"]:
             yield found

@@ -17,7 +17,8 @@ __all__ = ["METHODS", "Case", "Method"]
 
 @dataclass(frozen=True)
 class Method:
-    """compute(case) -> [t, q or 1, N]; `unit` of the weights; `shows` and `hides` are one sentence each."""
+    """compute(case) -> [t, q or 1, N]; `unit` of the weights; `shows` and `hides` are one sentence each; `layered`:
+    whether the weights depend on the cross-attention layer chosen; `slow`: run only when asked for."""
 
     name: str
     title: str
@@ -25,6 +26,8 @@ class Method:
     unit: str
     shows: str
     hides: str
+    layered: bool = True
+    slow: bool = False
 
 
 METHODS = {
@@ -47,6 +50,8 @@ METHODS = {
             "How much less probable the word becomes when the queries cannot look at a patch.",
             "The ViT has already spread what a patch holds over its neighbours and CLS, and the whole of an object "
             "is never hidden at once.",
+            layered=False,
+            slow=True,
         ),
         Method(
             "raw",

@@ -20,7 +20,6 @@ from .payload import as_json
 from .services import Services
 
 NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
-SLOW = ("occlusion",)
 AWAY, KEEP = "Take them away", "Keep only them"
 
 
@@ -80,15 +79,12 @@ def told_and_view(services: Services, session: Session, occlude: bool) -> tuple[
 
 def words(services: Services, session: Session, occlude: bool) -> dict[str, Any]:
     """What the view draws. Everything the visitor can choose is in it. ValueError says what to do instead."""
-    if session.encoded is None:
-        raise ValueError(NO_IMAGE)
-    if session.answer is None or not session.answer.text:
-        raise ValueError(NO_ANSWER)
+    _check(session)
     pipe = services.of(session).pipe
     found = {
         name: explain(pipe, session.encoded, session.answer, name)
         for name in METHODS
-        if occlude or name not in SLOW
+        if occlude or not METHODS[name].slow
     }
     first = found[DEFAULT]
     return {
@@ -116,6 +112,13 @@ def words(services: Services, session: Session, occlude: bool) -> dict[str, Any]
     }
 
 
+def _check(session: Session) -> None:
+    if session.encoded is None:
+        raise ValueError(NO_IMAGE)
+    if session.answer is None or not session.answer.text:
+        raise ValueError(NO_ANSWER)
+
+
 def _rounded(values: Any) -> list:
     """Four significant digits: enough to draw, and small to send."""
     digits = [[float(f"{v:.4g}") for v in row] for row in values.reshape(-1, values.shape[-1]).tolist()]
@@ -132,10 +135,7 @@ def outcome(services: Services, session: Session, numbers: str, how: str) -> str
 
 def intervene(services: Services, session: Session, numbers: str, how: str) -> str:
     """The same question with some queries saying what they say of any image. ValueError says what to do instead."""
-    if session.encoded is None:
-        raise ValueError(NO_IMAGE)
-    if session.answer is None or not session.answer.text:
-        raise ValueError(NO_ANSWER)
+    _check(session)
     pipe, encoded, old = services.of(session).pipe, session.encoded, session.answer
     chosen = parsed(numbers, encoded.queries.shape[1])
     away = torch.zeros(1, encoded.queries.shape[1], dtype=torch.bool)
@@ -164,7 +164,9 @@ def intervene(services: Services, session: Session, numbers: str, how: str) -> s
 def parsed(numbers: str, count: int) -> list[int]:
     """The queries named in a text such as "3, 12"; ValueError for none, or for one that does not exist."""
     found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
-    if not found or not all(part.isascii() and part.isdigit() and int(part[:6]) < count for part in found):
+    if not found or not all(
+        part.isascii() and part.isdigit() and len(part) < 6 and int(part) < count for part in found
+    ):
         raise ValueError(f"Name queries by their numbers, 0 to {count - 1}, for example: 3, 12")
     return sorted({int(part) for part in found})
 
