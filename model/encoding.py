@@ -40,7 +40,7 @@ class Encoder:
         with contextlib.nullcontext() if self.observe is None else self.observe(self.model) as record:
             if vision is None:
                 vision = self.model.vision_model(pixel_values=pixels).last_hidden_state
-            queries = self._queries(vision, instruction_inputs)
+            queries = self.queries(vision, instruction_inputs)
         encoded = EncodedImage(
             image=decoded.image,
             sha256=decoded.sha256,
@@ -59,7 +59,7 @@ class Encoder:
     def passing(self, decoded: Decoded, instruction_inputs: Any) -> Tensor:
         """The projected queries [1, q, d] of an image that nobody will ask for again: neither recorded nor kept."""
         vision = self.model.vision_model(pixel_values=self._pixels(decoded)).last_hidden_state
-        return self._queries(vision, instruction_inputs)
+        return self.queries(vision, instruction_inputs)
 
     def forget(self) -> None:
         self._encoded.clear()
@@ -70,17 +70,20 @@ class Encoder:
         weight = self.model.vision_model.embeddings.patch_embedding.weight
         return pixels.to(weight.device, weight.dtype)
 
-    def _queries(self, vision: Tensor, instruction: Any) -> Tensor:
-        """[1, q, d] at the language model's width."""
+    def queries(self, vision: Tensor, instruction: Any, keep: Tensor | None = None) -> Tensor:
+        """[b, q, d] at the language model's width, of ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be
+        looked at, None for all. instruction: token ids [1, t] and their mask, or None. The caller holds the lock."""
         tokens = self.model.query_tokens.expand(vision.shape[0], -1, -1)
-        seen = torch.ones(vision.shape[:-1], dtype=torch.long, device=vision.device)
+        seen = torch.ones(vision.shape[:-1]) if keep is None else keep
+        seen = seen.to(vision.device, torch.long)
         extra = {}
         if instruction is not None:
             mask = torch.ones(tokens.shape[:-1], dtype=torch.long, device=vision.device)
-            extra = {
-                "input_ids": instruction["input_ids"].to(vision.device),
-                "attention_mask": torch.cat([mask, instruction["attention_mask"].to(vision.device)], dim=1),
-            }
+            ids, read = (
+                instruction[name].to(vision.device).expand(len(tokens), -1)
+                for name in ("input_ids", "attention_mask")
+            )
+            extra = {"input_ids": ids, "attention_mask": torch.cat([mask, read], dim=1)}
         states = self.model.qformer(
             query_embeds=tokens, encoder_hidden_states=vision, encoder_attention_mask=seen, **extra
         ).last_hidden_state[:, : tokens.shape[1]]

@@ -132,15 +132,8 @@ class Generator:
         if not ids:
             return []
         new = torch.tensor([ids], device=prompt.device)
-        if self.decoder_only:
-            embeds = torch.cat([prompt, self.language.get_input_embeddings()(new)], dim=1)
-            logits = self.language(inputs_embeds=embeds, use_cache=False).logits[:, prompt.shape[1] - 1 : -1]
-        else:
-            start = self.language.generation_config.decoder_start_token_id
-            start = self.language.config.decoder_start_token_id if start is None else start
-            shifted = torch.cat([torch.full_like(new[:, :1], start), new[:, :-1]], dim=1)
-            logits = self.language(inputs_embeds=prompt, decoder_input_ids=shifted, use_cache=False).logits
-        return logits.float().log_softmax(-1).gather(-1, new.unsqueeze(-1))[0, :, 0].tolist()
+        logits = teacher_forced(self.language, prompt, new).logits.float().log_softmax(-1)
+        return logits.gather(-1, new.unsqueeze(-1))[0, :, 0].tolist()
 
     def _settings(self, decoding: Decoding) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -266,6 +259,31 @@ class _Criterion(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         stop = self.watch.chosen(input_ids)
         return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+
+
+def teacher_forced(language: Any, prompt: Tensor, ids: Tensor, **options: Any) -> Any:
+    """One clean pass over `ids` [1, t] after each embedded prompt [n, p, d]; its logits [n, t, v] predict the ids.
+
+    With `output_attentions=True` the maps have a row for every position, in a decoder-only model those of the prompt
+    too: the row that predicts the first id is number p - 1.
+    """
+    count = len(prompt)
+    if not language.config.is_encoder_decoder:
+        embeds = language.get_input_embeddings()(ids).expand(count, -1, -1)
+        out = language(
+            inputs_embeds=torch.cat([prompt, embeds], dim=1),
+            use_cache=False,
+            logits_to_keep=ids.shape[1] + 1,
+            **options,
+        )
+        out.logits = out.logits[:, :-1]
+        return out
+    start = language.generation_config.decoder_start_token_id
+    start = language.config.decoder_start_token_id if start is None else start
+    shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+    return language(
+        inputs_embeds=prompt, decoder_input_ids=shifted.expand(count, -1), use_cache=False, **options
+    )
 
 
 def _shared(left: Sequence[int], right: Sequence[int]) -> int:

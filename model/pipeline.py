@@ -124,7 +124,11 @@ class Pipeline:
         encoded = self._encode(getattr(image, "image", image), instruction) if foreign else image
         inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
         prompt = self._prompts.ids(answer.prompt)
-        return Scorer(self.model, encoded, prompt, answer, inputs, self._guard)
+
+        def look(vision: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+            return self._encoder.queries(vision, inputs, keep)
+
+        return Scorer(self.model, encoded, prompt, answer, look, self._guard)
 
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, q, d]` of the projected queries over reference images of this model's world
