@@ -56,10 +56,11 @@ class Encoder:
         return encoded
 
     @torch.no_grad()
-    def passing(self, decoded: Decoded, instruction_inputs: Any) -> Tensor:
-        """The projected queries [1, q, d] of an image that nobody will ask for again: neither recorded nor kept."""
+    def passing(self, decoded: Decoded, instruction_inputs: Any) -> tuple[Tensor, Tensor]:
+        """(ViT outputs [1, p, d], projected queries [1, q, d]) of an image that nobody will ask for again: neither
+        recorded nor kept."""
         vision = self.model.vision_model(pixel_values=self._pixels(decoded)).last_hidden_state
-        return self.queries(vision, instruction_inputs)
+        return vision, self.queries(vision, instruction_inputs)
 
     def forget(self) -> None:
         self._encoded.clear()
@@ -71,9 +72,16 @@ class Encoder:
         return pixels.to(weight.device, weight.dtype)
 
     def queries(self, vision: Tensor, instruction: Any, keep: Tensor | None = None) -> Tensor:
-        """[b, q, d] at the language model's width, of ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be
-        looked at, None for all. instruction: token ids [1, t] and their mask, or None. The caller holds the lock."""
-        tokens = self.model.query_tokens.expand(vision.shape[0], -1, -1)
+        """[b, q, d] at the language model's width; see `look`."""
+        return self.project(self.look(vision, instruction, keep))
+
+    def look(self, vision: Tensor, instruction: Any, keep: Tensor | None = None, **options: Any) -> Any:
+        """The Q-Former's output on ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be looked at, None for
+        all. instruction: token ids [1, t] and their mask, or None. Where gradients are on, there is one for every
+        attention map too. The caller holds the lock."""
+        tokens = self.model.query_tokens.detach().expand(vision.shape[0], -1, -1)
+        if torch.is_grad_enabled():
+            tokens = tokens.clone().requires_grad_()
         seen = torch.ones(vision.shape[:-1]) if keep is None else keep
         seen = seen.to(vision.device, torch.long)
         extra = {}
@@ -84,8 +92,12 @@ class Encoder:
                 for name in ("input_ids", "attention_mask")
             )
             extra = {"input_ids": ids, "attention_mask": torch.cat([mask, read], dim=1)}
-        states = self.model.qformer(
-            query_embeds=tokens, encoder_hidden_states=vision, encoder_attention_mask=seen, **extra
-        ).last_hidden_state[:, : tokens.shape[1]]
+        return self.model.qformer(
+            query_embeds=tokens, encoder_hidden_states=vision, encoder_attention_mask=seen, **extra, **options
+        )
+
+    def project(self, looked: Any) -> Tensor:
+        """What a Q-Former output says to the language model: [b, q, d]."""
+        states = looked.last_hidden_state[:, : self.model.query_tokens.shape[1]]
         # Under fp16 the Q-Former stays in fp32 and its output is cast back, as `generate` does.
         return self.model.language_projection(states.to(self.model.language_projection.weight.dtype))

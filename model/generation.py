@@ -265,16 +265,18 @@ def teacher_forced(language: Any, prompt: Tensor, ids: Tensor, **options: Any) -
     """One clean pass over `ids` [1, t] after each embedded prompt [n, p, d]; its logits [n, t, v] predict the ids.
 
     With `output_attentions=True` the maps have a row for every position, in a decoder-only model those of the prompt
-    too: the row that predicts the first id is number p - 1.
+    too: the row that predicts the first id is number p - 1. `past_key_values`: of what comes before the prompt.
     """
     count = len(prompt)
     if not language.config.is_encoder_decoder:
         embeds = language.get_input_embeddings()(ids).expand(count, -1, -1)
+        embeds = torch.cat([prompt, embeds], dim=1)
+        past = options.get("past_key_values")
+        if past is not None:
+            length = past.get_seq_length() + embeds.shape[1]
+            options["attention_mask"] = torch.ones(count, length, dtype=torch.long, device=embeds.device)
         out = language(
-            inputs_embeds=torch.cat([prompt, embeds], dim=1),
-            use_cache=False,
-            logits_to_keep=ids.shape[1] + 1,
-            **options,
+            inputs_embeds=embeds, use_cache=past is not None, logits_to_keep=ids.shape[1] + 1, **options
         )
         out.logits = out.logits[:, :-1]
         return out

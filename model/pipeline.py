@@ -61,7 +61,7 @@ class Pipeline:
         self._encoder = Encoder(model, processor, observe=observe, owner=self)
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._means: Recent[torch.Tensor] = Recent(MEANS)
+        self._means: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(MEANS)
         self._lock = threading.RLock()
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
@@ -125,10 +125,9 @@ class Pipeline:
         inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
         prompt = self._prompts.ids(answer.prompt)
 
-        def look(vision: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-            return self._encoder.queries(vision, inputs, keep)
-
-        return Scorer(self.model, encoded, prompt, answer, look, self._guard)
+        return Scorer(
+            self.model, encoded, prompt, answer, self._encoder, inputs, self._guard, self._generator.reuse
+        )
 
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, q, d]` of the projected queries over reference images of this model's world
@@ -136,6 +135,13 @@ class Pipeline:
 
         question: what an InstructBLIP's Q-Former reads meanwhile, as in `EncodedImage.question`.
         """
+        return self._means_for(question)[1]
+
+    def mean_features(self, question: str | None = None) -> torch.Tensor:
+        """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
+        return self._means_for(question)[0]
+
+    def _means_for(self, question: str | None) -> tuple[torch.Tensor, torch.Tensor]:
         known = self._means.get(question)
         if known is None:
             inputs = None if question is None else self._prompts.instruction_inputs(question)
@@ -143,7 +149,8 @@ class Pipeline:
             for image in reference_images(self.checkpoint.world):
                 with self._guard():
                     seen.append(self._encoder.passing(decode(image), inputs))
-            known = torch.cat(seen).mean(0, keepdim=True)
+            features, queries = (torch.cat(each).mean(0, keepdim=True) for each in zip(*seen, strict=True))
+            known = features, queries
             self._means.put(question, known)
         return known
 

@@ -5,24 +5,48 @@ The ViT never runs here, and a query that is taken away is replaced, never remov
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from model.generation import teacher_forced
 
 BATCH_BYTES = 256e6
-"""Bound on the logits, or on the image keys and values, of one batch."""
+"""Bound on the logits, or on the image keys and values, or on the graph, of one batch."""
+
+REUSE_FROM, REUSE_STEP = 8, 8
+"""Rows from which reuse pays, and the step of positions by which rows are grouped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Attention of one Q-Former pass, on the CPU, and how one word's log-probability hangs on it.
+
+    queries  [q, d] gradient by the projected queries
+    own      [L, h, s, s] self-attention probabilities, `own_slope` their gradient; s is the queries, then the tokens
+             of the text that an InstructBLIP's Q-Former reads
+    cross    [l, h, q, p] cross-attention, CLS first, `cross_slope` its gradient
+    """
+
+    queries: Tensor
+    own: Tensor
+    own_slope: Tensor
+    cross: Tensor
+    cross_slope: Tensor
 
 
 class Scorer:
     """One answer about one image. `guard()` is held around every batch, so that other users get their turn between.
 
-    look(vision [n, p, d], keep [n, p]) -> queries [n, q, d]: the Q-Former with some image tokens hidden.
-    pieces   [k] the answer's tokens as read; `of_word` [k] the word each belongs to; words [t]
-    queries  [1, q, d] as the answer saw them
+    encoder, instruction  the pipeline's `Encoder` and what its Q-Former reads, or None
+    words [t]             `of_word` [k] is the word that each of the answer's tokens belongs to
+    queries [1, q, d]     as the answer saw them
     """
 
     def __init__(
@@ -31,27 +55,35 @@ class Scorer:
         encoded: Any,
         prompt: Sequence[int],
         answer: Any,
-        look: Callable[[Tensor, Tensor], Tensor],
+        encoder: Any,
+        instruction: Any,
         guard: Callable[[], Any],
+        reuse: bool = False,
     ) -> None:
+        """reuse: whether keys and values of the positions before a changed query may be taken from one clean pass."""
         self.model, self.language, self.guard = model, model.language_model, guard
         self.encoded, self.queries = encoded, encoded.queries
         self.words, self.of_word = split_words(answer.tokens)
+        self.encoder, self.instruction = encoder, instruction
+        # Sliding windows forget, so there the beginning is not all there is to know.
+        layers = DynamicCache(config=self.language.config).layers if reuse else ()
+        self.reuse = reuse and all(type(layer) is DynamicLayer for layer in layers)
         self._prompt = torch.tensor([prompt], device=self.queries.device)
         self._answer = torch.tensor([answer.token_ids], device=self.queries.device)
-        self._look = look
+        self._before: list[tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
     def score(self, queries: Tensor) -> Tensor:
         """log p(word | queries, earlier words) `[n, t]`, summed over the pieces of a word, for queries `[n, q, d]`.
 
-        Float32 on the CPU. Batches are bounded by memory and do not change the result beyond rounding.
+        In single precision at least, on the CPU. Batches are bounded by memory; they change no more than the rounding.
         """
-        found = []
-        for start, size in self._batches(len(queries), 4 * self._answer.shape[1] * self._vocabulary()):
-            with self.guard():
-                found.append(self._score(queries[start : start + size].to(self.queries)))
-        return torch.cat(found)
+        return self._per_word(self._pieces(queries)[0])
+
+    @torch.no_grad()
+    def repeats(self, queries: Tensor) -> Tensor:
+        """[n] bool: whether greedy decoding from queries `[n, q, d]` would say the answer's tokens again."""
+        return self._pieces(queries)[1].all(-1)
 
     @torch.no_grad()
     def requery(self, keep: Tensor) -> Tensor:
@@ -61,41 +93,161 @@ class Scorer:
         for start, size in self._batches(len(keep), each):
             with self.guard():
                 part = keep[start : start + size]
-                found.append(self._look(vision.expand(len(part), -1, -1), part))
+                found.append(self.encoder.queries(vision.expand(len(part), -1, -1), self.instruction, part))
         return torch.cat(found)
 
     @torch.no_grad()
-    def attention(self) -> Tensor:
+    def attention(self, queries: Tensor | None = None) -> Tensor:
         """Attention of the language model to the query slots for every word: `[t, q]`, mean over layers and heads.
 
         The row that predicts a piece is the position before it; pieces of a word are averaged. Encoder-decoder models:
-        the decoder's cross-attention.
+        the decoder's cross-attention. queries [1, q, d]: other ones in their place.
         """
-        with self.guard():
-            before = self.language.config._attn_implementation
-            self.language.set_attn_implementation("eager")
-            try:
-                out = self._forward(self.queries, output_attentions=True)
-            finally:
-                self.language.set_attn_implementation(before)
+        with self.guard(), _eager(self.language):
+            out = self._forward(self.queries if queries is None else queries, output_attentions=True)
         maps = out.cross_attentions if self.language.config.is_encoder_decoder else out.attentions
         first = 0 if self.language.config.is_encoder_decoder else self._prompt.shape[1] - 1
         rows = torch.stack([layer[0].float().mean(0) for layer in maps]).mean(0)[first:]
         rows = rows[: self._answer.shape[1], : self.queries.shape[1]].cpu()
         return self._per_word(rows.T, mean=True).T
 
-    def _score(self, queries: Tensor) -> Tensor:
-        logits = self._forward(queries).logits.float().log_softmax(-1)
-        chosen = self._answer.expand(len(queries), -1).unsqueeze(-1)
-        return self._per_word(logits.gather(-1, chosen)[..., 0].cpu())
+    @torch.no_grad()
+    def values(self, index: int) -> Tensor:
+        """What each image token offers each head of a cross-attention layer, after the output projection: `[h, p, D]`,
+        on the CPU. index counts the layers that cross-attend."""
+        layers = [layer for layer in self.model.qformer.encoder.layer if layer.has_cross_attention]
+        block = layers[index].crossattention
+        with self.guard():
+            value = _full(
+                block.attention.value(self.encoded.vision.to(block.attention.value.weight.dtype))[0]
+            )
+            out = _full(block.output.dense.weight)
+        heads = block.attention.num_attention_heads
+        return torch.einsum(
+            "phd,Dhd->hpD", value.unflatten(-1, (heads, -1)), out.unflatten(-1, (heads, -1))
+        ).cpu()
 
-    def _forward(self, queries: Tensor, **options: Any) -> Any:
+    @torch.no_grad()
+    def spell(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """The `count` likeliest tokens, with their shares, that the output layer reads off each of `[1, q, d]`."""
+        head = self.language.get_output_embeddings()
+        with self.guard():
+            shares = _full(head(states.to(head.weight.dtype)))[0].softmax(-1)
+        best = shares.topk(count)
+        text = self.encoder.processor.tokenizer.convert_ids_to_tokens
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [list(zip(map(_bare, text(ids)), values, strict=True)) for ids, values in rows]
+
+    def vision_slopes(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
+        """(y [n], gradient [n, p, d]) of a word's log-probability by ViT outputs `[n, p, d]`, on the CPU.
+
+        One backward pass; nothing keeps its graph. Batches are bounded by memory.
+        """
+        values, slopes = [], []
+        for start, size in self._batches(len(vision), self._graph_bytes()):
+            with self.guard(), torch.enable_grad():
+                part = vision[start : start + size].to(self.encoded.vision).detach().requires_grad_()
+                y = self._differentiable(word, self.encoder.queries(part, self.instruction))
+                slopes.append(_full(torch.autograd.grad(y.sum(), part)[0]).cpu())
+                values.append(y.detach().cpu())
+        return torch.cat(values), torch.cat(slopes)
+
+    def attention_slopes(self, word: int) -> Slopes:
+        """The Q-Former's attention and its gradient for one word: one forward and one backward pass."""
+        with self.guard(), torch.enable_grad(), _eager(self.model.qformer):
+            vision = self.encoded.vision.detach().requires_grad_()
+            looked = self.encoder.look(vision, self.instruction, output_attentions=True)
+            cross = looked.cross_attentions
+            # The library files the cross-attention among the self-attention as well.
+            own = tuple(a for a in looked.attentions if not any(a is other for other in cross))
+            queries = self.encoder.project(looked)
+            y = self._differentiable(word, queries)
+            wanted = (queries, *own, *cross)
+            slopes = torch.autograd.grad(y.sum(), wanted, allow_unused=True, materialize_grads=True)
+        slopes = [_full(slope[0]).cpu() for slope in slopes]
+        count = self.queries.shape[1]
+
+        def stacked(maps: Sequence[Tensor]) -> Tensor:
+            return torch.stack([_full(a.detach()).cpu() for a in maps])
+
+        last = len(own) + 1
+        return Slopes(
+            queries=slopes[0],
+            own=stacked([a[0] for a in own]),
+            own_slope=torch.stack(slopes[1:last]),
+            cross=stacked([a[0, :, :count] for a in cross]),
+            cross_slope=torch.stack([slope[:, :count] for slope in slopes[last:]]),
+        )
+
+    def _differentiable(self, word: int, queries: Tensor) -> Tensor:
+        """y [n] of one word, with its graph."""
+        logits = _full(self._forward(queries).logits).log_softmax(-1)
+        chosen = self._answer.expand(len(queries), -1).unsqueeze(-1)
+        own = torch.tensor(self.of_word, device=logits.device) == word
+        return logits.gather(-1, chosen)[..., 0][:, own].sum(-1)
+
+    def _pieces(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(log p [n, k], whether it is the most probable one [n, k]) of the answer's tokens, on the CPU."""
+        first = self._first_changed(queries)
+        logprobs = torch.empty(len(queries), self._answer.shape[1], dtype=_full(queries[:0]).dtype)
+        likeliest = torch.empty(logprobs.shape, dtype=torch.bool)
+        for start in sorted(set(first.tolist())):
+            rows = (first == start).nonzero()[:, 0]
+            for begin, size in self._batches(len(rows), 4 * self._answer.shape[1] * self._vocabulary()):
+                part = rows[begin : begin + size]
+                with self.guard():
+                    logits = self._forward(queries[part.to(queries.device)].to(self.queries), start).logits
+                    logits = _full(logits).log_softmax(-1)
+                    chosen = self._answer.expand(len(part), -1)
+                    logprobs[part] = logits.gather(-1, chosen.unsqueeze(-1))[..., 0].cpu()
+                    likeliest[part] = (logits.argmax(-1) == chosen).cpu()
+        return logprobs, likeliest
+
+    def _first_changed(self, queries: Tensor) -> Tensor:
+        """[n] how many leading positions each row shares with the answer's own pass, in steps that keep batches big."""
+        if not self.reuse or len(queries) < REUSE_FROM:
+            return torch.zeros(len(queries), dtype=torch.long)
+        same = (queries.to(self.queries) == self.queries).all(-1).long().cumprod(-1).sum(-1).cpu()
+        return same.clamp(max=self.queries.shape[1] - 1) // REUSE_STEP * REUSE_STEP
+
+    def _forward(self, queries: Tensor, start: int = 0, **options: Any) -> Any:
+        """One clean pass; from position `start` on where the earlier ones are known."""
         text = self.language.get_input_embeddings()(self._prompt[:, queries.shape[1] :])
         prompt = torch.cat([queries.to(text.dtype), text.expand(len(queries), -1, -1)], 1)
-        return teacher_forced(self.language, prompt, self._answer, **options)
+        if start:
+            options["past_key_values"] = self._known(start, len(queries))
+        return teacher_forced(self.language, prompt[:, start:], self._answer, **options)
+
+    def _known(self, start: int, count: int) -> DynamicCache:
+        """Keys and values of the positions before `start`, for a batch of `count`."""
+        if self._before is None:
+            cache = DynamicCache(config=self.language.config)
+            self.language.get_decoder()(
+                inputs_embeds=self.queries.to(self.language.get_input_embeddings().weight.dtype),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            self._before = [(layer.keys, layer.values) for layer in cache.layers]
+        cache = DynamicCache(config=self.language.config)
+        for index, (keys, values) in enumerate(self._before):
+            expanded = (each[..., :start, :].expand(count, -1, -1, -1) for each in (keys, values))
+            cache.update(*expanded, index)
+        return cache
 
     def _vocabulary(self) -> int:
         return self.model.config.get_text_config().vocab_size
+
+    def _graph_bytes(self) -> float:
+        """About what one sequence's graph holds: some forty numbers per token, layer and unit of width, and logits."""
+        text, qformer = self.model.config.get_text_config(), self.model.config.qformer_config
+        tokens = self._prompt.shape[1] + self._answer.shape[1]
+        units = text.num_hidden_layers * text.hidden_size * tokens
+        units += (
+            qformer.num_hidden_layers
+            * qformer.hidden_size
+            * (self.queries.shape[1] + self.encoded.vision.shape[1])
+        )
+        return 4 * (40 * units + 3 * self._vocabulary() * self._answer.shape[1])
 
     @staticmethod
     def _batches(count: int, each: float) -> Iterator[tuple[int, int]]:
@@ -105,8 +257,29 @@ class Scorer:
     def _per_word(self, values: Tensor, mean: bool = False) -> Tensor:
         """Pieces `[n, k]` to words `[n, t]`, summed or averaged."""
         index = torch.tensor(self.of_word)
-        summed = torch.zeros(len(values), len(self.words)).index_add_(1, index, values.float())
+        summed = values.new_zeros(len(values), len(self.words)).index_add_(1, index, values)
         return summed / torch.bincount(index, minlength=len(self.words)) if mean else summed
+
+
+def _bare(token: str) -> str:
+    """A vocabulary entry without the marks that stand for a space."""
+    return token.translate(str.maketrans("ĠĊ▁", "   ")).strip() or token
+
+
+def _full(values: Tensor) -> Tensor:
+    """In single precision at least: sums of log-probabilities want it."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+@contextlib.contextmanager
+def _eager(part: Any) -> Iterator[None]:
+    """Attention that can be read, in a part of the model, and the usual one again. The caller holds the lock."""
+    before = part.config._attn_implementation
+    part.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        part.set_attn_implementation(before)
 
 
 def split_words(pieces: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -4,8 +4,10 @@ A word counts when it is certified: its log-probability falls by more than one n
 and does not when another object is.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import torch
 from torch import Tensor
 
 from .attribution import METHODS
-from .explain import explain
-from .faithfulness import deletion_insertion, lift, pointing, steps
+from .explain import DEFAULT, attribute, ends, explain, prepare
+from .faithfulness import deletion_insertion, lift, pointing, spearman, steps
+from .types import VISUAL_GAIN
 
 CERTAIN = 1.0
 REDRAWN = 0.1
+FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "of", ","))
 MEASURES = {
     "pointing": "peak in the object",
     "lift": "lift over area",
@@ -38,32 +42,59 @@ class Truth:
     empty: Any
 
 
-def run(pipe: Any, truths: Iterable[Truth]) -> dict[str, dict[str, list[float]]]:
-    """{row: {measure: one figure a certified word}}; rows are methods with the layer they read, then controls."""
-    rows: dict[str, dict[str, list[float]]] = {}
+@dataclass
+class Result:
+    """rows: {map: {measure: one figure a certified word}}; images: the scene of each word, by number; `likeness`:
+    Spearman correlation of the default maps of two words of one scene; `gains`: visual gain of every function word, by
+    word; `seconds` of every method a scene."""
+
+    rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    images: dict[str, list[int]] = field(default_factory=dict)
+    likeness: list[float] = field(default_factory=list)
+    gains: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, number: int, title: str, figures: dict[str, float]) -> None:
+        for measure, figure in figures.items():
+            self.rows.setdefault(title, {}).setdefault(measure, []).append(figure)
+            self.images.setdefault(measure, [])
+            if title == next(iter(self.rows)):
+                self.images[measure].append(number)
+
+
+def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None) -> Result:
+    """Rows are methods (None: all) with the layer they read, then controls."""
+    result = Result()
     rng = torch.Generator().manual_seed(0)
-    for truth in truths:
+    for number, truth in enumerate(truths):
         encoded = pipe.encode(truth.image)
         answer = pipe.caption(encoded)
         if not answer.token_ids:
             continue
-        scorer = pipe.scorer(encoded, answer)
-        certified = list(_certified(pipe, scorer, truth))
+        case = prepare(pipe, encoded, answer)
+        certified = dict(_certified(pipe, case.scorer, truth))
+        gains = ends(case)[0] - ends(case)[1]
+        for word, gain in zip(case.scorer.words, gains.tolist(), strict=True):
+            if word in FUNCTION_WORDS:
+                result.gains.setdefault(word, []).append(gain)
         if not certified:
             continue
-        found = {}
-        for name, method in METHODS.items():
+        found: dict[str, Tensor] = {}
+        for name in METHODS if methods is None else methods:
+            method, began = METHODS[name], time.perf_counter()
             for layer in ("mean", None) if method.layered else (None,):
-                each = explain(pipe, encoded, answer, name, layer=layer)
-                where = f", {_layer(each.layer)}" if method.layered else ""
-                found[method.title + where] = each.patches
-        for word, noun in certified:
-            maps = {title: patches[word] for title, patches in found.items()}
+                each = attribute(case, name, layer, list(certified))
+                title = method.title + (f", {_layer(each.layer)}" if method.layered else "")
+                found[title] = each.patches
+                if name == DEFAULT and layer is None:
+                    result.likeness += [spearman(a, b) for a, b in combinations(each.patches, 2)]
+            result.seconds.setdefault(method.title, []).append(time.perf_counter() - began)
+        for row, (word, noun) in enumerate(certified.items()):
+            maps = {title: patches[row] for title, patches in found.items()}
             maps |= controls(truth.masks[noun], rng)
-            for title, figures in _measured(pipe, scorer, truth, word, noun, maps):
-                for measure, figure in figures.items():
-                    rows.setdefault(title, {}).setdefault(measure, []).append(figure)
-    return rows
+            for title, figures in _measured(pipe, case.scorer, truth, word, noun, maps):
+                result.add(number, title, figures)
+    return result
 
 
 def controls(mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -131,20 +162,44 @@ def _redraw(truth: Truth, cells: Tensor) -> Any:
     return Image.composite(truth.empty, truth.image, mask)
 
 
-def interval(values: list[float], draws: int = 1000) -> tuple[float, float, float]:
-    """Mean with a bootstrap interval of 95 % over cases."""
+def interval(
+    values: Sequence[float], images: Sequence[int] | None = None, draws: int = 1000
+) -> tuple[float, float, float]:
+    """Mean with a bootstrap interval of 95 %, drawn over images (those of `values`; None: each its own)."""
     data = np.asarray(values)
-    rng = np.random.default_rng(0)
-    means = data[rng.integers(0, len(data), (draws, len(data)))].mean(1)
+    _, group = np.unique(np.arange(len(data)) if images is None else images, return_inverse=True)
+    sums, counts = np.bincount(group, data), np.bincount(group)
+    drawn = np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
     return float(data.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
 
 
-def table(rows: dict[str, dict[str, list[float]]]) -> str:
+def table(result: Result) -> str:
     """The rows as Markdown, every figure with its interval."""
     lines = ["| map | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
-    for title, figures in rows.items():
-        cells = ["{:.3f} ({:.2f} to {:.2f})".format(*interval(figures[m])) for m in MEASURES]
+    for title, figures in result.rows.items():
+        cells = [
+            "{:.3f} ({:.2f} to {:.2f})".format(*interval(figures[m], result.images[m])) for m in MEASURES
+        ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def facts(result: Result) -> str:
+    """Negative controls and times, a line each. Function words that foretell a noun or a number hang on the image."""
+    lines = []
+    for word, gains in sorted(result.gains.items()):
+        none = np.mean(np.asarray(gains) < VISUAL_GAIN)
+        lines.append(
+            f"“{word}”, {len(gains)} times: {none:.1%} get no map; visual gain {np.mean(gains):.2f} nats."
+        )
+    if result.likeness:
+        mean, low, high = interval(result.likeness)
+        lines.append(
+            f"Maps of two words of one scene ({METHODS[DEFAULT].title}) correlate at {mean:.2f} ({low:.2f} to "
+            f"{high:.2f}), Spearman; equal maps would give 1."
+        )
+    lines += [f"{title}: {np.median(each):.2f} s a scene, median." for title, each in result.seconds.items()]
     return "\n".join(lines)
 
 
@@ -189,17 +244,3 @@ def _reinitialise(module: Any) -> None:
                 parameter.normal_(0, parameter.float().std().item())
             else:
                 parameter.fill_(1.0 if "LayerNorm.weight" in name else 0.0)
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two maps; 0 where one of them is even, for it orders nothing."""
-    ranks = [_ranks(x.flatten().double()) for x in (a, b)]
-    centred = [rank - rank.mean() for rank in ranks]
-    norm = centred[0].norm() * centred[1].norm()
-    return 0.0 if norm == 0 else (centred[0] @ centred[1] / norm).item()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Average ranks, so that ties count alike."""
-    _, group, count = values.unique(return_inverse=True, return_counts=True)
-    return (count.cumsum(0) - (count - 1) / 2)[group]

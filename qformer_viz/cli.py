@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from .attribution import METHODS
 
 BUNDLED = "blip2-emoji"
 
@@ -88,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="instead, whether the map changes when what was learned is replaced by noise (20 scenes do)",
     )
+    truth.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(METHODS),
+        metavar="NAME",
+        help="only these, of " + ", ".join(METHODS),
+    )
     truth.add_argument("--json", action="store_true", help="print every figure as JSON")
     return top
 
@@ -136,10 +145,11 @@ def run_faithfulness(pipe: Any, backend: Backend, args: argparse.Namespace) -> d
             "| {} | {:.3f} ({:.2f} to {:.2f}) |".format(t, *benchmark.interval(v)) for t, v in rows.items()
         ]
         return {"text": "\n".join(lines), "rows": rows}
-    rows = benchmark.run(pipe, told())
-    cases = len(next(iter(rows.values()))["pointing"]) if rows else 0
-    text = f"{cases} certified words of {args.scenes} scenes, {pipe.name}\n\n{benchmark.table(rows)}"
-    return {"text": text, "rows": rows}
+    result = benchmark.run(pipe, told(), args.methods)
+    cases = len(next(iter(result.rows.values()))["pointing"]) if result.rows else 0
+    text = f"{cases} certified words of {args.scenes} scenes, {pipe.name}"
+    text += f"\n\n{benchmark.table(result)}\n\n{benchmark.facts(result)}"
+    return {"text": text} | asdict(result)
 
 
 def run_caption(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -25,13 +25,8 @@ def pointing(patches: Tensor, mask: Tensor) -> float:
 
 
 def lift(patches: Tensor, mask: Tensor) -> float:
-    """Share of the positive weight inside the mask over the mask's share of the area; 1 is chance, 0 without weight."""
-    _same(patches, mask)
-    positive = patches.clamp_min(0)
-    total = positive.sum()
-    if total == 0:
-        return 0.0
-    return (positive[mask].sum() / total / mask.float().mean()).item()
+    """`mass` over the mask's share of the area; 1 is chance."""
+    return mass(patches, mask) / mask.float().mean().item()
 
 
 def steps(patches: Tensor, fractions: Sequence[float] = FRACTIONS) -> Tensor:
@@ -42,21 +37,56 @@ def steps(patches: Tensor, fractions: Sequence[float] = FRACTIONS) -> Tensor:
     return torch.stack([rank < round(fraction * len(order)) for fraction in fractions])
 
 
-def deletion_insertion(
-    patches: Tensor, score: Callable[[Tensor], Tensor], fractions: Sequence[float] = FRACTIONS
-) -> tuple[float, float]:
-    """(deletion, insertion) areas (Petsiuk et al. 2018): lower and higher are better.
+Score = Callable[[Tensor], Tensor]
+"""score(keep [n, N] bool) -> [n], the log-probability of a word with only those patches shown."""
 
-    score(keep [n, N] bool) -> [n], the log-probability of the word with only those patches shown. It is scaled so that
-    the whole image is 1 and no patch 0; areas are taken over `fractions` and divided by their range.
-    """
+
+def curves(patches: Tensor, score: Score, fractions: Sequence[float] = FRACTIONS) -> tuple[Tensor, Tensor]:
+    """(deletion [n], insertion [n]): log-probabilities with the greatest patches of each fraction hidden, and with only
+    them shown. All passes are one call."""
     top = steps(patches, fractions)
-    ends = torch.stack([torch.ones_like(top[0]), torch.zeros_like(top[0])])
-    values = score(torch.cat([ends, ~top, top])).double()
-    scaled = (values[2:] - values[1]) / (values[0] - values[1])
+    values = score(torch.cat([~top, top])).double()
+    return values[: len(top)], values[len(top) :]
+
+
+def area(values: Tensor, whole: float, blank: float, fractions: Sequence[float] = FRACTIONS) -> float:
+    """Mean height of a curve where the whole image is 1 and no patch 0."""
     along = torch.tensor(fractions, dtype=torch.float64)
-    areas = torch.trapezoid(scaled.unflatten(0, (2, -1)), along) / (along[-1] - along[0])
-    return areas[0].item(), areas[1].item()
+    scaled = (values - blank) / (whole - blank)
+    return (torch.trapezoid(scaled, along) / (along[-1] - along[0])).item()
+
+
+def deletion_insertion(
+    patches: Tensor, score: Score, fractions: Sequence[float] = FRACTIONS
+) -> tuple[float, float]:
+    """(deletion, insertion) areas (Petsiuk et al. 2018) over `fractions`: lower and higher are better."""
+    whole, blank = score(
+        torch.stack([torch.ones(patches.numel()), torch.zeros(patches.numel())]).bool()
+    ).tolist()
+    deleted, inserted = curves(patches, score, fractions)
+    return area(deleted, whole, blank, fractions), area(inserted, whole, blank, fractions)
+
+
+def mass(patches: Tensor, mask: Tensor) -> float:
+    """Share of the positive weight inside the mask (energy pointing); 0 without positive weight."""
+    _same(patches, mask)
+    positive = patches.clamp_min(0)
+    total = positive.sum()
+    return 0.0 if total == 0 else (positive[mask].sum() / total).item()
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation of two maps; 0 where one of them is even, for it orders nothing."""
+    ranks = [_ranks(x.flatten().double()) for x in (a, b)]
+    centred = [rank - rank.mean() for rank in ranks]
+    norm = centred[0].norm() * centred[1].norm()
+    return 0.0 if norm == 0 else (centred[0] @ centred[1] / norm).item()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Average ranks, so that ties count alike."""
+    _, group, count = values.unique(return_inverse=True, return_counts=True)
+    return (count.cumsum(0) - (count - 1) / 2)[group]
 
 
 def _same(patches: Tensor, mask: Tensor) -> None:

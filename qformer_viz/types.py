@@ -115,6 +115,7 @@ class Attribution:
     gains      [t] visual gain: how much of that the image brought, over the mean queries of other images. Where it is
                near zero the word came from language: `visual` is False, and its map means nothing.
     cls        [q] share of each query's attention on CLS, which is in no map
+    note       what the method has to say of its own result, for instance its completeness error
     """
 
     words: tuple[str, ...]
@@ -126,6 +127,7 @@ class Attribution:
     cls: Tensor
     grid: tuple[int, int]
     seconds: float
+    note: str = ""
 
     def __post_init__(self):
         t, _, patches = self.scores.shape

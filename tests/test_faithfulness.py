@@ -9,7 +9,7 @@ import torch
 from model.emoji.truths import truths
 from qformer_viz import BadShape, benchmark, cli
 from qformer_viz.__main__ import backend
-from qformer_viz.faithfulness import deletion_insertion, dilate, lift, pointing, steps
+from qformer_viz.faithfulness import deletion_insertion, dilate, lift, mass, pointing, spearman, steps
 
 MASK = torch.zeros(6, 6, dtype=torch.bool)
 MASK[1:3, 1:3] = True
@@ -33,6 +33,12 @@ def test_lift_is_one_by_chance_and_negative_weight_does_not_count():
     assert lift(MASK.float(), MASK) == pytest.approx(9)
     assert lift(MASK.float() - 5 * (~MASK).float(), MASK) == pytest.approx(9)
     assert lift(-torch.ones(6, 6), MASK) == 0
+
+
+def test_mass_is_the_share_inside():
+    assert mass(torch.ones(6, 6), MASK) == pytest.approx(4 / 36)
+    assert mass(one(1, 1) + 3 * one(5, 5) - one(0, 0), MASK) == 0.25
+    assert mass(-torch.ones(6, 6), MASK) == 0
 
 
 def test_steps_take_the_greatest_first():
@@ -78,6 +84,15 @@ def test_intervals_hold_the_mean():
     assert mean == 0.5 and 0.38 < low < 0.45 and 0.55 < high < 0.62
 
 
+def test_intervals_are_over_images():
+    """Four equal words of an image tell no more than one: the interval is that of the images."""
+    values = [0.0, 1.0] * 25
+    alone = benchmark.interval(values)
+    four = benchmark.interval([v for v in values for _ in range(4)], [i for i in range(50) for _ in range(4)])
+    assert four == pytest.approx(alone)
+    assert benchmark.interval([v for v in values for _ in range(4)])[1] > alone[1] + 0.03
+
+
 def test_an_object_that_cannot_be_seen_has_no_truth(monkeypatch):
     from model.emoji import truths as module
     from model.emoji.scenes import random_scene as draw
@@ -110,8 +125,23 @@ def test_the_benchmark_on_the_bundled_model(capsys):
     """On a few scenes: the default method beats raw attention, and the controls keep their order."""
     import json
 
-    assert cli.main(["faithfulness", "--scenes", "8", "--json"], backend()) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    asked = ["faithfulness", "--scenes", "8", "--json", "--methods", "knockout", "raw", "gradient"]
+    assert cli.main(asked, backend()) == 0
+    printed = json.loads(capsys.readouterr().out)
+    rows = printed["rows"]
+    assert list(rows)[:5] == [
+        "Query knock-out, mean of layers",
+        "Query knock-out, layer 4",
+        "Raw attention, mean of layers",
+        "Raw attention, layer 4",
+        "Gradient × attention",
+    ]
+    assert all(len(row[m]) == len(printed["images"][m]) for row in rows.values() for m in row)
+    assert printed["images"]["pointing"] == sorted(printed["images"]["pointing"])
+    # Two words of one image have different maps; “a” says nothing of the image.
+    assert printed["likeness"] and np.mean(printed["likeness"]) < 0.5
+    assert np.mean(np.asarray(printed["gains"]["a"]) < 0.5) > 0.8
+    assert "| Gradient × attention | " in printed["text"] and "“a”, " in printed["text"]
     mean = {title: {m: np.mean(v) for m, v in row.items()} for title, row in rows.items()}
     best, raw = mean["Query knock-out, layer 4"], mean["Raw attention, layer 4"]
     assert len(rows["control: even"]["pointing"]) >= 8
@@ -125,12 +155,12 @@ def test_the_benchmark_on_the_bundled_model(capsys):
 
 def test_rank_correlation():
     a = torch.tensor([[1.0, 5.0], [2.0, 9.0]])
-    assert benchmark.spearman(a, a**3) == pytest.approx(1)
-    assert benchmark.spearman(a, -a) == pytest.approx(-1)
-    assert benchmark.spearman(a, torch.ones(2, 2)) == 0
+    assert spearman(a, a**3) == pytest.approx(1)
+    assert spearman(a, -a) == pytest.approx(-1)
+    assert spearman(a, torch.ones(2, 2)) == 0
     # Ties share their rank: 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
     expected = np.corrcoef([1, 2.5, 2.5, 4], [1, 2, 3, 4])[0, 1]
-    assert benchmark.spearman(torch.tensor([0.0, 1, 1, 2]), torch.arange(4.0)) == pytest.approx(expected)
+    assert spearman(torch.tensor([0.0, 1, 1, 2]), torch.arange(4.0)) == pytest.approx(expected)
 
 
 def test_a_model_of_noise_has_other_maps(capsys):

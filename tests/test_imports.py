@@ -20,6 +20,10 @@ PURE = [
     "capture",
     "attribution",
     "explain",
+    "faithfulness",
+    "benchmark",
+    "interplay",
+    "verdict",
 ]
 
 # One interpreter, forking a child per module: torch is loaded once and every child starts without the others.

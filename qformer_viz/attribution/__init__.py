@@ -1,15 +1,15 @@
 """Methods that say which queries and patches a word came from, one in a file of its own.
 
-A method is a callable `(case) -> scores [t, q, N]`: `q` is 1 where it judges patches without going through single
-queries; N patches without CLS. `METHODS` is what the app, the benchmark and `explain` offer; to add one, put it there.
+A method is a callable `(case) -> scores [t, q, N]`, a row for each of `case.words`: `q` is 1 where it judges patches
+without going through single queries; N patches without CLS. It may return `(scores, note)`, the note for the reader.
+`METHODS` is what the app, the benchmark and `explain` offer; to add one, put it there.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
-
-from . import knockout, occlusion, raw
+from . import gradient, integrated, knockout, occlusion, raw, rise, rollout, valued
 from .case import Case
 
 __all__ = ["METHODS", "Case", "Method"]
@@ -17,12 +17,13 @@ __all__ = ["METHODS", "Case", "Method"]
 
 @dataclass(frozen=True)
 class Method:
-    """compute(case) -> [t, q or 1, N]; `unit` of the weights; `shows` and `hides` are one sentence each; `layered`:
-    whether the weights depend on the cross-attention layer chosen; `slow`: run only when asked for."""
+    """compute(case) -> [t, q or 1, N], or that and a note; `unit` of the weights; `shows` and `hides` are one sentence
+    each; `layered`: whether the weights depend on the cross-attention layer chosen; `slow`: run for one word, when it
+    is asked for."""
 
     name: str
     title: str
-    compute: Callable[[Case], Tensor]
+    compute: Callable[[Case], Any]
     unit: str
     shows: str
     hides: str
@@ -43,6 +44,26 @@ METHODS = {
             "Queries that say the same hide one another, and a query may look at a patch without using it.",
         ),
         Method(
+            "gradient",
+            "Gradient × attention",
+            gradient.compute,
+            "nats, to first order",
+            "How the word hangs on each query by its slope, and on each patch by the attention that the slope favours.",
+            "A slope holds for small changes: where the word is certain it is flat, whatever the query says.",
+            layered=False,
+            slow=True,
+        ),
+        Method(
+            "integrated",
+            "Integrated gradients",
+            integrated.compute,
+            "nats",
+            "What each patch adds on the way from the average image to this one; all shares add up to the whole.",
+            "The images on that way are none that the model was made for, and noise adds up too.",
+            layered=False,
+            slow=True,
+        ),
+        Method(
             "occlusion",
             "Patch occlusion",
             occlusion.compute,
@@ -54,12 +75,47 @@ METHODS = {
             slow=True,
         ),
         Method(
+            "rise",
+            "RISE",
+            rise.compute,
+            "nats",
+            "How much better the word does with a patch in sight than without, over random hidings of half the image.",
+            "Coarse and noisy: neighbours share one another's weight.",
+            layered=False,
+            slow=True,
+        ),
+        Method(
             "raw",
             "Raw attention",
             raw.compute,
             "of the attention",
             "Where the language model looked among the queries, and where those looked in the image.",
             "Attention is not use: what was looked at need not have changed the word. The first query may be a sink.",
+        ),
+        Method(
+            "difference",
+            "Raw attention, less the usual",
+            raw.difference,
+            "of the attention",
+            "Raw attention less what the same word pays to queries that say what they say of any image.",
+            "Attention is still not use; only what every image gets is taken out.",
+        ),
+        Method(
+            "valued",
+            "Value-weighted attention",
+            valued.compute,
+            "of the attention",
+            "Raw attention where a patch counts by the length of what it hands over, not by being looked at alone.",
+            "Long vectors may cancel one another or say nothing that matters to the word.",
+        ),
+        Method(
+            "rollout",
+            "Attention rollout",
+            rollout.compute,
+            "of the attention",
+            "Raw attention followed back through all layers, for the queries also read one another.",
+            "It blurs: after some layers the queries' maps grow alike, whatever they use.",
+            layered=False,
         ),
     )
 }

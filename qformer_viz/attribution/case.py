@@ -1,6 +1,7 @@
 """What a method works on."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -13,17 +14,36 @@ from ..types import Capture
 class Case:
     """One answer about one image.
 
-    scorer    `score(queries [n, q, d]) -> [n, t]`, `requery(keep [n, p]) -> [n, q, d]`, `attention() -> [t, q]`
+    scorer    `score(queries [n, q, d]) -> [n, t]`, `requery(keep [n, p]) -> [n, q, d]`, `attention() -> [t, q]`; for
+              single methods also `values`, `attention_slopes` and `vision_slopes`, see `model.scoring.Scorer`
     capture   of the Q-Former pass that the answer came from
     baseline  [1, q, d] mean queries of other images, at the language model's width
+    features  () -> [1, p, d] mean ViT outputs of other images
     layer     index along the cross-attention layers whose maps say where a query looked; None is their mean
+    asked     the words to explain, by index; None for all
+    told      told(done, of) after each part of long work; raise from it to stop
     """
 
     scorer: Any
     capture: Capture
     baseline: Tensor
+    features: Callable[[], Tensor] | None = None
     layer: int | None = None
+    asked: Sequence[int] | None = None
+    told: Callable[[int, int], Any] = lambda done, of: None
+    memory: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def words(self) -> list[int]:
+        """The words to explain; a method returns a row for each."""
+        return list(range(len(self.scorer.words)) if self.asked is None else self.asked)
 
     def looked(self) -> Tensor:
         """Where each query looked: [q, N], the patch part as a probability, heads averaged."""
         return patches(select(self.capture.cross_attention, self.layer)[0])
+
+    def once(self, what: Any, compute: Callable[[], Any]) -> Any:
+        """compute(), or what it gave before, also to a method that reads another layer or other words."""
+        if what not in self.memory:
+            self.memory[what] = compute()
+        return self.memory[what]

@@ -10,10 +10,14 @@ from .case import Case
 
 
 def effects(case: Case) -> Tensor:
-    """[t, q]: how many nats each word loses without each query. All passes are one call of `score`."""
-    queries = case.scorer.queries
-    scores = case.scorer.score(torch.cat([queries, replaced(queries, case.baseline)]))
-    return (scores[:1] - scores[1:]).T
+    """[t, q]: how many nats every word loses without each query. All passes are one call of `score`, made once."""
+
+    def compute() -> Tensor:
+        queries = case.scorer.queries
+        scores = case.scorer.score(torch.cat([queries, replaced(queries, case.baseline)]))
+        return (scores[:1] - scores[1:]).T
+
+    return case.once("knock-out", compute)
 
 
 def replaced(queries: Tensor, baseline: Tensor, sets: Tensor | None = None) -> Tensor:
@@ -24,4 +28,4 @@ def replaced(queries: Tensor, baseline: Tensor, sets: Tensor | None = None) -> T
 
 
 def compute(case: Case) -> Tensor:
-    return effects(case)[..., None] * case.looked()
+    return effects(case)[case.words, :, None] * case.looked()

@@ -1,0 +1,50 @@
+"""Gradient × attention (Chefer et al. 2021, "Generic attention-model explainability") through the Q-Former, times the
+first-order effect of each query on the word: ∂y_t/∂z_q · (z_q − its mean over other images), signed.
+
+One backward pass for every word asked for; gradients never pile up from word to word.
+"""
+
+import torch
+from torch import Tensor
+
+from ..attention import patches
+from .case import Case
+
+
+def relevance(
+    own: Tensor, own_slope: Tensor, cross: Tensor, cross_slope: Tensor, cross_layers: tuple[int, ...]
+) -> Tensor:
+    """[q, p] from self-attention [L, h, s, s] (queries first, then text) and cross-attention [l, h, q, p].
+
+    Ā = mean_h max(∇A ⊙ A, 0). Self-attention: R_ss += Ā R_ss and R_si += Ā R_si; cross-attention: R_si += R̄ᵀ Ā,
+    with R̄ = (R_ss − I) / rowsum + I.
+    """
+    count, tokens = cross.shape[-2:]
+    size = own.shape[-1]
+    unit = torch.eye(size)
+    mixed, seen = unit.clone(), torch.zeros(size, tokens)
+    for layer in range(len(own)):
+        weight = (own_slope[layer] * own[layer]).clamp_min(0).mean(0)
+        mixed, seen = mixed + weight @ mixed, seen + weight @ seen
+        if layer in cross_layers:
+            index = cross_layers.index(layer)
+            weight = torch.zeros(size, tokens)
+            weight[:count] = (cross_slope[index] * cross[index]).clamp_min(0).mean(0)
+            rest = mixed - unit
+            total = rest.sum(-1, keepdim=True)
+            normal = torch.where(total > 0, rest / total.clamp_min(torch.finfo(total.dtype).tiny), 0) + unit
+            seen = seen + normal.T @ weight
+    return seen[:count]
+
+
+def compute(case: Case) -> Tensor:
+    moved = (case.scorer.queries - case.baseline.to(case.scorer.queries))[0].float().cpu()
+    rows = []
+    for done, word in enumerate(case.words):
+        found = case.scorer.attention_slopes(word)
+        seen = relevance(
+            found.own, found.own_slope, found.cross, found.cross_slope, case.capture.cross_layers
+        )
+        rows.append((found.queries * moved).sum(-1, keepdim=True) * patches(seen))
+        case.told(done + 1, len(case.words))
+    return torch.stack(rows)

@@ -1,0 +1,44 @@
+"""RISE (Petsiuk et al. 2018): hide random parts of the image and see with which patches shown a word does better.
+
+Masks are random grids of coarse cells, shifted at random, as keys of the Q-Former. A patch's weight is the mean
+log-probability with the patch shown less that with it hidden, so its unit is nats.
+"""
+
+import torch
+from torch import Tensor
+
+from .case import Case
+from .occlusion import shown
+
+MASKS, CELLS, SEED = 512, 6, 0
+
+
+def masks(count: int, grid: tuple[int, int], rng: torch.Generator, cells: int = CELLS) -> Tensor:
+    """bool [count, N]: each coarse cell is shown with probability one half."""
+    rows, columns = grid
+    height, width = -(-rows // cells), -(-columns // cells)
+    coarse = torch.rand(count, cells + 1, cells + 1, generator=rng) < 0.5
+    fine = coarse.repeat_interleave(height, 1).repeat_interleave(width, 2)
+    down = torch.randint(height, (count,), generator=rng)
+    right = torch.randint(width, (count,), generator=rng)
+    shifted = [
+        fine[i, d : d + rows, r : r + columns] for i, (d, r) in enumerate(zip(down, right, strict=True))
+    ]
+    return torch.stack(shifted).flatten(1)
+
+
+def weigh(keep: Tensor, scores: Tensor) -> Tensor:
+    """[t, N] of masks [n, N] and scores [n, t]: mean score with the patch shown less mean score with it hidden."""
+    on, off = keep.float(), (~keep).float()
+    mean_on, mean_off = ((scores.T @ each) / each.sum(0).clamp_min(1) for each in (on, off))
+    return mean_on - mean_off
+
+
+def compute(case: Case) -> Tensor:
+    """[t, 1, N]."""
+
+    def run() -> Tensor:
+        keep = masks(MASKS, case.capture.grid, torch.Generator().manual_seed(SEED))
+        return weigh(keep, shown(case, keep))
+
+    return case.once("rise", run)[case.words, None]

@@ -1,0 +1,32 @@
+"""Attention rollout (Abnar and Zuidema 2020) through the Q-Former in its true order, the residual kept at one half.
+
+Where the Q-Former also reads text, what went to text is left out and the rows are scaled up.
+"""
+
+import torch
+from torch import Tensor
+
+from ..attention import patches
+from .case import Case
+from .raw import to_queries
+
+
+def rollout(own: Tensor, cross: Tensor, cross_layers: tuple[int, ...]) -> Tensor:
+    """[q, p] from self-attention [L, q, q] and cross-attention [l, q, p], heads averaged.
+
+    Each layer: R ← Â R with Â = (A + I) / rowsum; on the layers that cross-attend then R ← (R + C) / 2.
+    """
+    found = torch.zeros_like(cross[0])
+    for layer, attention in enumerate(own):
+        mixing = attention + torch.eye(len(attention))
+        found = mixing / mixing.sum(-1, keepdim=True) @ found
+        if layer in cross_layers:
+            found = (found + cross[cross_layers.index(layer)]) / 2
+    return found
+
+
+def compute(case: Case) -> Tensor:
+    capture = case.capture
+    own, cross = capture.self_attention[:, 0].mean(1), capture.cross_attention[:, 0].mean(1)
+    looked = patches(rollout(own, cross, capture.cross_layers))
+    return to_queries(case)[case.words, :, None] * looked
