@@ -160,13 +160,29 @@ def examples() -> tuple[tuple[Path, str], ...]:
 
 def scene_maker() -> Any:
     """Draws scenes of the bundled world."""
-    from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, layout_scene, render
-    from qformer_viz.ui.services import SceneMaker
+    from model.emoji import drawn
+    from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, Scene, layout_scene, render
+    from model.emoji.truths import masks
+    from qformer_viz.ui.services import Drawn, SceneMaker
+
+    gallery = json.loads((ROOT / "assets/examples/scenes.json").read_text(encoding="utf-8"))
+    scenes = drawn.DrawnScenes(map(Scene.from_dict, gallery.values()))
 
     def draw(nouns, layout, style):
-        return render(layout_scene(nouns, layout, style)).image
+        return scenes.draw(layout_scene(nouns, layout, style))
 
-    return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS)
+    def recall(image):
+        scene = scenes.recall(image)
+        if scene is None:
+            return None
+        return Drawn(
+            drawn.names(scene),
+            masks(scene, render(scene)),
+            lambda index: scenes.draw(drawn.without(scene, index)),
+            lambda index, x, y: scenes.draw(drawn.moved(scene, index, x, y)),
+        )
+
+    return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS, recall)
 
 
 def unfamiliar(folder: Path | None) -> Any:

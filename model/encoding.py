@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,11 +63,29 @@ class Encoder:
         vision = self.model.vision_model(pixel_values=self._pixels(decoded)).last_hidden_state
         return vision, self.queries(vision, instruction_inputs)
 
+    @torch.no_grad()
+    def hidden(
+        self, encoded: EncodedImage, instruction_inputs: Any, keep: Tensor, where: str
+    ) -> EncodedImage:
+        """See `Pipeline.hidden`."""
+        seen = torch.cat([torch.ones(1, dtype=torch.bool), keep.bool()])
+        if where == "vit":
+            tower = self.model.vision_model
+            tokens = tower.embeddings(self._pixels(encoded))[:, seen.to(tower.device)]
+            vision = tower.post_layernorm(tower.encoder(inputs_embeds=tokens).last_hidden_state)
+            queries = self.queries(vision, instruction_inputs)
+        elif where == "qformer":
+            vision = encoded.vision
+            queries = self.queries(vision, instruction_inputs, seen[None])
+        else:
+            raise ValueError(f'hidden from {where!r}; choose "qformer" or "vit"')
+        return replace(encoded, queries=queries, vision=vision, record=None)
+
     def forget(self) -> None:
         self._encoded.clear()
         self._vision.clear()
 
-    def _pixels(self, decoded: Decoded) -> Tensor:
+    def _pixels(self, decoded: Decoded | EncodedImage) -> Tensor:
         pixels = self.processor.image_processor(decoded.image, return_tensors="pt")["pixel_values"]
         weight = self.model.vision_model.embeddings.patch_embedding.weight
         return pixels.to(weight.device, weight.dtype)

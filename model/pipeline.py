@@ -117,17 +117,22 @@ class Pipeline:
         """
         if not answer.token_ids:
             raise QuestionError("The answer has no word to explain. Ask in other words.")
-        instruction = image.question if isinstance(image, EncodedImage) else None
-        if self.family == "instructblip" and instruction is None:
-            instruction = self._prompts.instruction(None)
-        foreign = not isinstance(image, EncodedImage) or image.vision is None
-        encoded = self._encode(getattr(image, "image", image), instruction) if foreign else image
-        inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
+        encoded, inputs = self._with_vision(image)
         prompt = self._prompts.ids(answer.prompt)
 
         return Scorer(
             self.model, encoded, prompt, answer, self._encoder, inputs, self._guard, self._generator.reuse
         )
+
+    def hidden(self, encoded: EncodedImage, keep: torch.Tensor, where: str = "qformer") -> EncodedImage:
+        """The same image with only the patches in `keep` (bool `[N]`, row by row) in sight; CLS stays.
+
+        where: "qformer", which cannot attend to the others, though the ViT has already spread what they hold; or "vit",
+        which never gets them. Without a record of attention. Raises ImageError, MemoryError_.
+        """
+        encoded, inputs = self._with_vision(encoded)
+        with self._guard():
+            return self._encoder.hidden(encoded, inputs, keep, where)
 
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, q, d]` of the projected queries over reference images of this model's world
@@ -229,6 +234,15 @@ class Pipeline:
             for count in range(1, len(known.tokens)):
                 emit(_beginning(known, count))
         return replace(known, notices=notices)
+
+    def _with_vision(self, image: Any) -> tuple[EncodedImage, Any]:
+        """(the image with its ViT outputs, what its Q-Former reads)."""
+        instruction = image.question if isinstance(image, EncodedImage) else None
+        if self.family == "instructblip" and instruction is None:
+            instruction = self._prompts.instruction(None)
+        known = isinstance(image, EncodedImage) and image.vision is not None
+        encoded = image if known else self._encode(getattr(image, "image", image), instruction)
+        return encoded, None if instruction is None else self._prompts.instruction_inputs(instruction)
 
     def _encoded(self, image: Any, prompt: Prompt) -> EncodedImage:
         """The image as this pipeline's Q-Former sees it for this prompt."""

@@ -22,13 +22,13 @@ RANDOM, SEED, TIE = 5, 0, 0.02
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """deletion, insertion: {order: log-probabilities at `fractions`}; the orders are MAP, CENTRE and RANDOM_ORDER, whose
-    curve is the mean of several. `areas` {order: (deletion, insertion)}, of a whole image as 1 and none as 0; None where
-    no patch makes a difference. `comprehensiveness` and `sufficiency` at `ERASER` shares of the patches, in nats
-    (DeYoung et al. 2020). `agreement`: rank correlation with query knock-out, None for itself; `of_queries`: whether of
-    the weights of queries, else of patches. `pointing`, `mass` and the `chance` of pointing: where the object's mask is
-    known. `better` (deletion, insertion): whether the map's area beats every random order, and the centre or ties with
-    it, as it does where the object is in the centre."""
+    """deletion, insertion: {order: log-probabilities at `fractions`}; the orders are MAP, CENTRE and RANDOM_ORDER,
+    whose curve is the mean of several. `areas` {order: (deletion, insertion)}, of a whole image as 1 and none as 0;
+    None where no patch makes a difference. `comprehensiveness` and `sufficiency` at `ERASER` shares of the patches, in
+    nats (DeYoung et al. 2020). `agreement`: rank correlation with query knock-out, None for itself; `of_queries`:
+    whether of the weights of queries, else of patches. `pointing`, `mass` and the `chance` of pointing: where the
+    object's mask is known. `better` (deletion, insertion): whether the map's area beats every random order, and the
+    centre or ties with it, as it does where the object is in the centre."""
 
     word: str
     method: str

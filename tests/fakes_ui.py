@@ -7,7 +7,7 @@ carries a running number, so that a retry can be told from a replay.
 import hashlib
 import itertools
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +18,12 @@ from PIL import Image
 from model.images import decode
 from model.types import Answer, Decoding
 from qformer_viz.types import Capture
-from qformer_viz.ui.services import Geometry, Limits, SceneMaker, Services, Speaker
+from qformer_viz.ui.services import Drawn, Geometry, Limits, SceneMaker, Services, Speaker
 
 LAYERS, CROSS, HEADS, QUERIES, GRID, WIDTH = 6, (0, 2, 4), 2, 8, (4, 4), 16
+
+
+GREEN = (10, 200, 10)
 
 
 class FakeError(Exception):
@@ -93,6 +96,16 @@ class FakePipeline:
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
         return torch.zeros(1, QUERIES, WIDTH)
 
+    def mean_features(self, question: str | None = None) -> torch.Tensor:
+        return torch.zeros(1, GRID[0] * GRID[1] + 1, WIDTH)
+
+    def hidden(self, encoded: Any, keep: torch.Tensor, where: str = "qformer") -> Any:
+        """Query k goes with patch k; from the ViT, the last one too."""
+        queries = encoded.queries * keep[:QUERIES, None]
+        if where == "vit":
+            queries[:, -1] = 0
+        return replace(encoded, queries=queries)
+
     def scorer(self, encoded: Any, answer: Answer) -> Any:
         """Every word hangs on the query of its own number, the first on none."""
         if answer.text == "you asked refuse":
@@ -159,6 +172,18 @@ class FakeScorer:
     queries: torch.Tensor
     words: tuple[str, ...]
 
+    def values(self, index: int) -> torch.Tensor:
+        return torch.ones(HEADS, GRID[0] * GRID[1] + 1, 2)
+
+    def attention_slopes(self, word: int) -> Any:
+        """The word rises with its own query, which read patch k in every layer."""
+        own = torch.zeros(LAYERS, HEADS, QUERIES, QUERIES)
+        cross = torch.zeros(len(CROSS), HEADS, QUERIES, GRID[0] * GRID[1] + 1)
+        cross[..., word, word + 1] = 1
+        slope = torch.zeros(QUERIES, WIDTH)
+        slope[word] = self.queries[0, word] / self.queries[0, word].square().sum()
+        return SimpleNamespace(queries=slope, own=own, own_slope=own, cross=cross, cross_slope=cross)
+
     def score(self, queries: torch.Tensor) -> torch.Tensor:
         there = (queries[:, : len(self.words)] - self.queries[:, : len(self.words)]).abs().sum(-1) < 1e-6
         return -(~there).float() * (torch.arange(len(self.words)) > 0)
@@ -166,7 +191,7 @@ class FakeScorer:
     def requery(self, keep: torch.Tensor) -> torch.Tensor:
         return self.queries * keep[:, 1 : QUERIES + 1, None]
 
-    def attention(self) -> torch.Tensor:
+    def attention(self, queries: torch.Tensor | None = None) -> torch.Tensor:
         return torch.eye(len(self.words), QUERIES) + 0.01
 
 
@@ -205,13 +230,26 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
             raise ValueError("choose one to 4 nouns, not 0")
         return Image.new("RGB", (64, 48), (200, 10 * len(nouns), 30))
 
+    def recall(image):
+        """Green images are a cat on the first patch and a dog on the last."""
+        if image.getpixel((0, 0)) != GREEN:
+            return None
+        masks = {noun: torch.zeros(GRID, dtype=torch.bool) for noun in ("cat", "dog")}
+        masks["cat"][0, 0] = masks["dog"][-1, -1] = True
+        return Drawn(
+            ("cat", "dog"),
+            masks,
+            lambda index: Image.new("RGB", image.size, (1, 1, index)),
+            lambda index, x, y: Image.new("RGB", image.size, (2, int(100 * x), int(100 * y))),
+        )
+
     about = {name: changes.pop(name) for name in ("world", "familiar", "unknown") if name in changes}
     options = {
         "speaker": fake_speaker(pipe, **about),
         "decode": decode,
         "decoding": Decoding,
         "user_errors": (ModelError, FakeError),
-        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw),
+        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall),
         "limits": Limits(max_question=60, max_turns=5),
     }
     return Services(**options | changes)

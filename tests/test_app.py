@@ -118,7 +118,7 @@ def test_text_from_elsewhere_is_escaped():
 
 def test_head_closes_no_script_early():
     text = head()
-    assert text.count("<script>") == text.count("</script>") == 4
+    assert text.count("<script>") == text.count("</script>") == 5
     assert text.count("<style>") == text.count("</style>") == 2
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
 

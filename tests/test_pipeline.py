@@ -575,3 +575,39 @@ def test_pieces_keep_characters_that_need_several_tokens_whole():
 def test_a_partial_answer_is_an_answer():
     partial = next(fakes.pipeline().stream_caption(picture(), SHORT))
     assert isinstance(partial, Answer) and partial.finish is None and partial.seconds > 0
+
+
+@pytest.mark.parametrize(("family", "language"), FAMILIES)
+def test_hidden_patches(family, language):
+    """From the Q-Former they are no keys; from the ViT they never were: both against the modules' own arithmetic."""
+    pipe = fakes.pipeline(family, language)
+    encoded = pipe.encode(picture(3), "what?")
+    keep = torch.tensor([True, False, True, True])
+    nothing = pipe.hidden(encoded, torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(nothing.queries, encoded.queries, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        pipe.hidden(encoded, torch.ones(4, dtype=torch.bool), "vit").queries,
+        encoded.queries,
+        atol=1e-5,
+        rtol=1e-4,
+    )
+    seen, unseen = (pipe.hidden(encoded, keep, where) for where in ("qformer", "vit"))
+    assert seen.fingerprint != encoded.fingerprint != unseen.fingerprint != seen.fingerprint
+    # Not attending to a token is the same as its not being there.
+    fewer = encoded.vision[:, [0, 1, 3, 4]]
+    inputs = None if encoded.question is None else pipe._prompts.instruction_inputs(encoded.question)
+    with torch.no_grad():
+        expected = pipe._encoder.queries(fewer, inputs)
+    torch.testing.assert_close(seen.queries, expected, atol=1e-5, rtol=1e-4)
+    # What is under a patch that the ViT never gets makes no difference; under one that it gets it does.
+    pixels = np.asarray(encoded.image.resize((28, 28))).copy()
+    pixels[:14, 14:] = 255 - pixels[:14, 14:]
+    square = Image.fromarray(np.asarray(encoded.image.resize((28, 28))))
+    both = [pipe.encode(image, "what?") for image in (square, Image.fromarray(pixels))]
+    for where, same in (("vit", True), ("qformer", False)):
+        first, second = (pipe.hidden(each, keep, where).queries for each in both)
+        assert torch.allclose(first, second, atol=1e-5) == same
+    with pytest.raises(ValueError, match='"qformer" or "vit"'):
+        pipe.hidden(encoded, keep, "nowhere")
+    answer = pipe.ask(seen, "what?", decoding=Decoding(max_new_tokens=4))
+    assert answer.finish

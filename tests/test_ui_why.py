@@ -1,16 +1,26 @@
 """The Why tab without a browser."""
 
+import copy
 import json
-import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from qformer_viz.attribution import METHODS
-from qformer_viz.ui import conversation, why
+from qformer_viz.ui import conversation, explained, why
 from qformer_viz.ui.conversation import Session
-from tests.fakes_ui import GRID, QUERIES, FakePipeline, fake_services
+from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services
 from tests.test_conversation import ask, looked
+
+FAST = [name for name, method in METHODS.items() if not method.slow]
+N = GRID[0] * GRID[1]
+
+
+def still(*_, **__):
+    """A progress bar that nobody looks at."""
 
 
 @pytest.fixture
@@ -23,36 +33,101 @@ def session(services, tmp_path):
     return ask(services, looked(services, Session(), tmp_path), "what is it?")
 
 
+def explain(services, session):
+    told, view = why.told_and_view(services, session)
+    assert told == ""
+    return json.loads(view)
+
+
+def compute(services, session, **data):
+    told, view = why.computed(services, session, data, still)
+    return told, json.loads(view) if isinstance(view, str) else view
+
+
+def by_name(shown):
+    return {method["name"]: method for method in shown["methods"]}
+
+
 def test_every_word_with_its_queries_and_patches(services, session):
-    told, view = why.told_and_view(services, session, occlude=True)
-    shown = json.loads(view)
-    assert told == "" and shown["words"] == ["you", "asked", "what", "is", "it?"]
+    shown = explain(services, session)
+    assert shown["words"] == ["you", "asked", "what", "is", "it?"]
     assert shown["visual"] == [False, True, True, True, True] and shown["gains"] == [0, 1, 1, 1, 1]
-    methods = {method["name"]: method for method in shown["methods"]}
+    methods = by_name(shown)
     assert list(methods) == list(METHODS)
     for word, row in enumerate(methods["knockout"]["queries"]):
         assert row == [float(word > 0 and q == word) for q in range(QUERIES)]
-    assert methods["occlusion"]["queries"] is None
-    assert methods["occlusion"]["patches"][2] == [float(p == 2) for p in range(GRID[0] * GRID[1])]
     cross = session.capture.cross_attention[-1, 0].mean(0)[3, 1:]
     assert methods["knockout"]["patches"][3] == pytest.approx((cross / cross.sum()).tolist(), rel=1e-3)
 
 
-def test_the_slow_method_runs_only_when_asked_for(services, session):
-    names = [method["name"] for method in why.words(services, session, occlude=False)["methods"]]
-    assert names == ["knockout", "raw"]
+def test_slow_methods_run_only_when_asked_for(services, session):
+    methods = by_name(explain(services, session))
+    run = [name for name, method in methods.items() if method["patches"][0] is not None]
+    assert run == FAST and "occlusion" not in FAST
+    told, shown = compute(services, session, method="occlusion", word=2)
+    occlusion = by_name(shown)["occlusion"]
+    assert told == "" and occlusion["queries"] == [None] * 5
+    assert occlusion["patches"][2] == [float(p == 2) for p in range(N)] and None not in occlusion["patches"]
+
+
+def test_a_method_that_works_word_by_word_runs_for_the_one_asked_for(services, session):
+    _, shown = compute(services, session, method="gradient", word=2)
+    gradient = by_name(shown)["gradient"]
+    assert [patches is not None for patches in gradient["patches"]] == [word == 2 for word in range(5)]
+    assert gradient["queries"][2] == [float(q == 2) for q in range(QUERIES)]
+    assert gradient["patches"][2] == pytest.approx([float(p == 2) for p in range(N)])
+    _, shown = compute(services, session, method="gradient", word=3)
+    assert [p is not None for p in by_name(shown)["gradient"]["patches"]] == [w in (2, 3) for w in range(5)]
+
+
+def test_nothing_is_computed_twice(services, session, monkeypatch):
+    explain(services, session)
+    compute(services, session, method="occlusion", word=1)
+    scorer = explained.of(services, session).case.scorer
+    monkeypatch.setattr(scorer, "score", lambda queries: pytest.fail("a model ran"))
+    explain(services, session)
+    compute(services, session, method="occlusion", word=2)
+    # The conversation goes on: another answer is another case, and what was kept of the old one is gone.
+    later = ask(services, session, "next?")
+    assert explained.of(services, later).case.scorer is not scorer
+    assert explained.of(services, later).case.scorer.words == ("you", "asked", "next?")
+
+
+def test_visitors_share_nothing(services, session):
+    explain(services, session)
+    assert "explained" in session.kept and copy.deepcopy(session).kept == {} and Session().kept == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        {},
+        {"method": "magic", "word": 1},
+        {"method": "raw", "word": 5},
+        {"method": "raw", "word": -1},
+        {"method": "raw", "word": True},
+        {"method": "raw", "word": "1"},
+        {"method": ["raw"], "word": 1},
+    ],
+)
+def test_what_a_client_sends_is_checked(services, session, data):
+    for handler in (why.computed, why.judged):
+        assert "press the button again" in handler(services, session, data, still)[0]
 
 
 def test_trouble_is_told_with_its_fix(services, session):
-    assert "no image yet" in why.told_and_view(services, Session(), False)[0]
-    assert "no finished answer" in why.told_and_view(services, replace(session, answer=None), False)[0]
+    assert "no image yet" in why.told_and_view(services, Session())[0]
+    assert "no finished answer" in why.told_and_view(services, replace(session, answer=None))[0]
+    assert "no finished answer" in compute(services, replace(session, answer=None), method="raw", word=0)[0]
     refused = ask(services, session, "refuse")
-    assert "Ask something else" in why.told_and_view(services, refused, False)[0]
+    assert "Ask something else" in why.told_and_view(services, refused)[0]
 
 
 def test_no_tag_of_an_answer_survives(services, session):
     marked = ask(services, session, "<script>alert(1)</script>")
-    assert "<" not in why.told_and_view(services, marked, False)[1]
+    assert "<" not in why.told_and_view(services, marked)[1]
+    assert "<script>" not in why.judged(services, marked, {"method": "knockout", "word": 2}, still)[0]
 
 
 def test_only_a_finished_answer_about_the_image_at_hand_is_kept(services, session, tmp_path):
@@ -69,40 +144,66 @@ def test_a_question_that_is_read_is_explained_with_its_own_maps(tmp_path):
     services = fake_services(FakePipeline(family="instructblip"))
     session = ask(services, looked(services, Session(), tmp_path), "where?")
     assert session.encoded.question == "where?"
-    assert why.words(services, session, False)["words"] == ["you", "asked", "where?"]
+    assert explain(services, session)["words"] == ["you", "asked", "where?"]
 
 
-def test_an_answer_without_some_queries_beside_the_old_one(services, session):
-    told = why.outcome(services, session, f"2, {QUERIES - 1}", why.AWAY)
-    assert "With 2 of 8 queries" in told and "you asked what is it?" in told
-    assert "changed &lt;i&gt;answer" in told and "<i>" not in told
-    cells = re.findall(r"<tr><td>(.*?)</td><td>.*?</td><td>.*?</td><td>(.*?)</td>", told)
-    assert cells == [
-        ("you", "+0.00"),
-        ("asked", "+0.00"),
-        ("what", "-1.00"),
-        ("is", "+0.00"),
-        ("it?", "+0.00"),
-    ]
+def test_long_work_is_shown_and_can_be_stopped(services, session):
+    seen = []
+
+    def progress(at, desc, unit):
+        seen.append(at)
+        session.stop.set()
+
+    told, view = why.computed(services, session, {"method": "rise", "word": 1}, progress)
+    assert "Stopped" in told and not isinstance(view, str)
+    assert seen == [(64, 512)]
+    told, view = why.computed(services, session, {"method": "rise", "word": 1}, still)
+    assert told == "" and view
 
 
-def test_the_question_is_asked_again_after_the_same_turns(services, session):
-    why.outcome(services, ask(services, session, "next?"), "1", why.AWAY)
-    assert services.speaker.pipe.asked[-1][:2] == ("next?", (("what is it?", "you asked what is it?"),))
+def test_the_verdict_on_a_map(services, session):
+    compute(services, session, method="occlusion", word=2)
+    told, plot = why.judged(services, session, {"method": "occlusion", "word": 2}, still)
+    assert "Believe it: " in told and "“what”" in told and "Deletion" in told and "Sufficiency" in told
+    assert "Agreement with knock-out" in told and "Peak in the object" not in told
+    assert plot["visible"] and len(plot["value"].data) == 6
+    assert {trace.name for trace in plot["value"].data} == {"this map", "random order", "the centre first"}
+    told, plot = why.judged(services, session, {"method": "occlusion", "word": 0}, still)
+    assert "Cannot be told" in told and "Deletion" not in told
 
 
-def test_keeping_only_some_takes_the_others_away(services, session):
-    told = why.outcome(services, session, "2", why.KEEP)
-    assert "With 7 of 8 queries" in told
-    cells = dict(re.findall(r"<tr><td>(.*?)</td><td>.*?</td><td>.*?</td><td>(.*?)</td>", told))
-    assert cells["what"] == "+0.00" and cells["asked"] == cells["is"] == "-1.00"
+def test_the_verdict_knows_the_objects_of_a_known_scene(services, session):
+    green = replace(session.encoded, image=Image.new("RGB", (40, 30), GREEN))
+    about_dog = replace(ask(services, session, "dog"), encoded=green)
+    # The fake's word hangs on the patch of its number, the third, and the dog is on the last.
+    told = why.judged(services, about_dog, {"method": "occlusion", "word": 2}, still)[0]
+    assert (
+        "<dt>Peak in the object</dt><dd>no</dd>" in told
+        and "<dt>Weight in the object</dt><dd>0%</dd>" in told
+    )
+    assert services.mask(green.image, "cat").tolist() != torch.zeros(GRID).tolist()
+    assert services.mask(session.encoded.image, "cat") is None and services.mask(green.image, "of") is None
 
 
-@pytest.mark.parametrize("numbers", ["", "8", "-1", "one", "1; two", "9" * 5000, "0000001234567", "²", None])
-def test_queries_that_do_not_exist_are_told(services, session, numbers):
-    assert "0 to 7" in why.outcome(services, session, numbers, why.AWAY)
+def test_a_page_without_scenes_has_no_masks():
+    assert fake_services(scene_maker=None).mask(Image.new("RGB", (4, 4), GREEN), "cat") is None
 
 
-def test_no_answer_to_change_is_told(services, session):
-    assert "no image yet" in why.outcome(services, Session(), "1", why.AWAY)
-    assert "no finished answer" in why.outcome(services, replace(session, answer=None), "1", why.AWAY)
+def test_what_was_explained_goes_with_its_answer():
+    told, view, sentence, curves = why.forget()
+    assert (told, view, sentence) == ("", "", "") and curves["visible"] is False
+
+
+def test_figures_say_yes_where_the_peak_is_in_the_object():
+    verdict = SimpleNamespace(
+        areas=None,
+        comprehensiveness=(1.0,),
+        sufficiency=(0.5,),
+        agreement=None,
+        pointing=1.0,
+        mass=0.75,
+        chance=0.1,
+    )
+    rows = {name: value for name, value, _ in why.figures(verdict)}
+    assert rows["Peak in the object"] == "yes" and rows["Weight in the object"] == "75%"
+    assert "Deletion" not in rows and "Agreement with knock-out" not in rows

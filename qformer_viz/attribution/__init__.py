@@ -18,8 +18,8 @@ __all__ = ["METHODS", "Case", "Method"]
 @dataclass(frozen=True)
 class Method:
     """compute(case) -> [t, q or 1, N], or that and a note; `unit` of the weights; `shows` and `hides` are one sentence
-    each; `layered`: whether the weights depend on the cross-attention layer chosen; `slow`: run for one word, when it
-    is asked for."""
+    each; `layered`: whether the weights depend on the cross-attention layer chosen; `slow`: run only when asked for;
+    `single`: every word costs work of its own."""
 
     name: str
     title: str
@@ -29,6 +29,7 @@ class Method:
     hides: str
     layered: bool = True
     slow: bool = False
+    single: bool = False
 
 
 METHODS = {
@@ -52,6 +53,7 @@ METHODS = {
             "A slope holds for small changes: where the word is certain it is flat, whatever the query says.",
             layered=False,
             slow=True,
+            single=True,
         ),
         Method(
             "integrated",
@@ -62,6 +64,7 @@ METHODS = {
             "The images on that way are none that the model was made for, and noise adds up too.",
             layered=False,
             slow=True,
+            single=True,
         ),
         Method(
             "occlusion",

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, api, chat, export, matching, models, questions, similarity, statistics, why
+from . import about, api, chat, export, matching, models, questions, similarity, statistics, whatif, why
 from .components import canvas, head
 from .conversation import Session
 from .payload import as_text
@@ -44,6 +44,8 @@ def build(services: Services) -> gr.Blocks:
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Why", id="why"):
                         reasons = why.tab()
+                    with gr.Tab("What if", id="whatif"):
+                        changes = whatif.tab(services)
                     with gr.Tab("Similarity", id="similarity"):
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
@@ -69,7 +71,8 @@ def build(services: Services) -> gr.Blocks:
             looked = [*looked, *after_look]
         if services.matcher is not None:
             looked = [*looked, *matching.wire(services, session, fits, view)]
-        looked, answered = [*looked, stale], [*answered, stale]
+        pictured, undone = whatif.wire(services, session, changes)
+        looked, answered = [*looked, stale, pictured, undone], [*answered, stale, undone]
         if choice is not None:
             controls = [*alike["controls"], numbers["layer"]]
             switched = [

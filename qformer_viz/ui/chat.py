@@ -23,6 +23,7 @@ def picture(services: Services) -> dict[str, gr.Component]:
     image = UploadedImage(
         label="Image",
         type="filepath",
+        format="png",  # what the scene maker draws must arrive as drawn
         sources=["upload", "clipboard", "webcam"],
         height=236,
         elem_id="image",

@@ -68,9 +68,10 @@ def live_view(name: str, elem_id: str) -> gr.HTML:
     )
 
 
-def facts(rows: Iterable[tuple[str, str, str]], warning: str = "") -> str:
-    """A list of (name, value, what it means) as HTML, with an optional warning above."""
+def facts(rows: Iterable[tuple[str, str, str]], warning: str = "", lead: str = "") -> str:
+    """A list of (name, value, what it means) as HTML, with an optional warning or leading sentence above."""
     told = alert(warning) if warning else ""
+    told += f"<p role='status'><b>{escape(lead)}</b></p>" if lead else ""
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(meaning)}</small></div>"
         for name, value, meaning in rows
@@ -88,7 +89,7 @@ def head() -> str:
     styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
     scripts = "".join(
         f"<script>{text}</script>"
-        for text in (canvas_script(), _static("difference.js"), _static("why.js"), _static("app.js"))
+        for text in (canvas_script(), *map(_static, ("difference.js", "why.js", "painter.js", "app.js")))
     )
     icon = quote(_static("icon.svg"))
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'

@@ -33,8 +33,8 @@ class StopFlag(threading.Event):
 @dataclass(frozen=True, eq=False)
 class Session:
     """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `answer` is the
-    last finished one, about `encoded`; `model` is the name chosen of `Services.speakers`, None: the one that the page
-    opened with."""
+    last finished one, about `encoded`; `kept` is what tabs have computed of it (`ui.explained`); `model` is the name
+    chosen of `Services.speakers`, None: the one that the page opened with."""
 
     model: str | None = None
     encoded: Any = None
@@ -42,13 +42,16 @@ class Session:
     lines: tuple[Line, ...] = ()
     answer: Any = None
     stop: StopFlag = None  # type: ignore[assignment]
+    kept: dict = None  # type: ignore[assignment]
 
     def __post_init__(self):
         if self.stop is None:
             object.__setattr__(self, "stop", StopFlag())
+        if self.kept is None:
+            object.__setattr__(self, "kept", {})
 
     def __deepcopy__(self, memo: dict) -> "Session":
-        return replace(self, stop=StopFlag())
+        return replace(self, stop=StopFlag(), kept={})
 
     @property
     def capture(self) -> Any:

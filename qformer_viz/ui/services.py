@@ -28,6 +28,8 @@ class Pipeline(Protocol):
     ) -> Iterator[Any]: ...
     def scorer(self, image: Any, answer: Any) -> Any: ...
     def mean_queries(self, question: str | None = None) -> Any: ...
+    def mean_features(self, question: str | None = None) -> Any: ...
+    def hidden(self, encoded: Any, keep: Any, where: str = "qformer") -> Any: ...
     def describe(self) -> dict: ...
 
 
@@ -63,14 +65,27 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A scene whose parts are known: `objects`, a name for each; `masks` {noun: bool [gh, gw]}, for nouns shown once;
+    `without(index)` and `moved(index, x, y)` draw it again, with x and y from 0 to 1."""
+
+    objects: tuple[str, ...]
+    masks: Mapping[str, Any]
+    without: Callable[[int], Image.Image]
+    moved: Callable[[int, float, float], Image.Image]
+
+
+@dataclass(frozen=True)
 class SceneMaker:
-    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`."""
+    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`; `recall(image)` is what
+    is known of a scene that it drew, or that is an example, or None."""
 
     nouns: tuple[str, ...]
     layouts: tuple[str, ...]
     styles: tuple[str, ...]
     render: Callable[[Sequence[str], str, str | None], Image.Image]
     max_objects: int = 4
+    recall: Callable[[Image.Image], Drawn | None] = lambda image: None
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,11 @@ class Services:
     speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
     compares_questions: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    def mask(self, image: Image.Image, word: str) -> Any:
+        """bool [gh, gw] where a word's object is, on a scene that is known; None anywhere else."""
+        drawn = self.scene_maker.recall(image) if self.scene_maker else None
+        return drawn.masks.get(word) if drawn else None
 
     def of(self, session: Any) -> Speaker:
         """The model that this visitor talks to."""

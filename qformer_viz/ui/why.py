@@ -1,92 +1,63 @@
-"""Tab: which queries and patches every word of the last answer came from."""
+"""Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
 
-import re
-from dataclasses import replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
-import torch
 
 from ..attribution import METHODS
-from ..attribution.knockout import replaced
-from ..explain import DEFAULT, explain
+from ..explain import DEFAULT
+from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
 from ..view.palette import DIVERGING
 from ..view.payload import embed
-from .components import alert, live_view
-from .conversation import NO_IMAGE, Session
+from .components import alert, facts, live_view
+from .conversation import Session
+from .explained import Explained, chosen, of, telling
 from .payload import as_json
 from .services import Services
 
-NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
-AWAY, KEEP = "Take them away", "Keep only them"
-
 
 def tab() -> dict:
-    """One button, and the view of words, queries and patches."""
+    """One button, the view of words, queries and patches, and the verdict on its map."""
     gr.HTML(
         "<p class='qfv-note'>Takes the last answer apart: which queries each word came from, and where those looked. "
         "A word that the model would have said of any image says so and gets no map.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        run = gr.Button(
-            "Explain the last answer",
-            variant="primary",
-            size="md",
-            elem_id="why-run",
-            min_width=200,
-            scale=0,
-        )
-        occlude = gr.Checkbox(
-            False,
-            label="Hide each patch in turn too (slower: one more pass for every patch)",
-            elem_id="why-occlude",
-            container=False,
-            min_width=240,
-        )
+    run = gr.Button("Explain the last answer", variant="primary", size="md", elem_id="why-run", min_width=200)
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
     view = live_view("why", "why-view")
-    with gr.Row(elem_classes="qfv-controls"):
-        numbers = gr.Textbox(
-            label="Queries, by number", placeholder="12, 17", elem_id="why-queries", min_width=180, scale=2
-        )
-        how = gr.Radio(
-            [AWAY, KEEP], value=AWAY, label="What to do with them", elem_id="why-how", min_width=220, scale=2
-        )
-        again = gr.Button("Answer again", size="md", elem_id="why-again", min_width=140, scale=0)
-    outcome = gr.HTML(elem_id="why-outcome", apply_default_css=False)
-    return {
-        "run": run,
-        "occlude": occlude,
-        "told": told,
-        "view": view,
-        "numbers": numbers,
-        "how": how,
-        "again": again,
-        "outcome": outcome,
-    }
+    sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
+    curves = gr.Plot(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
+    return {"run": run, "told": told, "view": view, "sentence": sentence, "curves": curves}
 
 
-def told_and_view(services: Services, session: Session, occlude: bool) -> tuple[str, str]:
-    """(message, view): every method for every word as JSON; trouble is told instead."""
+def told_and_view(services: Services, session: Session) -> tuple[str, str]:
+    """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
-        return "", as_json(words(services, session, occlude))
+        kept = of(services, session)
+        for name, method in METHODS.items():
+            if not method.slow:
+                kept.map(name, 0)
+        return "", as_json(words(session, kept))
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), ""
 
 
-def words(services: Services, session: Session, occlude: bool) -> dict[str, Any]:
-    """What the view draws. Everything the visitor can choose is in it. ValueError says what to do instead."""
-    _check(session)
-    pipe = services.of(session).pipe
-    found = {
-        name: explain(pipe, session.encoded, session.answer, name)
-        for name in METHODS
-        if occlude or not METHODS[name].slow
-    }
-    first = found[DEFAULT]
+def computed(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+    """(message, view) with the chosen method for the chosen word added; trouble is told, and the view stays."""
+    try:
+        kept = of(services, session)
+        method, word = chosen(data, len(kept.case.scorer.words))
+        kept.map(method, word, telling(session, progress, METHODS[method].title))
+        return "", as_json(words(session, kept))
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error)), gr.skip()
+
+
+def words(session: Session, kept: Explained) -> dict[str, Any]:
+    """What the view draws. Everything that was computed is in it, and is chosen from in the browser."""
+    first = kept.map(DEFAULT, 0)
     return {
         "image": embed(session.encoded.image),
         "grid": list(first.grid),
@@ -96,91 +67,115 @@ def words(services: Services, session: Session, occlude: bool) -> dict[str, Any]
         "gains": _rounded(first.gains),
         "visual": first.visual.tolist(),
         "colours": list(DIVERGING),
-        "methods": [
-            {
-                "name": name,
-                "title": METHODS[name].title,
-                "unit": METHODS[name].unit,
-                "shows": METHODS[name].shows,
-                "hides": METHODS[name].hides,
-                "seconds": round(each.seconds, 2),
-                "queries": _rounded(each.queries) if each.scores.shape[1] > 1 else None,
-                "patches": _rounded(each.patches.flatten(1)),
-            }
-            for name, each in found.items()
-        ],
+        "methods": [_method(name, kept, len(first.words)) for name in METHODS],
     }
 
 
-def _check(session: Session) -> None:
-    if session.encoded is None:
-        raise ValueError(NO_IMAGE)
-    if session.answer is None or not session.answer.text:
-        raise ValueError(NO_ANSWER)
+def _method(name: str, kept: Explained, count: int) -> dict[str, Any]:
+    """One method for the view: lists by word, None where nothing was computed."""
+    method = METHODS[name]
+    rows: dict[str, list] = {"queries": [], "patches": [], "notes": [], "seconds": []}
+    for word in range(count):
+        found = kept.known(name, word)
+        row = 0 if method.single else word
+        rows["patches"].append(found and _rounded(found.patches[row].flatten()))
+        rows["queries"].append(_rounded(found.queries[row]) if found and found.scores.shape[1] > 1 else None)
+        rows["notes"].append(found.note if found else "")
+        rows["seconds"].append(round(found.seconds, 2) if found else None)
+    about = {
+        key: getattr(method, key) for key in ("name", "title", "unit", "shows", "hides", "layered", "single")
+    }
+    return about | rows
 
 
-def _rounded(values: Any) -> list:
+def _rounded(values: Any) -> list[float]:
     """Four significant digits: enough to draw, and small to send."""
-    digits = [[float(f"{v:.4g}") for v in row] for row in values.reshape(-1, values.shape[-1]).tolist()]
-    return digits if values.dim() > 1 else digits[0]
+    return [float(f"{v:.4g}") for v in values.tolist()]
 
 
-def outcome(services: Services, session: Session, numbers: str, how: str) -> str:
-    """The new answer beside the old one, and what every word of the old one loses; trouble is told instead."""
+def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+    """(sentence and figures, plot) on the map of the chosen word and method; trouble is told instead."""
+    from ..view.figures import curves_figure
+
     try:
-        return intervene(services, session, numbers, how)
+        kept = of(services, session)
+        method, word = chosen(data, len(kept.case.scorer.words))
+        told = telling(session, progress, "Hiding patches")
+        found = kept.map(method, word, told)
+        mask = services.mask(session.encoded.image, kept.case.scorer.words[word])
+        verdict = judge(kept.case, found, word, mask, told)
     except (ValueError, *services.user_errors) as error:
-        return alert(str(error))
-
-
-def intervene(services: Services, session: Session, numbers: str, how: str) -> str:
-    """The same question with some queries saying what they say of any image. ValueError says what to do instead."""
-    _check(session)
-    pipe, encoded, old = services.of(session).pipe, session.encoded, session.answer
-    chosen = parsed(numbers, encoded.queries.shape[1])
-    away = torch.zeros(1, encoded.queries.shape[1], dtype=torch.bool)
-    away[0, chosen] = True
-    away = ~away if how == KEEP else away
-    queries = replaced(encoded.queries, pipe.mean_queries(encoded.question), away)
-    changed = replace(encoded, queries=queries)
-    *before, (question, _) = session.turns()
-    new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
-    scorer = pipe.scorer(encoded, old)
-    was, now = scorer.score(torch.cat([scorer.queries, queries]))
-    rows = "".join(
-        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{b - a:+.2f}</td></tr>"
-        for word, a, b in zip(scorer.words, was, now, strict=True)
-    )
-    count = int(away.sum())
-    return (
-        f"<p>With {count} of {away.numel()} queries saying what they say of any image:</p>"
-        f"<dl class='qfv-facts'><div><dt>before</dt><dd>{escape(old.text)}</dd></div>"
-        f"<div><dt>now, greedily</dt><dd>{escape(new.text) or '(no word)'}</dd></div></dl>"
-        "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
-        f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
+        return alert(str(error)), gr.update(visible=False)
+    return facts(figures(verdict), lead=verdict.sentence), gr.update(
+        value=curves_figure(verdict), visible=True
     )
 
 
-def parsed(numbers: str, count: int) -> list[int]:
-    """The queries named in a text such as "3, 12"; ValueError for none, or for one that does not exist."""
-    found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
-    if not found or not all(
-        part.isascii() and part.isdigit() and len(part) < 6 and int(part) < count for part in found
+def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
+    """The rows of facts beside the curves."""
+    rows = []
+    if verdict.areas is not None:
+        for which, (name, better) in enumerate((("Deletion", "lower"), ("Insertion", "higher"))):
+            here, chance, centre = (verdict.areas[order][which] for order in (MAP, RANDOM_ORDER, CENTRE))
+            rows.append(
+                (
+                    name,
+                    f"{here:.2f}",
+                    f"random order {chance:.2f}, centre first {centre:.2f}; {better} is better",
+                )
+            )
+    shares = " · ".join(f"{share:.0%}" for share in ERASER)
+    for name, values, meaning in (
+        ("Comprehensiveness", verdict.comprehensiveness, "nats lost with the strongest patches hidden, at"),
+        ("Sufficiency", verdict.sufficiency, "nats lost with only the strongest patches shown, at"),
     ):
-        raise ValueError(f"Name queries by their numbers, 0 to {count - 1}, for example: 3, 12")
-    return sorted({int(part) for part in found})
+        rows.append((name, " · ".join(f"{value:.1f}" for value in values), f"{meaning} {shares}"))
+    if verdict.agreement is not None:
+        what = "weights of queries" if verdict.of_queries else "patches"
+        rows.append(
+            (
+                "Agreement with knock-out",
+                f"{verdict.agreement:.2f}",
+                f"rank correlation of the {what}, −1 to 1",
+            )
+        )
+    if verdict.pointing is not None:
+        rows.append(
+            (
+                "Peak in the object",
+                "yes" if verdict.pointing > 0.5 else "no",
+                f"give or take one patch; chance {verdict.chance:.0%}",
+            )
+        )
+        rows.append(("Weight in the object", f"{verdict.mass:.0%}", "of the weight that speaks for the word"))
+    return rows
 
 
-def forget() -> tuple[str, str, str]:
+def forget() -> tuple:
     """Another image, model or answer: what was explained is of no more use."""
-    return "", "", ""
+    return "", "", "", gr.update(visible=False)
 
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
+
+    # Closures, because Gradio reads no type hints off a partial.
+    def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
+        return computed(services, session, event._data, progress)
+
+    def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
+        return judged(services, session, event._data, progress)
+
+    def stop(session: Session) -> None:
+        session.stop.set()
+
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-    told = [parts["told"], parts["view"]]
-    parts["run"].click(partial(told_and_view, services), [session, parts["occlude"]], told, **lane)
-    numbers, how, again, result = (parts[name] for name in ("numbers", "how", "again", "outcome"))
-    gr.on([again.click, numbers.submit], partial(outcome, services), [session, numbers, how], result, **lane)
-    return (forget, None, [*told, result])
+    told, view = [parts["told"], parts["view"]], parts["view"]
+    verdict = [parts["sentence"], parts["curves"]]
+    parts["run"].click(partial(told_and_view, services), session, told, **lane)
+    computing = view.submit(compute, session, told, show_progress_on=parts["told"], **lane)
+    checking = view.apply(check, session, verdict, show_progress_on=parts["sentence"], **lane)
+    for done in (computing, checking):
+        done.then(None, None, None, js="() => window.qfvWhyIdle && window.qfvWhyIdle()")
+    view.stop(stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden")
+    return (forget, None, [*told, *verdict])

@@ -4,6 +4,7 @@ Axes are categories that carry the query's index as two digits, so that a click 
 in any order; `ui/static/app.js` reads them. Colours are perceptually ordered and safe for colour-blind eyes.
 """
 
+import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,6 +92,40 @@ def votes_figure(similarities, probabilities) -> go.Figure:
     )
     every = labels[:: max(1, len(labels) // 8)]
     figure.update_xaxes(type="category", tickvals=every, title="query", ticks="", anchor="y2")
+    return figure
+
+
+def curves_figure(verdict) -> go.Figure:
+    """Deletion and insertion of a `verdict.Verdict`, side by side: log-probability of the word against the share of the
+    patches hidden, or shown."""
+    figure = go.Figure()
+    colours = {"this map": ACCENT, "random order": INK, "the centre first": "#e08a1e"}
+    shares = [round(100 * share, 1) for share in verdict.fractions]
+    for axis, curves in (("", verdict.deletion), ("2", verdict.insertion)):
+        for order, values in curves.items():
+            figure.add_scatter(
+                x=shares,
+                y=np.round(np.asarray(values), 4).tolist(),
+                xaxis="x" + axis,
+                yaxis="y" + axis,
+                name=order,
+                legendgroup=order,
+                showlegend=axis == "",
+                mode="lines+markers",
+                line={"color": colours[order], "dash": "solid" if order == "this map" else "dot"},
+                marker={"size": 6},
+                hovertemplate=f"{order}<br>%{{x}} % of the patches<br>log p %{{y:.2f}}<extra></extra>",
+            )
+    _dress(figure, height=300)
+    line = {"zeroline": False, "gridcolor": "rgba(127,127,127,0.2)"}
+    figure.update_layout(
+        margin={"t": 40},
+        legend={"orientation": "h", "y": 1.16, "x": 0},
+        xaxis={"domain": [0, 0.46], "title": "% hidden, strongest first", **line},
+        xaxis2={"domain": [0.54, 1], "title": "% shown, strongest first", "anchor": "y2", **line},
+        yaxis={"title": f"log p(“{html.escape(verdict.word)}”)", **line},
+        yaxis2={"anchor": "x2", "matches": "y", "showticklabels": False, **line},
+    )
     return figure
 
 

@@ -1,10 +1,19 @@
-"""The Why tab in a real Chromium, over a fake model."""
+"""The Why and What if tabs in a real Chromium, over a fake model."""
 
 import pytest
 
 from tests.browser.test_app import ask, captioned, open_page, picture, url  # noqa: F401
+from tests.fakes_ui import GREEN
 
 pytestmark = pytest.mark.browser
+
+
+def about(page, question):
+    """A finished answer to a question, about the image at hand."""
+    ask(page, question)
+    page.wait_for_function(
+        "(text) => document.querySelector('#chat').innerText.includes(text)", arg=f"you asked {question}"
+    )
 
 
 def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
@@ -12,9 +21,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     page.locator("#why-run").click()
     page.get_by_text("There is no image yet").last.wait_for()
     captioned(page)
-    ask(page, "<b>one?</b>")
-    page.wait_for_function("document.querySelector('#chat').innerText.includes('you asked <b>one?</b>')")
-    page.locator("#why-occlude input").check()
+    about(page, "<b>one?</b>")
     page.locator("#why-run").click()
     page.wait_for_selector(".qfv-chip")
     chips = page.locator(".qfv-chip")
@@ -31,22 +38,104 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     assert queries.all_inner_texts()[0].split() == ["02", "+1.000"] and queries.count() == 1
     queries.first.click()
     assert page.evaluate("[qfvHandle.get().query, qfvHandle.get().layer]") == [2, 4]
-    page.locator(".qfv-why select").select_option(label="Patch occlusion")
-    assert "without going through single queries" in body.inner_text() and queries.count() == 0
-    assert "row 1, column 3" in page.locator(".qfv-why canvas").get_attribute("aria-label")
+    page.locator(".qfv-why select").select_option(label="Raw attention")
+    assert "row" in page.locator(".qfv-why canvas").get_attribute("aria-label")
     assert len(page.requests) == requests
-    page.locator("#why-queries input, #why-queries textarea").fill("2, 99")
-    page.locator("#why-again").click()
-    page.get_by_text("Name queries by their numbers, 0 to 7").wait_for()
-    page.locator("#why-queries input, #why-queries textarea").fill("2")
-    page.locator("#why-again").click()
-    page.locator("#why-outcome table").wait_for()
-    rows = [row.split("\t") for row in page.locator("#why-outcome tbody tr").all_inner_texts()]
-    assert [(row[0], row[-1]) for row in rows] == [
-        ("you", "+0.00"),
-        ("asked", "+0.00"),
-        ("<b>one?</b>", "-1.00"),
-    ]
+    # A slow method runs when asked for, and the view goes on where it was.
+    page.locator(".qfv-why select").select_option(label="Patch occlusion")
+    assert "has not run yet" in status.inner_text() and not body.is_visible()
+    page.get_by_role("button", name="Run patch occlusion").click()
+    page.locator(".qfv-why-body").get_by_text("without going through single queries").wait_for()
+    assert "“<b>one?</b>”" in status.inner_text() and queries.count() == 0
+    assert "row 1, column 3" in page.locator(".qfv-why canvas").get_attribute("aria-label")
+    requests = len(page.requests)
+    chips.nth(1).click()
+    assert "row 1, column 2" in page.locator(".qfv-why canvas").get_attribute("aria-label")
+    assert len(page.requests) == requests
+    # One that works word by word has run for no other word.
+    page.locator(".qfv-why select").select_option(label="Gradient × attention")
+    page.get_by_role("button", name="Run gradient × attention for “asked”").click()
+    body.wait_for(state="visible")
+    chips.nth(2).click()
+    assert "has not run yet" in status.inner_text()
+    chips.nth(1).click()
+    page.get_by_role("button", name="Hide and show the patches").click()
+    page.locator("#why-sentence").get_by_text("Believe it").wait_for()
+    page.locator("#why-curves .js-plotly-plot").wait_for()
+    assert not page.get_by_role("button", name="Stop computing").is_visible()
     captioned(page, picture("blue"))
-    page.wait_for_function("!document.querySelector('#why-outcome table')")
     page.wait_for_function("!document.querySelector('.qfv-chip')")
+    page.wait_for_function("!document.querySelector('#why-sentence').innerText.trim()")
+    assert not page.locator("#why-curves .js-plotly-plot").is_visible()
+
+
+def test_answers_with_something_taken_away(url, open_page):  # noqa: F811
+    page = open_page(url)
+    page.get_by_role("tab", name="What if").click()
+    page.locator("#whatif-again").click()
+    page.locator("#whatif-outcome").get_by_text("There is no image yet").wait_for()
+    captioned(page)
+    about(page, "<b>one?</b>")
+    numbers = page.locator("#whatif-queries input, #whatif-queries textarea")
+    numbers.fill("2, 99")
+    page.locator("#whatif-again").click()
+    page.get_by_text("Name queries by their numbers, 0 to 7").wait_for()
+    numbers.fill("2")
+    page.locator("#whatif-again").click()
+    page.locator("#whatif-outcome table").wait_for()
+
+    def losses():
+        rows = [row.split("\t") for row in page.locator("#whatif-outcome tbody tr").all_inner_texts()]
+        return [(row[0], row[-1]) for row in rows]
+
+    assert losses() == [("you", "+0.00"), ("asked", "+0.00"), ("<b>one?</b>", "-1.00")]
+    # Painting: by pointer, by keys, and from the map of the other tab.
+    canvas, told = page.locator(".qfv-painter canvas"), page.locator(".qfv-painter [role=status]")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    at = lambda row, column: (
+        box["x"] + (column + 0.5) * box["width"] / 4,
+        box["y"] + (row + 0.5) * box["height"] / 4,
+    )  # noqa: E731
+    page.mouse.move(*at(0, 1))
+    page.mouse.down()
+    page.mouse.move(*at(0, 2), steps=4)
+    page.mouse.up()
+    assert told.inner_text().startswith("2 of 16 patches hidden. At row 1, column 3, hidden.")
+    canvas.press("ArrowLeft")
+    canvas.press("Space")
+    assert told.inner_text().startswith("1 of 16 patches hidden. At row 1, column 2, shown.")
+    page.get_by_role("button", name="Ask the last question again with these patches hidden").click()
+    page.locator("#whatif-outcome").get_by_text("With 1 of 16 patches hidden from the Q-Former:").wait_for()
+    assert losses() == [("you", "+0.00"), ("asked", "+0.00"), ("<b>one?</b>", "-1.00")]
+    page.get_by_role("button", name="Hide what is shown").click()
+    assert told.inner_text().startswith("15 of 16")
+    page.get_by_role("button", name="Hide the tenth").click()
+    assert "There is no map in Why yet" in told.inner_text()
+    page.get_by_role("tab", name="Why").click()
+    page.locator("#why-run").click()
+    page.wait_for_selector(".qfv-chip")
+    page.locator(".qfv-chip").nth(2).click()
+    page.get_by_role("tab", name="What if").click()
+    page.get_by_role("button", name="Hide the tenth").click()
+    # The fake's query 2 looks at patch 5 only.
+    assert told.inner_text().startswith("2 of 16")
+    page.locator(".qfv-painter select").select_option(value="vit")
+    page.get_by_role("button", name="Ask the last question again with these patches hidden").click()
+    page.locator("#whatif-outcome").get_by_text("changed <i>answer").wait_for()
+    captioned(page, picture("blue"))
+    page.wait_for_function("!document.querySelector('#whatif-outcome table')")
+    assert told.inner_text().startswith("0 of 16")
+
+
+def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    page.get_by_role("tab", name="What if").click()
+    page.locator("#whatif-draw").click()
+    page.get_by_text("What is in this image is not known").wait_for()
+    captioned(page, picture(GREEN))
+    page.wait_for_function("document.querySelector('#whatif-object input').value === 'cat'")
+    page.locator("#whatif-draw").click()
+    page.locator("#whatif-outcome").get_by_text("Without the cat:").wait_for()
+    assert page.locator("#whatif-outcome img").count() == 2

@@ -1,6 +1,8 @@
-// QFormerViz.why(root, shown): from a word of the answer to the queries and patches it came from, by several methods.
-// shown: image, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, queries, patches}].
-// A chosen query goes to the canvas; nothing is asked of a server.
+// QFormerViz.why(root, shown, {before, ask}): from a word of the answer to the queries and patches it came from.
+// shown: image, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, and by
+// word: queries, patches, notes, seconds}], null where nothing was computed yet.
+// A chosen query goes to the canvas. ask("submit" | "apply" | "stop", {method, word}) has the server compute a map, judge
+// the one on screen, or stop; nothing else is asked of it.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -10,10 +12,12 @@
   const signed = (v) => (v < 0 ? "−" : "+") + number(Math.abs(v));
 
   class Why {
-    constructor(root, shown) {
+    constructor(root, shown, { before, ask }) {
       this.shown = shown;
+      this.ask = ask;
       const first = shown.visual.indexOf(true);
-      this.state = { word: Math.max(first, 0), method: 0 };
+      const same = before && before.text === shown.words.join(" ");
+      this.state = { word: same ? before.word : Math.max(first, 0), method: same ? before.method : 0, text: shown.words.join(" ") };
       this.chips = shown.words.map((word, t) => {
         const chip = el("button", { type: "button", role: "radio", class: "qfv-chip" + (shown.visual[t] ? "" : " qfv-chip-language"),
           title: this.fact(t), onclick: () => this.set({ word: t }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
@@ -31,11 +35,22 @@
       this.bars = el("div", { class: "qfv-moved" });
       this.heading = el("b", {});
       this.rest = el("p", { class: "qfv-note" });
+      this.check = button("Is this map true?", "Hide and show the patches that this map names, and see what the word does", () => this.begin("apply"));
+      this.compute = button("", "", () => this.begin("submit"));
+      this.stop = button("Stop", "Stop computing", () => this.ask("stop"), { hidden: true });
       this.body = el("div", { class: "qfv-why-body" }, el("figure", { class: "qfv-less-more" }, picture, this.legend),
         el("div", {}, this.heading, this.bars, this.rest));
-      this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about, this.body);
+      this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about,
+        el("div", { class: "qfv-why-ask" }, this.compute, this.check, this.stop), this.body);
       root.append(this.root);
+      global.qfvWhyIdle = () => (this.stop.hidden = true);
       this.set({});
+    }
+
+    begin(event) {
+      const { method, word } = this.state;
+      this.stop.hidden = false;
+      this.ask(event, { method: this.shown.methods[method].name, word });
     }
 
     fact(t) {
@@ -58,35 +73,47 @@
       const { shown, state } = this;
       const method = shown.methods[state.method];
       const visual = shown.visual[state.word];
+      const known = method.patches[state.word] !== null;
       this.chips.forEach((chip, t) => {
         chip.setAttribute("aria-checked", String(t === state.word));
         chip.tabIndex = t === state.word ? 0 : -1;
       });
       this.method.value = state.method;
-      this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + " (" + number(method.seconds) + " s)";
+      const time = known ? " (" + number(method.seconds[state.word]) + " s)" : "";
+      this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + time;
       this.told.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
-        + (visual ? "" : " There is no map to draw for it.");
-      this.body.hidden = !visual;
-      if (visual) this.draw(method);
+        + (visual ? "" : " There is no map to draw for it.") + (visual && !known ? " This method has not run yet." : "");
+      const what = "Run " + method.title.toLowerCase() + (method.single ? " for “" + shown.words[state.word] + "”" : "");
+      this.compute.textContent = what;
+      this.compute.setAttribute("aria-label", what);
+      this.compute.title = what;
+      this.compute.hidden = known || !visual;
+      this.check.hidden = !known || !visual;
+      this.body.hidden = !visual || !known;
+      if (visual && known) this.draw(method);
+      global.qfvWhyMap = visual && known ? method.patches[state.word] : null;
     }
 
     draw(method) {
       const { shown, state } = this;
       const [rows, columns] = shown.grid;
       const patches = method.patches[state.word];
+      const queries = method.queries[state.word];
       const top = patches.reduce((high, v) => Math.max(high, Math.abs(v)), 0);
       QFV.paint.signed(this.canvas, patches, columns, rows, top, QFV.paint.table(shown.colours));
       const at = patches.indexOf(Math.max(...patches));
       const place = words.patch({ columns }, at);
       this.canvas.setAttribute("aria-label", "Patches of “" + shown.words[state.word] + "” by " + method.title + ", most at " + place);
-      const where = method.queries ? " Where the queries looked: layer " + shown.layer + ", mean of its heads." : "";
-      this.legend.textContent = "Orange speaks for the word, purple against it; up to " + number(top) + " " + method.unit + ", most at " + place + "." + where;
-      this.heading.textContent = method.queries ? "Queries by weight (" + method.unit + ")" : "This method judges patches without going through single queries.";
-      const values = method.queries ? method.queries[state.word] : [];
+      const where = method.layered ? " Where the queries looked: layer " + shown.layer + ", mean of its heads." : "";
+      const note = method.notes[state.word];
+      this.legend.textContent = "Orange speaks for the word, purple against it; up to " + number(top) + " " + method.unit + ", most at " + place + "."
+        + where + (note ? " " + note : "");
+      this.heading.textContent = queries ? "Queries by weight (" + method.unit + ")" : "This method judges patches without going through single queries.";
+      const values = queries || [];
       const sorted = [...values.keys()].sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
       const least = LEAST * Math.abs(values[sorted[0]] ?? 0);
       const order = sorted.filter((q) => Math.abs(values[q]) >= least).slice(0, MOST);
-      this.rest.textContent = method.queries && order.length < values.length
+      this.rest.textContent = queries && order.length < values.length
         ? "The other " + (values.length - order.length) + " weigh less" + (order.length < MOST ? " than a hundredth of the first." : ".") : "";
       this.bars.replaceChildren(...order.map((q) => {
         const { track, set } = bar();
@@ -108,5 +135,5 @@
     }
   }
 
-  QFV.why = (root, shown) => new Why(root, shown);
+  QFV.why = (root, shown, options) => new Why(root, shown, options || {});
 })(window);

@@ -1,0 +1,69 @@
+"""What has been computed of a visitor's last answer, kept with the session: nothing is computed twice."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from ..attribution import METHODS, Case
+from ..explain import attribute, prepare
+from ..types import Attribution
+from .conversation import NO_IMAGE, Session
+from .services import Services
+
+NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
+STOPPED = "Stopped. What was computed before is kept; press the button to start again."
+
+
+@dataclass(eq=False)
+class Explained:
+    """One answer's case, and the maps found so far by method; a method that works word by word has one for each."""
+
+    answer: Any
+    case: Case
+    found: dict[tuple[str, int | None], Attribution] = field(default_factory=dict)
+
+    def map(self, method: str, word: int, told: Callable[[int, int], Any] | None = None) -> Attribution:
+        """The attribution by a method that holds this word, computed now if need be."""
+        single = METHODS[method].single
+        key = (method, word if single else None)
+        if key not in self.found:
+            self.found[key] = attribute(self.case, method, words=[word] if single else None, told=told)
+        return self.found[key]
+
+    def known(self, method: str, word: int) -> Attribution | None:
+        return self.found.get((method, word if METHODS[method].single else None))
+
+
+def of(services: Services, session: Session) -> Explained:
+    """What is kept of the last answer. ValueError says what to do where there is none."""
+    if session.encoded is None:
+        raise ValueError(NO_IMAGE)
+    if session.answer is None or not session.answer.text:
+        raise ValueError(NO_ANSWER)
+    kept = session.kept.get("explained")
+    if kept is None or kept.answer is not session.answer:
+        case = prepare(services.of(session).pipe, session.encoded, session.answer)
+        kept = session.kept["explained"] = Explained(session.answer, case)
+    return kept
+
+
+def telling(session: Session, progress: gr.Progress, what: str) -> Callable[[int, int], None]:
+    """told(done, of) for long work: moves the bar, and raises ValueError when the visitor has pressed Stop."""
+    session.stop.clear()
+
+    def told(done: int, of: int) -> None:
+        if session.stop.is_set():
+            raise ValueError(STOPPED)
+        progress((done, of), desc=what, unit="steps")
+
+    return told
+
+
+def chosen(data: Any, words: int) -> tuple[str, int]:
+    """(method, word) as the view in the browser sent them; ValueError for anything else."""
+    method, word = (data.get("method"), data.get("word")) if isinstance(data, dict) else (None, None)
+    if not isinstance(method, str) or method not in METHODS or type(word) is not int or not 0 <= word < words:
+        raise ValueError("Choose a method and a word of the answer, then press the button again.")
+    return method, word

@@ -1,0 +1,210 @@
+"""Tab: take away queries, patches or an object of a known scene, ask again, and see old and new side by side."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+import torch
+
+from ..attribution.knockout import replaced
+from ..view.payload import embed
+from .components import alert, live_view
+from .conversation import Session
+from .explained import of
+from .payload import as_json
+from .services import Services
+
+AWAY, KEEP = "Take them away", "Keep only them"
+REMOVE, MOVE = "Take it out", "Move it"
+HIDDEN_FROM = {
+    "qformer": "the Q-Former (the ViT has seen them, and has told their neighbours)",
+    "vit": "the ViT (nobody ever saw them)",
+}
+PLACES = {
+    "top left": (0.2, 0.2),
+    "top": (0.5, 0.2),
+    "top right": (0.8, 0.2),
+    "left": (0.2, 0.5),
+    "middle": (0.5, 0.5),
+    "right": (0.8, 0.5),
+    "bottom left": (0.2, 0.8),
+    "bottom": (0.5, 0.8),
+    "bottom right": (0.8, 0.8),
+}
+UNKNOWN_SCENE = (
+    "What is in this image is not known, so it cannot be drawn again. Pick an example or make a scene."
+)
+
+
+def tab(services: Services) -> dict:
+    """Three ways to change what the language model gets, and one place for what follows."""
+    gr.HTML(
+        "<p class='qfv-note'>Asks the last question again with something taken away. Nothing here changes the "
+        "conversation.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        numbers = gr.Textbox(
+            label="Queries, by number", placeholder="12, 17", elem_id="whatif-queries", min_width=180, scale=2
+        )
+        how = gr.Radio([AWAY, KEEP], value=AWAY, label="What to do with them", min_width=220, scale=2)
+        again = gr.Button("Answer again", size="md", elem_id="whatif-again", min_width=140, scale=0)
+    painter = live_view("painter", "whatif-painter")
+    parts = {"numbers": numbers, "how": how, "again": again, "painter": painter}
+    if services.scene_maker:
+        with gr.Row(elem_classes="qfv-controls"):
+            parts["object"] = gr.Dropdown(
+                [], label="An object of this scene", elem_id="whatif-object", min_width=150, scale=2
+            )
+            parts["act"] = gr.Radio(
+                [REMOVE, MOVE], value=REMOVE, label="What to do with it", min_width=180, scale=2
+            )
+            parts["place"] = gr.Dropdown(
+                list(PLACES), value="middle", label="Where to", min_width=120, scale=1
+            )
+            parts["draw"] = gr.Button(
+                "Draw and answer again", size="md", elem_id="whatif-draw", min_width=190, scale=0
+            )
+    parts["outcome"] = gr.HTML(elem_id="whatif-outcome", apply_default_css=False)
+    return parts
+
+
+def shown(services: Services, session: Session) -> list:
+    """The painter's picture, and the objects of the scene where they are known; for a new image."""
+    if session.encoded is None:
+        return ["", *([gr.update(choices=[], value=None)] if services.scene_maker else [])]
+    image = session.encoded.image
+    picture = {"image": embed(image), "grid": list(session.capture.grid), "from": HIDDEN_FROM}
+    if not services.scene_maker:
+        return [as_json(picture)]
+    drawn = services.scene_maker.recall(image)
+    names = list(drawn.objects) if drawn else []
+    return [as_json(picture), gr.update(choices=names, value=names[0] if names else None)]
+
+
+def without_queries(services: Services, session: Session, numbers: str, how: str) -> str:
+    """Some queries say what they say of any image."""
+    of(services, session)
+    encoded = session.encoded
+    chosen = parsed(numbers, encoded.queries.shape[1])
+    away = torch.zeros(1, encoded.queries.shape[1], dtype=torch.bool)
+    away[0, chosen] = True
+    away = ~away if how == KEEP else away
+    mean = services.of(session).pipe.mean_queries(encoded.question)
+    changed = replace(encoded, queries=replaced(encoded.queries, mean, away))
+    lead = f"With {int(away.sum())} of {away.numel()} queries saying what they say of any image:"
+    return consequence(services, session, changed, lead)
+
+
+def without_patches(services: Services, session: Session, data: Any) -> str:
+    """Painted patches are hidden, from the Q-Former or from the ViT."""
+    of(services, session)
+    rows, columns = session.capture.grid
+    hidden, where = (data.get("patches"), data.get("where")) if isinstance(data, dict) else (None, None)
+    whole = isinstance(hidden, list) and all(type(p) is int and 0 <= p < rows * columns for p in hidden)
+    if not whole or not hidden or where not in HIDDEN_FROM:
+        raise ValueError("Paint at least one patch on the image, then ask again.")
+    keep = torch.ones(rows * columns, dtype=torch.bool)
+    keep[hidden] = False
+    changed = services.of(session).pipe.hidden(session.encoded, keep, where)
+    lead = f"With {int((~keep).sum())} of {keep.numel()} patches hidden from {HIDDEN_FROM[where].partition(' (')[0]}:"
+    return consequence(services, session, changed, lead)
+
+
+def redrawn(services: Services, session: Session, name: str | None, act: str, place: str) -> str:
+    """An object of a known scene is taken out or moved, and everything runs again on the new picture."""
+    of(services, session)
+    drawn = services.scene_maker.recall(session.encoded.image)
+    if drawn is None:
+        raise ValueError(UNKNOWN_SCENE)
+    if name not in drawn.objects or place not in PLACES:
+        raise ValueError("Choose an object of this scene, and where to move it.")
+    index = drawn.objects.index(name)
+    image = drawn.without(index) if act == REMOVE else drawn.moved(index, *PLACES[place])
+    changed = services.of(session).pipe.encode(image, session.encoded.question)
+    lead = f"Without the {name}:" if act == REMOVE else f"With the {name} moved to the {place}:"
+    return consequence(services, session, changed, lead, (session.encoded.image, image))
+
+
+def consequence(
+    services: Services, session: Session, changed: Any, lead: str, pictures: tuple[Any, Any] | None = None
+) -> str:
+    """As HTML: the new answer beside the old one, and what every word of the old one loses or gains."""
+    pipe, old = services.of(session).pipe, session.answer
+    *before, (question, _) = session.turns()
+    new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
+    scorer = of(services, session).case.scorer
+    was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
+    rows = "".join(
+        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{b - a:+.2f}</td></tr>"
+        for word, a, b in zip(scorer.words, was, now, strict=True)
+    )
+    sides = [("before", old.text), ("now, greedily", new.text or "(no word)")]
+    cells = "".join(
+        f"<div><dt>{name}</dt>{_picture(pictures, i)}<dd>{escape(text)}</dd></div>"
+        for i, (name, text) in enumerate(sides)
+    )
+    return (
+        f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
+        "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
+        f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _picture(pictures: tuple[Any, Any] | None, index: int) -> str:
+    if pictures is None:
+        return ""
+    alt = ("the scene as it was", "the scene drawn again")[index]
+    return f"<img src='{embed(pictures[index])['src']}' alt='{alt}'>"
+
+
+def parsed(numbers: str, count: int) -> list[int]:
+    """The queries named in a text such as "3, 12"; ValueError for none, or for one that does not exist."""
+    found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
+    if not found or not all(
+        part.isascii() and part.isdigit() and len(part) < 6 and int(part) < count for part in found
+    ):
+        raise ValueError(f"Name queries by their numbers, 0 to {count - 1}, for example: 3, 12")
+    return sorted({int(part) for part in found})
+
+
+def told(change: Any, services: Services, session: Session, *chosen: Any) -> str:
+    """What a change brings, or the trouble with its fix."""
+    try:
+        return change(services, session, *chosen)
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error))
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
+    """Connect the tab; returns what must run after a new image, and after every answer."""
+
+    # A closure, because Gradio reads no type hints off a partial.
+    def paint(session: Session, event: gr.EventData) -> str:
+        return told(without_patches, services, session, event._data)
+
+    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+    outcome, numbers = parts["outcome"], parts["numbers"]
+    queries = [session, numbers, parts["how"]]
+    gr.on(
+        [parts["again"].click, numbers.submit],
+        partial(told, without_queries, services),
+        queries,
+        outcome,
+        **lane,
+    )
+    parts["painter"].submit(paint, session, outcome, **lane)
+    pictured = [parts["painter"]]
+    if services.scene_maker:
+        scene = [session, parts["object"], parts["act"], parts["place"]]
+        parts["draw"].click(partial(told, redrawn, services), scene, outcome, **lane)
+        pictured.append(parts["object"])
+
+    def picture(session: Session) -> Any:
+        found = shown(services, session)
+        return found if len(found) > 1 else found[0]
+
+    return (picture, session, pictured), (lambda: "", None, outcome)

@@ -1,0 +1,77 @@
+"""Scenes recognised by their pixels, and drawn again with an object gone or moved."""
+
+import numpy as np
+from PIL import Image
+
+import app
+from model.emoji import drawn
+from model.emoji.examples import gallery
+from model.emoji.scenes import layout_scene, render
+from model.emoji.truths import masks
+from model.images import decode
+
+SCENE = layout_scene(("cat", "dog", "dog"), "row", "noto", "plain", 4)
+
+
+def test_a_scene_is_known_by_its_pixels_and_nothing_else():
+    scenes = drawn.DrawnScenes()
+    image = scenes.draw(SCENE)
+    assert scenes.recall(image.copy()) == SCENE
+    other = image.copy()
+    other.putpixel((0, 0), (1, 2, 3))
+    assert scenes.recall(other) is None and scenes.recall(image.resize((100, 100))) is None
+    assert drawn.DrawnScenes().recall(image) is None
+
+
+def test_only_so_many_are_kept(monkeypatch):
+    monkeypatch.setattr(drawn, "KEPT", 2)
+    scenes = drawn.DrawnScenes()
+    images = [scenes.draw(layout_scene(("cat",), "row", "noto", "plain", seed)) for seed in range(3)]
+    assert [scenes.recall(image) is not None for image in images] == [False, True, True]
+
+
+def test_the_examples_are_known_from_their_files():
+    maker = app.scene_maker()
+    for path, _ in app.examples():
+        found = maker.recall(decode(path).image)
+        scene = gallery()[path.name]
+        assert found.objects == drawn.names(scene)
+        assert set(found.masks) == {item.noun for item in scene.objects if found.objects.count(item.noun)}
+    assert maker.recall(Image.new("RGB", (224, 224))) is None
+
+
+def test_the_scene_maker_knows_what_it_drew_and_drew_again():
+    maker = app.scene_maker()
+    image = maker.render(["cat", "dog"], "row", "noto")
+    found = maker.recall(image)
+    assert found.objects == ("cat", "dog") and set(found.masks) == {"cat", "dog"}
+    assert found.masks["cat"][:, :8].any() and not found.masks["cat"][:, 8:].any()
+    again = maker.recall(found.without(0))
+    assert again.objects == ("dog",) and not again.masks["dog"][:, :8].any()
+    moved = maker.recall(found.moved(1, 0.1, 0.1))
+    assert moved.objects == ("cat", "dog") and moved.masks["dog"][:8, :8].any()
+
+
+def test_names_tell_equal_nouns_apart():
+    assert drawn.names(SCENE) == ("cat", "dog 1", "dog 2")
+
+
+def test_an_object_is_taken_out_and_the_rest_stays():
+    whole, less = render(SCENE), render(drawn.without(SCENE, 0))
+    away = whole.masks[0]
+    changed = (np.asarray(whole.image, int) != np.asarray(less.image, int)).any(-1)
+    assert changed[away].mean() > 0.9 and not changed[:, 112:].any()
+    assert len(drawn.without(SCENE, 0).objects) == 2
+
+
+def test_a_moved_object_stays_inside_and_in_front():
+    scene = drawn.moved(SCENE, 0, 1.0, 0.0)
+    item = scene.objects[-1]
+    assert item.noun == "cat" and (item.x, item.y) == (224 - item.size / 2, item.size / 2)
+    assert drawn.moved(SCENE, 0, 0.5, 0.5).objects[-1].x == 112
+    picture = render(scene)
+    assert picture.masks[-1][:112, 112:].sum() > 0.95 * picture.masks[-1].sum()
+
+
+def test_masks_are_those_of_nouns_shown_once():
+    assert set(masks(SCENE, render(SCENE))) == {"cat"}
