@@ -160,6 +160,8 @@ def examples() -> tuple[tuple[Path, str], ...]:
 
 def scene_maker() -> Any:
     """Draws scenes of the bundled world."""
+    import torch
+
     from model.emoji import drawn
     from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, Scene, layout_scene, render
     from model.emoji.truths import masks
@@ -177,7 +179,7 @@ def scene_maker() -> Any:
             return None
         return Drawn(
             drawn.names(scene),
-            masks(scene, render(scene)),
+            {noun: torch.from_numpy(mask) for noun, mask in masks(scene, render(scene)).items()},
             lambda index: scenes.draw(drawn.without(scene, index)),
             lambda index, x, y: scenes.draw(drawn.moved(scene, index, x, y)),
         )

@@ -188,6 +188,12 @@ class FakeScorer:
         there = (queries[:, : len(self.words)] - self.queries[:, : len(self.words)]).abs().sum(-1) < 1e-6
         return -(~there).float() * (torch.arange(len(self.words)) > 0)
 
+    def repeats(self, queries: torch.Tensor) -> torch.Tensor:
+        return self.score(queries).sum(-1) == 0
+
+    def spell(self, states: torch.Tensor, count: int) -> list:
+        return [[(f"<i>{query}</i>", 1.0)] * count for query in range(states.shape[1])]
+
     def requery(self, keep: torch.Tensor) -> torch.Tensor:
         return self.queries * keep[:, 1 : QUERIES + 1, None]
 

@@ -4,11 +4,15 @@ import numpy as np
 from PIL import Image
 
 import app
+import model
+import qformer_viz
 from model.emoji import drawn
 from model.emoji.examples import gallery
 from model.emoji.scenes import layout_scene, render
 from model.emoji.truths import masks
 from model.images import decode
+from qformer_viz.ui import conversation, whatif, why
+from qformer_viz.ui.conversation import Session
 
 SCENE = layout_scene(("cat", "dog", "dog"), "row", "noto", "plain", 4)
 
@@ -75,3 +79,18 @@ def test_a_moved_object_stays_inside_and_in_front():
 
 def test_masks_are_those_of_nouns_shown_once():
     assert set(masks(SCENE, render(SCENE))) == {"cat"}
+
+
+def test_the_page_judges_an_example_by_its_mask_and_draws_it_again():
+    """The real wiring: bundled model, example file, verdict with the object, and the object taken out."""
+    services = app.make_services(model.load("blip2-emoji", observe=qformer_viz.capture))
+    path = services.examples[0][0]
+    session = conversation.look(services, Session(), str(path), None)
+    *_, session = conversation.answer(services, session, None)
+    word = session.answer.text.split().index("cat")
+    told, plot = why.judged(services, session, {"method": "knockout", "word": word}, lambda *_, **__: None)
+    assert "Believe it: " in told and "<dt>Peak in the object</dt><dd>yes</dd>" in told and plot["visible"]
+    told = whatif.told(whatif.redrawn, services, session, "cat", whatif.REMOVE, "middle")
+    assert "Without the cat:" in told
+    after = told.split("now, greedily")[1].split("<dd>")[1].split("</dd>")[0]
+    assert "dog" in after and "cat" not in after

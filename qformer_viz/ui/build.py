@@ -6,7 +6,20 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, api, chat, export, matching, models, questions, similarity, statistics, whatif, why
+from . import (
+    about,
+    api,
+    chat,
+    export,
+    matching,
+    models,
+    questions,
+    similarity,
+    statistics,
+    together,
+    whatif,
+    why,
+)
 from .components import canvas, head
 from .conversation import Session
 from .payload import as_text
@@ -46,6 +59,8 @@ def build(services: Services) -> gr.Blocks:
                         reasons = why.tab()
                     with gr.Tab("What if", id="whatif"):
                         changes = whatif.tab(services)
+                    with gr.Tab("Queries", id="together"):
+                        weights = together.tab()
                     with gr.Tab("Similarity", id="similarity"):
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
@@ -72,7 +87,8 @@ def build(services: Services) -> gr.Blocks:
         if services.matcher is not None:
             looked = [*looked, *matching.wire(services, session, fits, view)]
         pictured, undone = whatif.wire(services, session, changes)
-        looked, answered = [*looked, stale, pictured, undone], [*answered, stale, undone]
+        stale = [stale, undone, together.wire(services, session, weights)]
+        looked, answered = [*looked, pictured, *stale], [*answered, *stale]
         if choice is not None:
             controls = [*alike["controls"], numbers["layer"]]
             switched = [

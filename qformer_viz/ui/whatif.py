@@ -20,8 +20,8 @@ from .services import Services
 AWAY, KEEP = "Take them away", "Keep only them"
 REMOVE, MOVE = "Take it out", "Move it"
 HIDDEN_FROM = {
-    "qformer": "the Q-Former (the ViT has seen them, and has told their neighbours)",
-    "vit": "the ViT (nobody ever saw them)",
+    "qformer": ("the Q-Former", "No query can look there; but the ViT has, and has told their neighbours."),
+    "vit": ("the ViT", "The ViT never gets them, nor does anyone after it."),
 }
 PLACES = {
     "top left": (0.2, 0.2),
@@ -46,28 +46,38 @@ def tab(services: Services) -> dict:
         "conversation.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        numbers = gr.Textbox(
-            label="Queries, by number", placeholder="12, 17", elem_id="whatif-queries", min_width=180, scale=2
-        )
-        how = gr.Radio([AWAY, KEEP], value=AWAY, label="What to do with them", min_width=220, scale=2)
-        again = gr.Button("Answer again", size="md", elem_id="whatif-again", min_width=140, scale=0)
-    painter = live_view("painter", "whatif-painter")
-    parts = {"numbers": numbers, "how": how, "again": again, "painter": painter}
-    if services.scene_maker:
-        with gr.Row(elem_classes="qfv-controls"):
-            parts["object"] = gr.Dropdown(
-                [], label="An object of this scene", elem_id="whatif-object", min_width=150, scale=2
+    parts: dict[str, Any] = {}
+    with gr.Tabs():
+        with gr.Tab("Patches", id="whatif-patches"):
+            parts["painter"] = live_view("painter", "whatif-painter")
+        with gr.Tab("Queries", id="whatif-some-queries"), gr.Row(elem_classes="qfv-controls"):
+            parts["numbers"] = gr.Textbox(
+                label="Queries, by number",
+                placeholder="12, 17",
+                elem_id="whatif-queries",
+                min_width=180,
+                scale=2,
             )
-            parts["act"] = gr.Radio(
-                [REMOVE, MOVE], value=REMOVE, label="What to do with it", min_width=180, scale=2
+            parts["how"] = gr.Radio(
+                [AWAY, KEEP], value=AWAY, label="What to do with them", min_width=220, scale=2
             )
-            parts["place"] = gr.Dropdown(
-                list(PLACES), value="middle", label="Where to", min_width=120, scale=1
+            parts["again"] = gr.Button(
+                "Answer again", size="md", elem_id="whatif-again", min_width=140, scale=0
             )
-            parts["draw"] = gr.Button(
-                "Draw and answer again", size="md", elem_id="whatif-draw", min_width=190, scale=0
-            )
+        if services.scene_maker:
+            with gr.Tab("An object of the scene", id="whatif-scene"), gr.Row(elem_classes="qfv-controls"):
+                parts["object"] = gr.Dropdown(
+                    [], label="Object", elem_id="whatif-object", min_width=150, scale=2
+                )
+                parts["act"] = gr.Radio(
+                    [REMOVE, MOVE], value=REMOVE, label="What to do with it", min_width=180, scale=2
+                )
+                parts["place"] = gr.Dropdown(
+                    list(PLACES), value="middle", label="Where to", min_width=120, scale=1
+                )
+                parts["draw"] = gr.Button(
+                    "Draw and answer again", size="md", elem_id="whatif-draw", min_width=190, scale=0
+                )
     parts["outcome"] = gr.HTML(elem_id="whatif-outcome", apply_default_css=False)
     return parts
 
@@ -110,7 +120,7 @@ def without_patches(services: Services, session: Session, data: Any) -> str:
     keep = torch.ones(rows * columns, dtype=torch.bool)
     keep[hidden] = False
     changed = services.of(session).pipe.hidden(session.encoded, keep, where)
-    lead = f"With {int((~keep).sum())} of {keep.numel()} patches hidden from {HIDDEN_FROM[where].partition(' (')[0]}:"
+    lead = f"With {int((~keep).sum())} of {keep.numel()} patches hidden from {HIDDEN_FROM[where][0]}:"
     return consequence(services, session, changed, lead)
 
 
@@ -139,7 +149,7 @@ def consequence(
     scorer = of(services, session).case.scorer
     was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
     rows = "".join(
-        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{b - a:+.2f}</td></tr>"
+        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{_signed(b - a)}</td></tr>"
         for word, a, b in zip(scorer.words, was, now, strict=True)
     )
     sides = [("before", old.text), ("now, greedily", new.text or "(no word)")]
@@ -152,6 +162,11 @@ def consequence(
         "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
         f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
     )
+
+
+def _signed(nats: torch.Tensor) -> str:
+    """Two digits after the point, and no minus before a nought."""
+    return f"{round(nats.item(), 2) + 0.0:+.2f}"
 
 
 def _picture(pictures: tuple[Any, Any] | None, index: int) -> str:

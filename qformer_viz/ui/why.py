@@ -24,7 +24,10 @@ def tab() -> dict:
         "A word that the model would have said of any image says so and gets no map.</p>",
         apply_default_css=False,
     )
-    run = gr.Button("Explain the last answer", variant="primary", size="md", elem_id="why-run", min_width=200)
+    with gr.Row(elem_classes="qfv-controls"):
+        run = gr.Button(
+            "Explain the last answer", variant="primary", size="md", elem_id="why-run", min_width=200, scale=0
+        )
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
     view = live_view("why", "why-view")
     sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
@@ -106,9 +109,8 @@ def judged(services: Services, session: Session, data: Any, progress: gr.Progres
         verdict = judge(kept.case, found, word, mask, told)
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), gr.update(visible=False)
-    return facts(figures(verdict), lead=verdict.sentence), gr.update(
-        value=curves_figure(verdict), visible=True
-    )
+    about = f"“{verdict.word}” by {METHODS[method].title}. {verdict.sentence}"
+    return facts(figures(verdict), lead=about), gr.update(value=curves_figure(verdict), visible=True)
 
 
 def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
@@ -129,7 +131,8 @@ def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
         ("Comprehensiveness", verdict.comprehensiveness, "nats lost with the strongest patches hidden, at"),
         ("Sufficiency", verdict.sufficiency, "nats lost with only the strongest patches shown, at"),
     ):
-        rows.append((name, " · ".join(f"{value:.1f}" for value in values), f"{meaning} {shares}"))
+        told = " · ".join(f"{round(value, 1) + 0.0:.1f}" for value in values)  # no minus before a nought
+        rows.append((name, told, f"{meaning} {shares}"))
     if verdict.agreement is not None:
         what = "weights of queries" if verdict.of_queries else "patches"
         rows.append(

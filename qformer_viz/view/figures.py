@@ -95,6 +95,87 @@ def votes_figure(similarities, probabilities) -> go.Figure:
     return figure
 
 
+def effects_figure(values, words: Sequence[str], unit: str) -> go.Figure:
+    """Heat map of signed effects [t, q] of every query on every word, white at none."""
+    values = np.asarray(values, np.float32)
+    labels = [query_label(q) for q in range(values.shape[1])]
+    figure = go.Figure(
+        _signed(values, labels, [html.escape(word) for word in words], unit, "query %{x}, “%{y}”")
+    )
+    _dress(figure, height=90 + 24 * len(values))
+    figure.update_xaxes(
+        type="category", tickvals=labels[:: max(1, len(labels) // 8)], title="query taken away", ticks=""
+    )
+    figure.update_yaxes(type="category", autorange="reversed", ticks="", automargin=True)
+    return figure
+
+
+def pairs_figure(values, queries: Sequence[int], word: str) -> go.Figure:
+    """Heat map of the interactions [k, k] of the named queries for a word, in nats."""
+    labels = [query_label(q) for q in queries]
+    figure = go.Figure(
+        _signed(np.asarray(values, np.float32), labels, labels, "nats", "queries %{x} and %{y}")
+    )
+    _dress(figure, height=340)
+    title = f"Interaction for “{html.escape(word)}”: red, they stand in for each other"
+    figure.update_layout(title={"text": title, "font": {"size": 13}, "x": 0}, margin={"t": 44})
+    axis = {"type": "category", "showgrid": False, "constrain": "domain", "ticks": ""}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis, autorange="reversed", scaleanchor="x")
+    return figure
+
+
+def shapley_figure(values, errors, alone, word: str, most: int = 12) -> go.Figure:
+    """Bars of the `most` greatest Shapley values [q] with two standard errors, beside each query's knock-out alone."""
+    values, errors, alone = (np.asarray(each, np.float32) for each in (values, errors, alone))
+    order = np.argsort(-np.maximum(np.abs(values), np.abs(alone)), kind="stable")[:most]
+    labels = [query_label(q) for q in order]
+    figure = go.Figure()
+    for name, each, error, colour in (
+        ("Shapley value", values, errors, ACCENT),
+        ("taken away alone", alone, None, INK),
+    ):
+        figure.add_bar(
+            x=labels,
+            y=np.round(each[order], 4).tolist(),
+            name=name,
+            marker={"color": colour},
+            error_y=None
+            if error is None
+            else {
+                "type": "data",
+                "array": np.round(2 * np.nan_to_num(error[order]), 4).tolist(),
+                "thickness": 1.2,
+            },
+            hovertemplate=f"query %{{x}}<br>{name} %{{y:.2f}} nats<extra></extra>",
+        )
+    _dress(figure, height=340)
+    figure.update_layout(
+        title={"text": f"Queries of “{html.escape(word)}”, nats", "font": {"size": 13}, "x": 0},
+        margin={"t": 64},
+        legend={"orientation": "h", "y": 1.14, "x": 0},
+        barmode="group",
+    )
+    figure.update_xaxes(type="category", title="query", ticks="")
+    figure.update_yaxes(zeroline=True, zerolinecolor=INK, gridcolor="rgba(127,127,127,0.2)")
+    return figure
+
+
+def _signed(values, columns: Sequence[str], rows: Sequence[str], unit: str, where: str) -> go.Heatmap:
+    """Signed values on one scale around white."""
+    top = max(float(np.abs(values).max()), 1e-6)
+    return go.Heatmap(
+        z=np.round(values, 4).tolist(),
+        x=list(columns),
+        y=list(rows),
+        zmin=-top,
+        zmax=top,
+        colorscale=DIVERGING,
+        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        hovertemplate=f"{where}<br>%{{z:.2f}} {unit}<extra></extra>",
+    )
+
+
 def curves_figure(verdict) -> go.Figure:
     """Deletion and insertion of a `verdict.Verdict`, side by side: log-probability of the word against the share of the
     patches hidden, or shown."""

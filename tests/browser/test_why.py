@@ -44,7 +44,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     # A slow method runs when asked for, and the view goes on where it was.
     page.locator(".qfv-why select").select_option(label="Patch occlusion")
     assert "has not run yet" in status.inner_text() and not body.is_visible()
-    page.get_by_role("button", name="Run patch occlusion").click()
+    page.get_by_role("button", name="Run Patch occlusion").click()
     page.locator(".qfv-why-body").get_by_text("without going through single queries").wait_for()
     assert "“<b>one?</b>”" in status.inner_text() and queries.count() == 0
     assert "row 1, column 3" in page.locator(".qfv-why canvas").get_attribute("aria-label")
@@ -54,7 +54,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     assert len(page.requests) == requests
     # One that works word by word has run for no other word.
     page.locator(".qfv-why select").select_option(label="Gradient × attention")
-    page.get_by_role("button", name="Run gradient × attention for “asked”").click()
+    page.get_by_role("button", name="Run Gradient × attention for “asked”").click()
     body.wait_for(state="visible")
     chips.nth(2).click()
     assert "has not run yet" in status.inner_text()
@@ -72,6 +72,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
 def test_answers_with_something_taken_away(url, open_page):  # noqa: F811
     page = open_page(url)
     page.get_by_role("tab", name="What if").click()
+    page.get_by_role("tab", name="Queries").last.click()
     page.locator("#whatif-again").click()
     page.locator("#whatif-outcome").get_by_text("There is no image yet").wait_for()
     captioned(page)
@@ -90,13 +91,14 @@ def test_answers_with_something_taken_away(url, open_page):  # noqa: F811
 
     assert losses() == [("you", "+0.00"), ("asked", "+0.00"), ("<b>one?</b>", "-1.00")]
     # Painting: by pointer, by keys, and from the map of the other tab.
+    page.get_by_role("tab", name="Patches").click()
     canvas, told = page.locator(".qfv-painter canvas"), page.locator(".qfv-painter [role=status]")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    at = lambda row, column: (
-        box["x"] + (column + 0.5) * box["width"] / 4,
-        box["y"] + (row + 0.5) * box["height"] / 4,
-    )  # noqa: E731
+
+    def at(row, column):
+        return box["x"] + (column + 0.5) * box["width"] / 4, box["y"] + (row + 0.5) * box["height"] / 4
+
     page.mouse.move(*at(0, 1))
     page.mouse.down()
     page.mouse.move(*at(0, 2), steps=4)
@@ -132,6 +134,7 @@ def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):  # n
     page = open_page(url)
     captioned(page)
     page.get_by_role("tab", name="What if").click()
+    page.get_by_role("tab", name="An object of the scene").click()
     page.locator("#whatif-draw").click()
     page.get_by_text("What is in this image is not known").wait_for()
     captioned(page, picture(GREEN))
@@ -139,3 +142,30 @@ def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):  # n
     page.locator("#whatif-draw").click()
     page.locator("#whatif-outcome").get_by_text("Without the cat:").wait_for()
     assert page.locator("#whatif-outcome img").count() == 2
+
+
+def test_queries_are_weighed_together(url, open_page):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    about(page, "<b>one?</b>")
+    page.get_by_role("tab", name="Queries", exact=True).first.click()
+    page.locator("#together-run").click()
+    page.locator("#together-told").get_by_text(
+        "2 of 8 queries are enough for the same answer, word for word: 01, 02"
+    ).wait_for()
+    for plot in ("matrix", "shares", "pairs"):
+        page.locator(f"#together-{plot} .js-plotly-plot").wait_for()
+    assert "“asked”" in page.locator("#together-shares").inner_text()
+    page.locator("#together-word input").click()
+    page.get_by_role("option", name="<b>one?</b> (3)").click()
+    page.locator("#together-shares").get_by_text("Queries of “<b>one?</b>”, nats").wait_for()
+    # A click in the matrix shows the query on the canvas.
+    page.locator("#together-matrix .nsewdrag").scroll_into_view_if_needed()
+    page.locator("#together-matrix .nsewdrag").first.click(position={"x": 5, "y": 5})
+    page.wait_for_function("qfvHandle.get().query === 0")
+    page.locator("#together-lens button").first.click()
+    page.get_by_text("The logit lens is known to mislead").wait_for()
+    assert page.locator("#together-lens tbody tr").count() == 8
+    captioned(page, picture("blue"))
+    page.wait_for_function("!document.querySelector('#together-told').innerText.trim()")
+    assert not page.locator("#together-matrix .js-plotly-plot").is_visible()

@@ -1,5 +1,5 @@
 // QFormerViz.painter(root, shown, {ask}): paint patches of an image to hide them.
-// shown: image, grid, from {name: what it means}. ask("submit", {patches, where}) has the server answer without them.
+// shown: image, grid, from {name: [title, what it means]}. ask("submit", {patches, where}) has the server answer without them.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -14,7 +14,8 @@
       const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: shown.image.src, alt: "", draggable: "false" }), this.canvas);
       picture.style.aspectRatio = String(Math.min(Math.max(shown.image.width / shown.image.height, 1 / 3), 6));
       this.told = el("p", { class: "qfv-note", role: "status" });
-      this.where = choice("Hide them from", Object.entries(shown.from), () => {});
+      this.where = choice("Hide them from", Object.entries(shown.from).map(([name, [title]]) => [name, title]), () => this.explain());
+      this.meaning = el("p", { class: "qfv-note" });
       this.strongest = button("Strongest tenth of the map in Why", "Hide the tenth of the patches that speak loudest for the chosen word", () => this.take());
       this.root = el("div", { class: "qfv qfv-painter", "data-theme": "host" },
         el("figure", {}, picture),
@@ -24,7 +25,7 @@
           el("div", { class: "qfv-why-ask" }, this.strongest,
             button("Invert", "Hide what is shown, and show what is hidden", () => this.change((h) => !h)),
             button("Clear", "Show every patch", () => this.change(() => 0))),
-          field("Hide from", this.where),
+          field("Hidden from", this.where), this.meaning,
           button("Answer again without them", "Ask the last question again with these patches hidden", () => this.submit())));
       this.canvas.addEventListener("pointerdown", (event) => this.down(event));
       this.canvas.addEventListener("pointermove", (event) => this.brush !== null && this.paint(event));
@@ -32,7 +33,12 @@
       this.canvas.addEventListener("keydown", (event) => this.key(event));
       for (const change of ["focus", "blur"]) this.canvas.addEventListener(change, () => this.draw());
       root.append(this.root);
+      this.explain();
       this.draw();
+    }
+
+    explain() {
+      this.meaning.textContent = this.shown.from[this.where.value][1];
     }
 
     patch(event) {

@@ -79,11 +79,11 @@
         chip.tabIndex = t === state.word ? 0 : -1;
       });
       this.method.value = state.method;
-      const time = known ? " (" + number(method.seconds[state.word]) + " s)" : "";
+      const time = known ? " (" + method.seconds[state.word].toFixed(2) + " s)" : "";
       this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + time;
       this.told.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
         + (visual ? "" : " There is no map to draw for it.") + (visual && !known ? " This method has not run yet." : "");
-      const what = "Run " + method.title.toLowerCase() + (method.single ? " for “" + shown.words[state.word] + "”" : "");
+      const what = "Run " + method.title + (method.single ? " for “" + shown.words[state.word] + "”" : "");
       this.compute.textContent = what;
       this.compute.setAttribute("aria-label", what);
       this.compute.title = what;

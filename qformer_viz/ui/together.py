@@ -1,0 +1,160 @@
+"""Tab: the queries together, for the last answer: their effect on every word, pairs, Shapley values, the few that are
+enough, and what single ones spell."""
+
+from dataclasses import replace
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..attribution import Case
+from ..attribution.knockout import effects
+from ..explain import ends
+from ..interplay import pairs, shapley, smallest, spelled
+from .components import alert
+from .conversation import Session
+from .explained import of, telling
+from .services import Services
+
+CLOSEST = 8
+LENS_WARNING = (
+    "The logit lens is known to mislead. A projected query is an input of the language model and never had to lie near "
+    "a word; what its output layer reads off it is not what the model reads. Take it as a hint; knock-out is the test."
+)
+
+
+def tab() -> dict:
+    """A button, a word, and four views."""
+    gr.HTML(
+        "<p class='qfv-note'>One query's effect hides behind others that say the same. Here they are taken away in "
+        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        run = gr.Button(
+            "Weigh the queries", variant="primary", size="md", elem_id="together-run", min_width=180, scale=0
+        )
+        word = gr.Dropdown([], label="Word", elem_id="together-word", min_width=140, scale=0)
+        stop = gr.Button("Stop", size="md", elem_id="together-stop", min_width=80, scale=0)
+    told = gr.HTML(elem_id="together-told", apply_default_css=False)
+    matrix = gr.Plot(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
+    with gr.Row():
+        shares = gr.Plot(
+            show_label=False, label="Shapley values", elem_id="together-shares", visible=False, min_width=320
+        )
+        twos = gr.Plot(
+            show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320
+        )
+    with gr.Accordion("What single queries spell (logit lens)", open=False, elem_id="together-lens"):
+        lens = gr.HTML(apply_default_css=False)
+    return {
+        "run": run,
+        "word": word,
+        "stop": stop,
+        "told": told,
+        "figures": [matrix, shares, twos],
+        "lens": lens,
+    }
+
+
+def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
+    """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
+    from ..view.figures import effects_figure
+
+    try:
+        kept = of(services, session)
+        told = telling(session, progress, "Weighing queries")
+        case = replace(kept.case, told=told)
+        case.once("shapley", lambda: shapley(case))
+        few = case.once("smallest", lambda: smallest(case))
+        gains = ends(case)[0] - ends(case)[1]
+    except (ValueError, *services.user_errors) as error:
+        return [alert(str(error)), gr.skip(), *[gr.skip()] * 3, gr.skip()]
+    words = case.scorer.words
+    first = int(gains.argmax())
+    choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
+    matrix = effects_figure(effects(case), [label for label, _ in choices], "nats")
+    return [
+        enough(few, case.scorer.queries.shape[1]),
+        gr.update(choices=choices, value=first),
+        gr.update(value=matrix, visible=True),
+        *for_word(services, session, first),
+        lens(case),
+    ]
+
+
+def for_word(services: Services, session: Session, word: Any) -> list:
+    """(Shapley values, pairs) of one word; nothing where the answer has gone meanwhile."""
+    from ..view.figures import pairs_figure, shapley_figure
+
+    try:
+        case = of(services, session).case
+        if type(word) is not int or not 0 <= word < len(case.scorer.words) or "shapley" not in case.memory:
+            return [gr.skip(), gr.skip()]
+        found, alone = case.memory["shapley"], effects(case)[word]
+        closest = sorted(alone.abs().topk(min(CLOSEST, len(alone))).indices.tolist())
+        both = case.once(("pairs", tuple(closest)), lambda: pairs(case, closest))[word]
+    except (ValueError, *services.user_errors):
+        return [gr.skip(), gr.skip()]
+    spoken = case.scorer.words[word]
+    shares = shapley_figure(found.values[word], found.error[word], alone, spoken)
+    return [
+        gr.update(value=shares, visible=True),
+        gr.update(value=pairs_figure(both, closest, spoken), visible=True),
+    ]
+
+
+def enough(few: list[int], count: int) -> str:
+    """The smallest set found, as HTML."""
+    if not few:
+        return "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
+    numbers = ", ".join(f"{query:02d}" for query in few)
+    return (
+        f"<p role='status'><b>{len(few)} of {count} queries are enough for the same answer, word for word: {numbers}."
+        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>"
+    )
+
+
+def lens(case: Case) -> str:
+    """The tokens that the output layer reads off every query, with the warning, as HTML."""
+    rows = "".join(
+        f"<tr><td>{query:02d}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
+        for query, row in enumerate(spelled(case))
+    )
+    return (
+        f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"
+        f"<th scope='col'>likeliest words, less what it spells of any image</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def forget() -> list:
+    """Another image, model or answer: what was weighed is of no more use."""
+    return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+
+    # A closure, because Gradio reads no type hints off a partial.
+    def weigh(session: Session, progress=gr.Progress()):  # noqa: B008
+        return weighed(services, session, progress)
+
+    def stop(session: Session) -> None:
+        session.stop.set()
+
+    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+    everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
+    parts["run"].click(weigh, session, everything, show_progress_on=parts["told"], **lane)
+    parts["word"].input(
+        partial(for_word, services),
+        [session, parts["word"]],
+        parts["figures"][1:],
+        show_progress="hidden",
+        **lane,
+    )
+    parts["stop"].click(
+        stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
+    )
+    return (forget, None, everything)
