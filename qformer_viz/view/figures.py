@@ -197,11 +197,11 @@ def curves_figure(verdict) -> go.Figure:
                 marker={"size": 6},
                 hovertemplate=f"{order}<br>%{{x}} % of the patches<br>log p %{{y:.2f}}<extra></extra>",
             )
-    _dress(figure, height=300)
+    _dress(figure, height=340)
     line = {"zeroline": False, "gridcolor": "rgba(127,127,127,0.2)"}
     figure.update_layout(
-        margin={"t": 40},
-        legend={"orientation": "h", "y": 1.16, "x": 0},
+        margin={"t": 70},
+        legend={"orientation": "h", "y": 1.05, "yanchor": "bottom", "x": 0},
         xaxis={"domain": [0, 0.46], "title": "% hidden, strongest first", **line},
         xaxis2={"domain": [0.54, 1], "title": "% shown, strongest first", "anchor": "y2", **line},
         yaxis={"title": f"log p(“{html.escape(verdict.word)}”)", **line},
