@@ -24,5 +24,9 @@ class CheckpointError(ModelError):
     """The checkpoint is unknown, not allowed, incomplete, unreadable or out of reach."""
 
 
+class GradientError(ModelError):
+    """The weights are held in a form that no gradient passes through."""
+
+
 class MemoryError_(ModelError):
     """The device ran out of memory; the caches have been emptied and the pipeline can be used again."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from model.errors import GradientError
 from model.generation import teacher_forced
 
 BATCH_BYTES = 256e6
@@ -180,7 +181,13 @@ class Scorer:
         )
 
     def _differentiable(self, word: int, queries: Tensor) -> Tensor:
-        """y [n] of one word, with its graph."""
+        """y [n] of one word, with its graph. Raises GradientError."""
+        states = (getattr(weight, "quant_state", None) for weight in self.model.parameters())
+        if any(getattr(state, "packing_format_for_cpu", False) for state in states):
+            raise GradientError(
+                "No gradient passes through 4-bit weights as bitsandbytes packs them for this processor. Choose "
+                'another method, such as query knock-out, or load the model with quantization="8bit" or without.'
+            )
         logits = _full(self._forward(queries).logits).log_softmax(-1)
         chosen = self._answer.expand(len(queries), -1).unsqueeze(-1)
         own = torch.tensor(self.of_word, device=logits.device) == word

@@ -230,6 +230,7 @@ class FakeMatcher:
 def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
     """Services around a fake pipeline, with the real decoder of uploads; the fields of `Speaker` go to the speaker."""
     from model.errors import ModelError
+    from qformer_viz.errors import QFormerVizError
 
     def draw(nouns, layout, style):
         if not nouns:
@@ -254,7 +255,7 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
         "speaker": fake_speaker(pipe, **about),
         "decode": decode,
         "decoding": Decoding,
-        "user_errors": (ModelError, FakeError),
+        "user_errors": (ModelError, QFormerVizError, FakeError),
         "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall),
         "limits": Limits(max_question=60, max_turns=5),
     }

@@ -40,7 +40,7 @@ def data_url(side=8, quality="PNG"):
 
 def test_endpoints_are_named_documented_and_nothing_else_is_public(served):
     info = served.client.view_api(return_format="dict")
-    assert set(info["named_endpoints"]) == {"/caption", "/ask", "/attention"}
+    assert set(info["named_endpoints"]) == {"/caption", "/ask", "/attention", "/explain"}
     assert info["unnamed_endpoints"] == {}
     for endpoint in info["named_endpoints"].values():
         assert endpoint["description"]
@@ -77,6 +77,21 @@ def test_attention_returns_the_npz_with_its_manifest(served, picture):
 def test_attention_without_a_question(served, picture):
     _, manifest = load_npz(served.client.predict(image=handle_file(picture), api_name="/attention"))
     assert manifest["question"] is None and manifest["answer"] is None
+
+
+def test_explain_returns_words_queries_and_patches(served, picture):
+    def explain(**options):
+        return served.client.predict(image=handle_file(picture), api_name="/explain", **options)
+
+    found = explain(question="what?")
+    assert found["answer"] == "you asked what?" and found["words"] == ["you", "asked", "what?"]
+    assert found["gains"] == [0, 1, 1] and found["visual"] == [False, True, True]
+    assert found["queries"][2] == [float(q == 2) for q in range(QUERIES)] and found["unit"] == "nats"
+    assert sum(map(sum, found["patches"][2])) == pytest.approx(1, abs=1e-5) and len(found["cls"]) == QUERIES
+    hidden = explain(method="occlusion")
+    assert hidden["words"][0] == "picture" and hidden["queries"] is None
+    with pytest.raises(AppError, match="knockout, gradient"):
+        explain(method="magic")
 
 
 def test_image_may_come_as_a_data_url(served):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+import model
 import qformer_viz
+from model.errors import GradientError
 from model.types import Decoding
 from qformer_viz import METHODS, Case
 from qformer_viz.attribution import gradient, integrated, raw, rise, rollout, valued
 from qformer_viz.explain import attribute, prepare
 from tests import fake_checkpoints as fakes
 from tests.test_explain import planted, seen  # noqa: F401
-from tests.test_pipeline import picture
+from tests.test_pipeline import FAMILIES, picture
 
 STEPS = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 
@@ -355,3 +357,43 @@ def test_a_case_without_attention_maps_of_one_layer():
     assert isinstance(case, Case)
     for name in ("knockout", "raw", "rollout", "occlusion", "rise"):
         assert METHODS[name].compute(case).shape[::2] == (2, 3)
+
+
+PRECISIONS = {
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float16": {"dtype": torch.float16},
+    "8bit": {"quantization": "8bit"},
+    "4bit": {"quantization": "4bit"},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("family", "language"), FAMILIES)
+def test_every_method_in_every_precision(tmp_path_factory, family, language, precision):
+    """Finite, and near what single precision says of the same answer. T5 has no safe fp16, and is not asked for it."""
+    if (language, precision) == ("t5", "float16"):
+        precision = "bfloat16"
+    folder = tmp_path_factory.mktemp("saved")
+    fakes.save(folder, family, language)
+    options = {"device": "cpu", "observe": qformer_viz.capture}
+    plain = model.load(folder, **options)
+    pipe = model.load(folder, **options, **PRECISIONS[precision])
+    answer = plain.caption(picture(3), Decoding(max_new_tokens=6))
+    exact, near = (prepare(each, each.encode(picture(3)), answer) for each in (plain, pipe))
+    for name in METHODS:
+        packed = any(
+            getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False)
+            for weight in pipe.model.parameters()
+        )
+        if METHODS[name].single and packed:
+            # bitsandbytes packs 4-bit weights for processors with AVX512-BF16 in a form without a backward pass.
+            with pytest.raises(GradientError, match="another method"):
+                attribute(near, name)
+            continue
+        wanted, found = attribute(exact, name), attribute(near, name)
+        assert found.scores.dtype == torch.float32 and found.scores.isfinite().all(), name
+        assert found.scores.shape == wanted.scores.shape and not found.scores.requires_grad
+    # All knock-outs of one answer: as near as the precision allows, in units of their own spread.
+    wanted, found = attribute(exact, "knockout").queries, attribute(near, "knockout").queries
+    error = (found - wanted).norm() / wanted.norm()
+    assert 0 < error < {"bfloat16": 0.4, "float16": 0.1, "8bit": 0.4, "4bit": 1.5}[precision], error

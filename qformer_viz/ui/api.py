@@ -1,4 +1,4 @@
-"""Named endpoints for the Gradio client: caption, ask, attention. Each call stands alone; nothing is kept."""
+"""Named endpoints for the Gradio client: caption, ask, attention, explain. Each call stands alone; nothing is kept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import gradio as gr
 
 from .. import export as files
+from ..attribution import METHODS
+from ..explain import DEFAULT, attribute, prepare
 from . import export
 from .components import UploadedImage
 from .conversation import Session, never_read
@@ -18,13 +20,16 @@ def endpoints(services: Services) -> None:
         image = UploadedImage(label="image", type="filepath", sources=["upload"])
         question = gr.Textbox(label="question")
         optional = gr.Textbox(label="question", value="")
+        method = gr.Textbox(label="method", value=DEFAULT)
         text, notice, file = gr.Textbox(label="text"), gr.Textbox(label="notice"), gr.File(label="NPZ")
+        found = gr.JSON(label="attribution")
         # A trigger that nobody can press: without one, Gradio would run the functions at every page load.
         never = gr.Button()
     for fn, inputs, output in (
         (caption_endpoint(services), [image], [text, notice]),
         (ask_endpoint(services), [image, question], [text, notice]),
         (attention_endpoint(services), [image, optional], file),
+        (explain_endpoint(services), [image, optional, method], found),
     ):
         never.click(
             fn,
@@ -68,6 +73,46 @@ def attention_endpoint(services: Services) -> Callable:
         return guarded(services, lambda: npz(services, image, question))
 
     return attention
+
+
+def explain_endpoint(services: Services) -> Callable:
+    def explain(image: str, question: str = "", method: str = DEFAULT) -> dict:
+        """Which queries and patches every word of an answer (without a question: of the caption) came from.
+
+        method: a name of qformer_viz.METHODS, such as knockout, gradient or rise. Returns answer, words, logprobs,
+        gains (nats that the image brought), visual (whether a word has a map at all), queries [word][query] or null, patches
+        [word][row][column], cls [query], unit and note; see qformer_viz.Attribution.
+        """
+        return guarded(services, lambda: attribution(services, image, question, method))
+
+    return explain
+
+
+def attribution(services: Services, image: str | None, question: str, method: str) -> dict[str, Any]:
+    """The attribution of one answer as plain numbers."""
+    pipe, encoded = services.speaker.pipe, encode(services, image)
+    if question.strip():
+        question = checked(services, question)
+        if services.speaker.reads_questions:
+            encoded = pipe.encode(encoded.image, question)
+        answer = pipe.ask(encoded, question)
+    else:
+        answer = pipe.caption(encoded)
+    found = attribute(prepare(pipe, encoded, answer), method)
+    return {
+        "answer": answer.text,
+        "words": list(found.words),
+        "logprobs": found.logprobs.tolist(),
+        "gains": found.gains.tolist(),
+        "visual": found.visual.tolist(),
+        "method": found.method,
+        "unit": METHODS[found.method].unit,
+        "layer": found.layer,
+        "queries": found.queries.tolist() if found.scores.shape[1] > 1 else None,
+        "patches": found.patches.tolist(),
+        "cls": found.cls.tolist(),
+        "note": found.note,
+    }
 
 
 def said(services: Services, image: str | None, question: str = "") -> tuple[str, str]:
