@@ -74,12 +74,14 @@ class Scorer:
         self._before: list[tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
-    def score(self, queries: Tensor) -> Tensor:
+    def score(self, queries: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
         """log p(word | queries, earlier words) `[n, t]`, summed over the pieces of a word, for queries `[n, q, d]`.
+
+        told(done, of): called after every batch; raise from it to stop.
 
         In single precision at least, on the CPU. Batches are bounded by memory; they change no more than the rounding.
         """
-        return self._per_word(self._pieces(queries)[0])
+        return self._per_word(self._pieces(queries, told)[0])
 
     @torch.no_grad()
     def repeats(self, queries: Tensor) -> Tensor:
@@ -193,9 +195,11 @@ class Scorer:
         own = torch.tensor(self.of_word, device=logits.device) == word
         return logits.gather(-1, chosen)[..., 0][:, own].sum(-1)
 
-    def _pieces(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def _pieces(
+        self, queries: Tensor, told: Callable[[int, int], Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(log p [n, k], whether it is the most probable one [n, k]) of the answer's tokens, on the CPU."""
-        first = self._first_changed(queries)
+        first, done = self._first_changed(queries), 0
         logprobs = torch.empty(len(queries), self._answer.shape[1], dtype=_full(queries[:0]).dtype)
         likeliest = torch.empty(logprobs.shape, dtype=torch.bool)
         for start in sorted(set(first.tolist())):
@@ -208,6 +212,9 @@ class Scorer:
                     chosen = self._answer.expand(len(part), -1)
                     logprobs[part] = logits.gather(-1, chosen.unsqueeze(-1))[..., 0].cpu()
                     likeliest[part] = (logits.argmax(-1) == chosen).cpu()
+                done += len(part)
+                if told is not None:
+                    told(done, len(queries))
         return logprobs, likeliest
 
     def _first_changed(self, queries: Tensor) -> Tensor:

@@ -280,14 +280,16 @@ def test_what_methods_share_is_computed_once(seen, monkeypatch):  # noqa: F811
     pipe, encoded, answer = seen
     case = prepare(pipe, encoded, answer)
     calls, score = [], case.scorer.score
-    monkeypatch.setattr(case.scorer, "score", lambda queries: calls.append(len(queries)) or score(queries))
+    monkeypatch.setattr(
+        case.scorer, "score", lambda queries, told=None: calls.append(len(queries)) or score(queries)
+    )
     for layer in (None, "mean"):
         attribute(case, "knockout", layer)
         attribute(case, "raw", layer)
     assert calls == [1 + fakes.QUERIES, 2]
 
 
-@pytest.mark.parametrize("name", ["gradient", "integrated", "occlusion", "rise"])
+@pytest.mark.parametrize("name", ["knockout", "gradient", "integrated", "occlusion", "rise"])
 def test_long_work_is_told_and_can_be_stopped(seen, name):  # noqa: F811
     pipe, encoded, answer = seen
     case, heard = prepare(pipe, encoded, answer), []

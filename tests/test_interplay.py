@@ -24,7 +24,7 @@ class Game:
         self.queries = torch.ones(1, players, 2)
         self.value, self.asked = value, 0
 
-    def score(self, queries):
+    def score(self, queries, told=None):
         self.asked += len(queries)
         worth = [self.value(row[:, 0].bool().tolist()) for row in queries]
         return torch.tensor([[w, 0.0] for w in worth])

@@ -34,7 +34,7 @@ def session(services, tmp_path):
 
 
 def explain(services, session):
-    told, view = why.told_and_view(services, session)
+    told, view = why.told_and_view(services, session, still)
     assert told == ""
     return json.loads(view)
 
@@ -84,7 +84,7 @@ def test_nothing_is_computed_twice(services, session, monkeypatch):
     explain(services, session)
     compute(services, session, method="occlusion", word=1)
     scorer = explained.of(services, session).case.scorer
-    monkeypatch.setattr(scorer, "score", lambda queries: pytest.fail("a model ran"))
+    monkeypatch.setattr(scorer, "score", lambda *_: pytest.fail("a model ran"))
     explain(services, session)
     compute(services, session, method="occlusion", word=2)
     # The conversation goes on: another answer is another case, and what was kept of the old one is gone.
@@ -117,16 +117,16 @@ def test_what_a_client_sends_is_checked(services, session, data):
 
 
 def test_trouble_is_told_with_its_fix(services, session):
-    assert "no image yet" in why.told_and_view(services, Session())[0]
-    assert "no finished answer" in why.told_and_view(services, replace(session, answer=None))[0]
+    assert "no image yet" in why.told_and_view(services, Session(), still)[0]
+    assert "no finished answer" in why.told_and_view(services, replace(session, answer=None), still)[0]
     assert "no finished answer" in compute(services, replace(session, answer=None), method="raw", word=0)[0]
     refused = ask(services, session, "refuse")
-    assert "Ask something else" in why.told_and_view(services, refused)[0]
+    assert "Ask something else" in why.told_and_view(services, refused, still)[0]
 
 
 def test_no_tag_of_an_answer_survives(services, session):
     marked = ask(services, session, "<script>alert(1)</script>")
-    assert "<" not in why.told_and_view(services, marked)[1]
+    assert "<" not in why.told_and_view(services, marked, still)[1]
     assert "<script>" not in why.judged(services, marked, {"method": "knockout", "word": 2}, still)[0]
 
 

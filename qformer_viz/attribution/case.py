@@ -14,8 +14,9 @@ from ..types import Capture
 class Case:
     """One answer about one image.
 
-    scorer    `score(queries [n, q, d]) -> [n, t]`, `requery(keep [n, p]) -> [n, q, d]`, `attention() -> [t, q]`; for
-              single methods also `values`, `attention_slopes` and `vision_slopes`, see `model.scoring.Scorer`
+    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `requery(keep [n, p]) -> [n, q, d]` and
+              `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_slopes` and
+              `vision_slopes`, see `model.scoring.Scorer`
     capture   of the Q-Former pass that the answer came from
     baseline  [1, q, d] mean queries of other images, at the language model's width
     features  () -> [1, p, d] mean ViT outputs of other images

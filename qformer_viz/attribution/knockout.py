@@ -14,7 +14,7 @@ def effects(case: Case) -> Tensor:
 
     def compute() -> Tensor:
         queries = case.scorer.queries
-        scores = case.scorer.score(torch.cat([queries, replaced(queries, case.baseline)]))
+        scores = case.scorer.score(torch.cat([queries, replaced(queries, case.baseline)]), case.told)
         return (scores[:1] - scores[1:]).T
 
     return case.once("knock-out", compute)

@@ -80,7 +80,7 @@ def explain_endpoint(services: Services) -> Callable:
         """Which queries and patches every word of an answer (without a question: of the caption) came from.
 
         method: a name of qformer_viz.METHODS, such as knockout, gradient or rise. Returns answer, words, logprobs,
-        gains (nats that the image brought), visual (whether a word has a map at all), queries [word][query] or null, patches
+        gains (nats that the image brought), visual (whether a word has a map), queries [word][query] or null, patches
         [word][row][column], cls [query], unit and note; see qformer_viz.Attribution.
         """
         return guarded(services, lambda: attribution(services, image, question, method))

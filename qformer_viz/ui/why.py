@@ -1,6 +1,5 @@
 """Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
 
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -28,20 +27,21 @@ def tab() -> dict:
         run = gr.Button(
             "Explain the last answer", variant="primary", size="md", elem_id="why-run", min_width=200, scale=0
         )
+        stop = gr.Button("Stop", size="md", elem_id="why-stop", min_width=80, scale=0)
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
     view = live_view("why", "why-view")
     sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
     curves = gr.Plot(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
-    return {"run": run, "told": told, "view": view, "sentence": sentence, "curves": curves}
+    return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}
 
 
-def told_and_view(services: Services, session: Session) -> tuple[str, str]:
+def told_and_view(services: Services, session: Session, progress: gr.Progress) -> tuple[str, str]:
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
         kept = of(services, session)
         for name, method in METHODS.items():
             if not method.slow:
-                kept.map(name, 0)
+                kept.map(name, 0, telling(session, progress, method.title))
         return "", as_json(words(session, kept))
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), ""
@@ -163,6 +163,9 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
 
     # Closures, because Gradio reads no type hints off a partial.
+    def start(session: Session, progress=gr.Progress()):  # noqa: B008
+        return told_and_view(services, session, progress)
+
     def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
         return computed(services, session, event._data, progress)
 
@@ -175,10 +178,10 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told, view = [parts["told"], parts["view"]], parts["view"]
     verdict = [parts["sentence"], parts["curves"]]
-    parts["run"].click(partial(told_and_view, services), session, told, **lane)
-    computing = view.submit(compute, session, told, show_progress_on=parts["told"], **lane)
-    checking = view.apply(check, session, verdict, show_progress_on=parts["sentence"], **lane)
-    for done in (computing, checking):
-        done.then(None, None, None, js="() => window.qfvWhyIdle && window.qfvWhyIdle()")
-    view.stop(stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden")
+    parts["run"].click(start, session, told, show_progress_on=parts["told"], **lane)
+    view.submit(compute, session, told, show_progress_on=parts["told"], **lane)
+    view.apply(check, session, verdict, show_progress_on=parts["sentence"], **lane)
+    parts["stop"].click(
+        stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
+    )
     return (forget, None, [*told, *verdict])

@@ -1,8 +1,8 @@
 // QFormerViz.why(root, shown, {before, ask}): from a word of the answer to the queries and patches it came from.
 // shown: image, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, and by
 // word: queries, patches, notes, seconds}], null where nothing was computed yet.
-// A chosen query goes to the canvas. ask("submit" | "apply" | "stop", {method, word}) has the server compute a map, judge
-// the one on screen, or stop; nothing else is asked of it.
+// A chosen query goes to the canvas. ask("submit" | "apply", {method, word}) has the server compute a map, or judge the
+// one on screen; nothing else is asked of it.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -37,19 +37,16 @@
       this.rest = el("p", { class: "qfv-note" });
       this.check = button("Is this map true?", "Hide and show the patches that this map names, and see what the word does", () => this.begin("apply"));
       this.compute = button("", "", () => this.begin("submit"));
-      this.stop = button("Stop", "Stop computing", () => this.ask("stop"), { hidden: true });
       this.body = el("div", { class: "qfv-why-body" }, el("figure", { class: "qfv-less-more" }, picture, this.legend),
         el("div", {}, this.heading, this.bars, this.rest));
       this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about,
-        el("div", { class: "qfv-why-ask" }, this.compute, this.check, this.stop), this.body);
+        el("div", { class: "qfv-why-ask" }, this.compute, this.check), this.body);
       root.append(this.root);
-      global.qfvWhyIdle = () => (this.stop.hidden = true);
       this.set({});
     }
 
     begin(event) {
       const { method, word } = this.state;
-      this.stop.hidden = false;
       this.ask(event, { method: this.shown.methods[method].name, word });
     }
 
