@@ -174,13 +174,19 @@ def interval(
     return float(data.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
 
 
+def summary(result: Result) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """{map: {measure: (mean, low, high)}}, intervals over images."""
+    return {
+        title: {measure: interval(figures[measure], result.images[measure]) for measure in MEASURES}
+        for title, figures in result.rows.items()
+    }
+
+
 def table(result: Result) -> str:
     """The rows as Markdown, every figure with its interval."""
     lines = ["| map | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
-    for title, figures in result.rows.items():
-        cells = [
-            "{:.3f} ({:.2f} to {:.2f})".format(*interval(figures[m], result.images[m])) for m in MEASURES
-        ]
+    for title, figures in summary(result).items():
+        cells = ["{:.3f} ({:.2f} to {:.2f})".format(*figures[measure]) for measure in MEASURES]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

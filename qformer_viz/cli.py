@@ -97,6 +97,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="only these, of " + ", ".join(METHODS),
     )
+    truth.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write means and intervals as JSON; model cards are drawn from it",
+    )
     truth.add_argument("--json", action="store_true", help="print every figure as JSON")
     return top
 
@@ -149,7 +155,15 @@ def run_faithfulness(pipe: Any, backend: Backend, args: argparse.Namespace) -> d
     cases = len(next(iter(result.rows.values()))["pointing"]) if result.rows else 0
     text = f"{cases} certified words of {args.scenes} scenes, {pipe.name}"
     text += f"\n\n{benchmark.table(result)}\n\n{benchmark.facts(result)}"
-    return {"text": text} | asdict(result)
+    found = {
+        "text": text,
+        "cases": cases,
+        "summary": benchmark.summary(result),
+        "measures": benchmark.MEASURES,
+    }
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found | asdict(result)
 
 
 def run_caption(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:

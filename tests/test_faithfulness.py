@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.emoji import plots
 from model.emoji.truths import truths
 from qformer_viz import BadShape, benchmark, cli
 from qformer_viz.__main__ import backend
@@ -121,12 +122,13 @@ def test_truths_differ_only_where_the_object_was():
     assert (np.asarray(found["empty"], int) != whole).any()
 
 
-def test_the_benchmark_on_the_bundled_model(capsys):
+def test_the_benchmark_on_the_bundled_model(capsys, tmp_path):
     """On a few scenes: the default method beats raw attention, and the controls keep their order."""
     import json
 
     asked = ["faithfulness", "--scenes", "8", "--json", "--methods", "knockout", "raw", "gradient"]
-    assert cli.main(asked, backend()) == 0
+    file = tmp_path / "faithfulness.json"
+    assert cli.main([*asked, "--out", str(file)], backend()) == 0
     printed = json.loads(capsys.readouterr().out)
     rows = printed["rows"]
     assert list(rows)[:5] == [
@@ -142,6 +144,11 @@ def test_the_benchmark_on_the_bundled_model(capsys):
     assert printed["likeness"] and np.mean(printed["likeness"]) < 0.5
     assert np.mean(np.asarray(printed["gains"]["a"]) < 0.5) > 0.8
     assert "| Gradient × attention | " in printed["text"] and "“a”, " in printed["text"]
+    written = json.loads(file.read_text())
+    for title, row in rows.items():
+        assert written["summary"][title]["pointing"][0] == pytest.approx(np.mean(row["pointing"]))
+    drawn = plots.truth(written, tmp_path / "faithfulness.svg").read_text()
+    assert "Gradient × attention" in drawn and "control: even" in drawn and "deletion" in drawn
     mean = {title: {m: np.mean(v) for m, v in row.items()} for title, row in rows.items()}
     best, raw = mean["Query knock-out, layer 4"], mean["Raw attention, layer 4"]
     assert len(rows["control: even"]["pointing"]) >= 8

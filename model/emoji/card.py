@@ -15,6 +15,7 @@ from .retrieval import RERANKED, evaluate_retrieval, is_retrieval
 
 METRICS = "metrics.json"
 # Files beside the weights that hold measured tables, and the headings under which the card shows them.
+TRUTH = "faithfulness.json"
 TABLES = {"ablation.md": "What each part contributes", "faithfulness.md": "Which explanations are true"}
 
 ANSWERING = {
@@ -270,6 +271,10 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False) -> Path:
         familiar.save_familiar(probe, folder, metrics["familiarity"])
     record.write_text(json.dumps(metrics, indent=1) + "\n")
     plots.draw(metrics, folder / "figures")
+    if (folder / TRUTH).exists():
+        plots.truth(
+            json.loads((folder / TRUTH).read_text(encoding="utf-8")), folder / "figures/faithfulness.svg"
+        )
     card = folder / "README.md"
     card.write_text(card_of(folder))
     return card

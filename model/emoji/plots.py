@@ -1,6 +1,7 @@
 """The plots of the model cards and of training, as SVG. Needs matplotlib (`pip install -e ".[evaluate]"`)."""
 
 import json
+import textwrap
 from pathlib import Path
 
 CURVES = {
@@ -85,6 +86,23 @@ def winners(counts: list[int], path: Path) -> Path:
     figure, (axis,) = _figure(1, 7)
     axis.bar(range(len(counts)), counts, color=BLUE)
     axis.set(xlabel="query", ylabel="images won")
+    return _save(figure, path)
+
+
+def truth(found: dict, path: Path) -> Path:
+    """What `python -m qformer_viz faithfulness --out` wrote: a dot and its interval for every map and measure."""
+    rows = list(found["summary"])
+    figure, axes = _figure(len(found["measures"]), 13, 0.9 + 0.24 * len(rows))
+    for axis, (measure, label) in zip(axes, found["measures"].items(), strict=True):
+        for y, title in enumerate(rows):
+            mean, low, high = found["summary"][title][measure]
+            colour = GREY if title.startswith("control") else BLUE
+            axis.plot((low, high), (y, y), color=colour, linewidth=2)
+            axis.plot(mean, y, "o", color=colour, markersize=4)
+        axis.set(xlabel="\n".join(textwrap.wrap(label, 26)), yticks=range(len(rows)), yticklabels=[])
+        axis.grid(axis="x", color="#e4e7eb", linewidth=0.6)
+        axis.invert_yaxis()
+    axes[0].set_yticklabels(rows)
     return _save(figure, path)
 
 
