@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
+from model import memory
 from model.checkpoints import Checkpoint, resolve
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
 from model.matching import Matcher
+from model.memory import Plan, plan, weight_bytes
 from model.pipeline import Pipeline
 
 FAMILIES = {
@@ -25,15 +26,13 @@ FAMILIES = {
 }
 RETRIEVAL = "Blip2ForImageTextRetrieval"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# The Q-Former stays float, so that its maps come from float queries and keys; the list replaces the library's
-# own, and generation fails with a quantised lm_head.
-_FLOAT = ["qformer", "query_tokens", "language_projection", "lm_head"]
+AUTO = "auto"
 
 
 def load(
     name_or_path: str | Path = "blip2-emoji",
     *,
-    quantization: str | None = None,
+    quantization: str | None = AUTO,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     observe: Observe | None = None,
@@ -41,13 +40,14 @@ def load(
 ) -> Pipeline:
     """Load a listed checkpoint, a folder that save_pretrained wrote, or a hub id named in `allow`.
 
-    quantization None, "8bit" (LLM.int8) or "4bit" (NF4); device and dtype None: chosen, the reason printed.
+    quantization None, "8bit" (LLM.int8), "4bit" (NF4) or "auto": as little as the free memory asks for. device and
+    dtype None: chosen, the reason printed. What does not fit is refused before it is loaded.
     observe(model) is a context manager entered around every Q-Former pass; what it yields becomes
     EncodedImage.record. Safetensors only, no remote code. Raises CheckpointError, MemoryError_.
     """
     checkpoint = resolve(name_or_path, allow)
-    if quantization not in (None, "8bit", "4bit"):
-        raise CheckpointError(f'quantization is {quantization!r}; expected None, "8bit" or "4bit".')
+    if quantization not in (None, AUTO, *memory.SHARE):
+        raise CheckpointError(f'quantization is {quantization!r}; expected "auto", None, "8bit" or "4bit".')
     config = _attempt(checkpoint, transformers.AutoConfig.from_pretrained)
     if config.model_type not in FAMILIES:
         raise CheckpointError(
@@ -61,7 +61,7 @@ def load(
         )
     family, model_class, processor_class = FAMILIES[config.model_type]
     checkpoint = replace(checkpoint, family=family)
-    model, reason = _open(checkpoint, config, model_class, device, dtype, quantization)
+    model, quantization, reason = _open(checkpoint, config, model_class, device, dtype, quantization)
     processor = _attempt(checkpoint, getattr(transformers, processor_class).from_pretrained)
     _check_placeholders(checkpoint, processor, config)
     return Pipeline(checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe)
@@ -84,7 +84,7 @@ def load_matcher(
             "another checkpoint."
         )
     checkpoint = replace(checkpoint, family="retrieval")
-    model, reason = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
+    model, _, reason = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
     processor = _attempt(checkpoint, transformers.Blip2Processor.from_pretrained)
     return Matcher(checkpoint, model, processor, reason=reason, observe=observe)
 
@@ -100,22 +100,24 @@ def _open(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     quantization: str | None,
-) -> tuple[Any, str]:
-    """The complete model, for inference only, and the reason for its device and precision, which is printed."""
+) -> tuple[Any, str | None, str]:
+    """The complete model, for inference only, its quantization, and the reason for its device and precision, which is
+    printed."""
     place, place_reason = _choose_device(device)
-    precision, precision_reason = _choose_dtype(dtype, place, checkpoint, config)
-    reason = f"device {place} ({place_reason}), {str(precision).removeprefix('torch.')} ({precision_reason})"
-    options: dict[str, Any] = {"dtype": precision, "use_safetensors": True, "output_loading_info": True}
-    if quantization is not None:
-        options["quantization_config"] = _quantization(quantization, precision)
-        reason += f", {quantization} weights except the Q-Former"
-    if quantization is not None or place.type != "cpu":
+    library_class = getattr(transformers, model_class)
+    how = _plan(checkpoint, config, library_class, place, dtype, quantization)
+    reason = f"device {place} ({place_reason}), {str(how.precision).removeprefix('torch.')} ({how.reason})"
+    options: dict[str, Any] = {"dtype": how.precision, "use_safetensors": True, "output_loading_info": True}
+    if how.quantization is not None:
+        options["quantization_config"] = _quantization(how.quantization, how.precision)
+        reason += f", {how.quantization} weights except the Q-Former"
+    if how.quantization is not None or place.type != "cpu":
         options["device_map"] = {"": place}
-    model, info = _attempt(checkpoint, getattr(transformers, model_class).from_pretrained, **options)
+    model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
     _check_complete(checkpoint, info)
     model.eval().requires_grad_(False)
     print(f"{checkpoint.title}: {reason}")
-    return model, reason
+    return model, how.quantization, reason
 
 
 def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:
@@ -200,13 +202,13 @@ def _quantization(kind: str, precision: torch.dtype) -> Any:
             "requirements.txt."
         )
     if kind == "8bit":
-        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(_FLOAT))
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(memory.FLOAT))
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=precision,
         bnb_4bit_use_double_quant=True,
-        llm_int8_skip_modules=list(_FLOAT),
+        llm_int8_skip_modules=list(memory.FLOAT),
     )
 
 
@@ -230,36 +232,76 @@ def _choose_device(device: str | torch.device | None) -> tuple[torch.device, str
     return torch.device("cpu"), "no CUDA device found"
 
 
-def _choose_dtype(
-    dtype: str | torch.dtype | None, place: torch.device, checkpoint: Checkpoint, config: Any
-) -> tuple[torch.dtype, str]:
+def _plan(
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: Any,
+    place: torch.device,
+    dtype: str | torch.dtype | None,
+    quantization: str | None,
+) -> Plan:
+    """Precision and quantization, as asked or the best that fits, with the reason. Refuses before loading."""
     if dtype is not None:
-        chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
-        if chosen is None:
+        asked = _DTYPES.get(str(dtype).removeprefix("torch."))
+        if asked is None:
             raise CheckpointError(f"dtype is {dtype!r}; expected {', '.join(_DTYPES)} or None.")
-        return chosen, "as asked"
-    billions = checkpoint.parameters or _stored_parameters(checkpoint)
-    if billions < 0.5:
-        return torch.float32, "small enough for full precision"
-    t5 = not config.use_decoder_only_language_model
-    if place.type == "cuda" and not torch.cuda.is_bf16_supported():
-        if t5:
-            return torch.float32, "this GPU has no bfloat16, and T5 overflows in float16"
-        return torch.float16, "this GPU has no bfloat16"
-    if place.type == "cpu" and 4e9 * billions < 0.5 * _physical_memory():
-        return torch.float32, f"{4 * billions:.1f} GB of weights fit into memory"
-    return torch.bfloat16, f"{2 * billions:.1f} GB of weights instead of {4 * billions:.1f}"
+        if asked == torch.float16 and _is_t5(config) and checkpoint.folder is None:
+            raise CheckpointError(
+                f'{checkpoint.id} has a T5 language model, which overflows in float16. Choose dtype="bfloat16".'
+            )
+    else:
+        asked = None
+    known = checkpoint.parameters or _stored_parameters(checkpoint)
+    if known is not None and known < 0.5:
+        found = None if quantization == AUTO else quantization
+        reason = "as asked" if asked is not None else "small enough for full precision"
+        return Plan(asked or torch.float32, found, None, reason)
+    sizes: dict[tuple[torch.dtype, str | None], int] = {}
+
+    def size(precision: torch.dtype, kind: str | None = None) -> int:
+        if (precision, kind) not in sizes:
+            sizes[precision, kind] = weight_bytes(model_class, config, precision, kind)
+        return sizes[precision, kind]
+
+    choices = _choices(asked, quantization, place, _is_t5(config), size)
+    return plan(checkpoint.id, choices, size, place, memory.free(place))
 
 
-def _stored_parameters(checkpoint: Checkpoint) -> float:
-    """Billions, judged by a folder's files at two bytes each; a hub id that is not listed counts as large."""
+def _choices(
+    asked: torch.dtype | None,
+    quantization: str | None,
+    place: torch.device,
+    t5: bool,
+    size: Callable[..., int],
+) -> list[memory.Choice]:
+    """(precision, quantization, why), the best first."""
+    whole: list[tuple[torch.dtype, str]]
+    if asked is not None:
+        whole = [(asked, "as asked")]
+    elif place.type == "cuda" and not torch.cuda.is_bf16_supported():
+        half = (torch.float32, "this GPU has no bfloat16, and T5 overflows in float16")
+        whole = [half if t5 else (torch.float16, "this GPU has no bfloat16")]
+    elif place.type == "cpu" and size(torch.float32) < 0.5 * memory.physical():
+        whole = [(torch.float32, "it fits into memory in full"), (torch.bfloat16, "half of full precision")]
+    else:
+        whole = [(torch.bfloat16, "half of full precision")]
+    if quantization != AUTO:
+        return [(precision, quantization, why) for precision, why in whole]
+    choices: list[memory.Choice] = [(precision, None, why) for precision, why in whole]
+    if place.type != "mps" and importlib.util.find_spec("bitsandbytes") is not None:
+        precision = whole[-1][0]
+        choices += [
+            (precision, kind, "the rest of the memory is too small for more") for kind in memory.SHARE
+        ]
+    return choices
+
+
+def _is_t5(config: Any) -> bool:
+    return getattr(config, "text_config", None) is not None and config.text_config.model_type == "t5"
+
+
+def _stored_parameters(checkpoint: Checkpoint) -> float | None:
+    """Billions, judged by a folder's files at two bytes each; None for a hub id."""
     if checkpoint.folder is None:
-        return 4.0
+        return None
     return sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) / 2e9
-
-
-def _physical_memory() -> float:
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return 8e9

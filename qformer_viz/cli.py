@@ -37,9 +37,10 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quantization",
-        choices=["none", "8bit", "4bit"],
-        default=env.get("QFORMER_VIZ_QUANTIZATION") or "none",
-        help="precision of the big weights; the Q-Former stays float [QFORMER_VIZ_QUANTIZATION, %(default)s]",
+        choices=["auto", "none", "8bit", "4bit"],
+        default=env.get("QFORMER_VIZ_QUANTIZATION") or "auto",
+        help="of the big weights, auto: as little as the free memory asks for; the Q-Former stays float "
+        "[QFORMER_VIZ_QUANTIZATION, %(default)s]",
     )
     parser.add_argument(
         "--device",

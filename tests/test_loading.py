@@ -96,7 +96,7 @@ def test_quantised_weights_leave_the_qformer_float_and_the_answer_near(saved, fa
 
 
 def test_unknown_quantisation_is_refused(saved):
-    with pytest.raises(CheckpointError, match='None, "8bit" or "4bit"'):
+    with pytest.raises(CheckpointError, match='"auto", None, "8bit" or "4bit"'):
         model.load(saved["blip2"], quantization="int8")
 
 
@@ -230,21 +230,59 @@ def test_a_model_that_does_not_fit(saved, monkeypatch, error):
 
 def test_precision_follows_size_device_and_family(monkeypatch):
     opt, t5 = (fakes.parts(language=language)[0].config for language in ("opt", "t5"))
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    small, large = (
-        Checkpoint(id="s", title="s", parameters=0.01),
-        Checkpoint(id="l", title="l", parameters=4.0),
+    cpu, cuda, mps = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
+    hf = transformers.Blip2ForConditionalGeneration
+    # Bytes of weights as if the tiny model had four billion.
+    sizes = {"8bit": 4.2e9, "4bit": 2.4e9}
+    monkeypatch.setattr(
+        loading,
+        "weight_bytes",
+        lambda _c, _m, precision, kind=None: sizes.get(kind, 4e9 * precision.itemsize),
     )
 
-    def chosen(place, checkpoint, config, *, memory=16e9, bf16=True):
-        monkeypatch.setattr(loading, "_physical_memory", lambda: memory)
+    def chosen(
+        place, config=opt, *, free=100e9, memory=16e9, bf16=True, quantization="auto", dtype=None, small=False
+    ):
+        monkeypatch.setattr(loading.memory, "physical", lambda: memory)
+        monkeypatch.setattr(loading.memory, "free", lambda _: free)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-        return loading._choose_dtype(None, place, checkpoint, config)[0]
+        checkpoint = Checkpoint(id="x", title="x", parameters=0.01 if small else 4.0)
+        found = loading._plan(checkpoint, config, hf, place, dtype, quantization)
+        assert small or ("of weights" in found.reason and "free" in found.reason)
+        return found.precision, found.quantization
 
-    assert chosen(cpu, small, opt) == chosen(cuda, small, opt) == torch.float32
-    assert chosen(cpu, large, opt) == torch.bfloat16
-    assert chosen(cpu, large, opt, memory=64e9) == torch.float32
-    assert chosen(cuda, large, opt) == torch.bfloat16
-    assert chosen(cuda, large, opt, bf16=False) == torch.float16
+    assert chosen(cpu, small=True, free=0) == chosen(cuda, small=True, free=0) == (torch.float32, None)
+    assert chosen(cpu) == (torch.bfloat16, None)
+    assert chosen(cpu, memory=64e9) == (torch.float32, None)
+    assert chosen(cpu, memory=64e9, free=10e9) == (torch.bfloat16, None)
+    assert chosen(cuda) == (torch.bfloat16, None)
+    assert chosen(cuda, bf16=False) == (torch.float16, None)
     # FlanT5 overflows in float16.
-    assert chosen(cuda, large, t5, bf16=False) == torch.float32
+    assert chosen(cuda, t5, bf16=False) == (torch.float32, None)
+    # Eight bits where half precision finds no room, four where they find none either; never unasked without need.
+    assert chosen(cuda, free=8e9) == (torch.bfloat16, "8bit")
+    assert chosen(cuda, free=4e9) == (torch.bfloat16, "4bit")
+    assert chosen(cuda, free=8e9, bf16=False) == (torch.float16, "8bit")
+    assert chosen(cuda, quantization="4bit") == (torch.bfloat16, "4bit")
+    assert chosen(cuda, quantization=None, dtype="float32") == (torch.float32, None)
+    with pytest.raises(
+        MemoryError_, match=r"x needs 8\.9 GB in bfloat16 .* cuda has 6\.0 GB free.*8bit, 4\.9 GB"
+    ):
+        chosen(cuda, free=6e9, quantization=None)
+    with pytest.raises(MemoryError_, match=r"fits in no precision \(the least is 3\.0 GB\)"):
+        chosen(cuda, free=1e9)
+    # bitsandbytes has no Apple GPU.
+    with pytest.raises(MemoryError_, match=r"the least is 8\.9 GB"):
+        chosen(mps, free=6e9)
+    with pytest.raises(CheckpointError, match="overflows in float16"):
+        chosen(cuda, t5, dtype="float16")
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(saved, monkeypatch):
+    monkeypatch.setattr(loading, "_stored_parameters", lambda _: 4.0)
+    monkeypatch.setattr(loading.memory, "free", lambda _: 1e6)
+    monkeypatch.setattr(
+        transformers.Blip2ForConditionalGeneration, "from_pretrained", lambda *_, **__: pytest.fail("read")
+    )
+    with pytest.raises(MemoryError_, match="free memory, or choose a smaller"):
+        model.load(saved["blip2"])

@@ -1,0 +1,80 @@
+"""Memory: counted without allocating, against what loaded models really take and what the list of checkpoints says."""
+
+import pytest
+import torch
+
+import model
+from model import memory
+from model.checkpoints import CHECKPOINTS
+from tests import fake_checkpoints as fakes
+from tests import published
+
+PRECISIONS = {
+    "float32": {"dtype": torch.float32, "quantization": None},
+    "bfloat16": {"dtype": torch.bfloat16, "quantization": None},
+    "float16": {"dtype": torch.float16, "quantization": None},
+    "8bit": {"dtype": torch.bfloat16, "quantization": "8bit"},
+    "4bit": {"dtype": torch.bfloat16, "quantization": "4bit"},
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return {
+        kind: fakes.save(tmp_path_factory.mktemp("-".join(kind)), *kind)
+        for kind in (("blip2", "opt"), ("instructblip", "t5"))
+    }
+
+
+def taken(hf_model):
+    """Bytes of the weights of a loaded model, with the state of quantised ones."""
+    total = 0
+    for weight in hf_model.parameters():
+        total += weight.nbytes
+        if getattr(weight, "SCB", None) is not None:
+            total += weight.SCB.nbytes
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            total += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    return total
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", [("blip2", "opt"), ("instructblip", "t5")], ids="-".join)
+def test_bytes_are_those_of_the_loaded_model(saved, kind, precision):
+    options = PRECISIONS[precision]
+    pipe = model.load(saved[kind], device="cpu", **options)
+    counted = memory.weight_bytes(
+        type(pipe.model), pipe.model.config, options["dtype"], options["quantization"]
+    )
+    # The scales of blocks are rounded up in matrices as small as these.
+    assert counted == pytest.approx(taken(pipe.model), rel=0.03 if precision == "4bit" else 1e-6)
+
+
+@pytest.mark.parametrize("name", published.names())
+def test_the_list_says_how_large_the_published_ones_are(name):
+    model_class, config = published.config(name)
+    billions = memory.weight_bytes(model_class, config, torch.float32) / 4e9
+    assert CHECKPOINTS[name].parameters == pytest.approx(billions, rel=0.05)
+
+
+def test_int8_of_the_published_opt_takes_little_more_than_half():
+    model_class, config = published.config("Salesforce/blip2-opt-2.7b")
+    half = memory.weight_bytes(model_class, config, torch.float16)
+    assert memory.weight_bytes(model_class, config, torch.float16, "8bit") < 0.6 * half
+    assert memory.weight_bytes(model_class, config, torch.float16, "4bit") < 0.4 * half
+
+
+def test_free_memory_is_that_of_machine_and_container(tmp_path, monkeypatch):
+    free = memory.free(torch.device("cpu"))
+    assert 1e8 < free <= memory.physical()
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 150\nactive_file 50\n")
+    assert memory._container(tmp_path) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._container(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text("nonsense")
+    assert memory._container(tmp_path) == float("inf") == memory._container(tmp_path / "nowhere")
+    monkeypatch.setattr(memory, "_container", lambda: 12.0)
+    assert memory.free(torch.device("cpu")) == 12
