@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,8 @@ def _quantization(kind: str, precision: torch.dtype) -> Any:
             f'quantization="{kind}" needs bitsandbytes, which is not installed: pip install -r '
             "requirements.txt."
         )
+    # On every pass of every layer it would say that it casts what is not float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if kind == "8bit":
         return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(memory.FLOAT))
     return transformers.BitsAndBytesConfig(

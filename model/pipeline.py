@@ -21,7 +21,7 @@ from model.errors import MemoryError_, QuestionError
 from model.generation import Generator
 from model.images import decode
 from model.prompts import Prompt, Prompter
-from model.scoring import Scorer
+from model.scoring import Scorer, eager
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn
 from model.wording import Wording
@@ -133,6 +133,16 @@ class Pipeline:
         encoded, inputs = self._with_vision(encoded)
         with self._guard():
             return self._encoder.hidden(encoded, inputs, keep, where)
+
+    def library_attention(self, image: Any) -> torch.Tensor:
+        """Cross-attention `[l, h, q, p]` as transformers itself returns it with eager attention, float32 on the CPU: an
+        independent route to what `observe` records. The Q-Former runs again. Raises ImageError, MemoryError_.
+        """
+        encoded, inputs = self._with_vision(image)
+        with self._guard(), torch.no_grad(), eager(self.model.qformer):
+            looked = self._encoder.look(encoded.vision, inputs, output_attentions=True)
+        count = encoded.queries.shape[1]
+        return torch.stack([maps[0, :, :count].float().cpu() for maps in looked.cross_attentions])
 
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, q, d]` of the projected queries over reference images of this model's world

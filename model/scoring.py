@@ -106,7 +106,7 @@ class Scorer:
         The row that predicts a piece is the position before it; pieces of a word are averaged. Encoder-decoder models:
         the decoder's cross-attention. queries [1, q, d]: other ones in their place.
         """
-        with self.guard(), _eager(self.language):
+        with self.guard(), eager(self.language):
             out = self._forward(self.queries if queries is None else queries, output_attentions=True)
         maps = out.cross_attentions if self.language.config.is_encoder_decoder else out.attentions
         first = 0 if self.language.config.is_encoder_decoder else self._prompt.shape[1] - 1
@@ -157,7 +157,7 @@ class Scorer:
 
     def attention_slopes(self, word: int) -> Slopes:
         """The Q-Former's attention and its gradient for one word: one forward and one backward pass."""
-        with self.guard(), torch.enable_grad(), _eager(self.model.qformer):
+        with self.guard(), torch.enable_grad(), eager(self.model.qformer):
             vision = self.encoded.vision.detach().requires_grad_()
             looked = self.encoder.look(vision, self.instruction, output_attentions=True)
             cross = looked.cross_attentions
@@ -286,7 +286,7 @@ def _full(values: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _eager(part: Any) -> Iterator[None]:
+def eager(part: Any) -> Iterator[None]:
     """Attention that can be read, in a part of the model, and the usual one again. The caller holds the lock."""
     before = part.config._attn_implementation
     part.set_attn_implementation("eager")

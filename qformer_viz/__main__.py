@@ -1,9 +1,12 @@
 """`python -m qformer_viz`: the one module here that knows `model`, and the wiring that app.py shares."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from .cli import Backend, main
+
+PHOTOGRAPH = Path(__file__).resolve().parents[1] / "assets/photographs/astronaut.jpg"
 
 
 def load(name: str, **options: Any) -> Any:
@@ -29,13 +32,22 @@ def truths(scenes: int) -> Any:
     return truths(scenes)
 
 
+def pictures(pipe: Any, count: int) -> Any:
+    """Images of a model's own world: rendered scenes, or the shipped photographs."""
+    from itertools import islice
+
+    from model.baseline import reference_images
+
+    return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
+
+
 def backend() -> Backend:
     """Loader, decoder and the errors that carry a message for the user."""
     from model.errors import ModelError
 
     from .errors import QFormerVizError
 
-    return Backend(load, decode, (ModelError, QFormerVizError), truths)
+    return Backend(load, decode, (ModelError, QFormerVizError), truths, pictures, PHOTOGRAPH)
 
 
 if __name__ == "__main__":

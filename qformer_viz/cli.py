@@ -13,20 +13,24 @@ from typing import Any
 from .attribution import METHODS
 
 BUNDLED = "blip2-emoji"
+PRECISIONS = ("float32", "bfloat16", "float16", "8bit", "4bit")
 
 
 @dataclass(frozen=True)
 class Backend:
     """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
-    truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each."""
+    truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each;
+    pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped."""
 
     load: Callable[..., Any]
     decode: Callable[[Any], Any]
     errors: tuple[type[Exception], ...]
     truths: Callable[[int], Any] | None = None
+    pictures: Callable[[Any, int], Any] | None = None
+    photograph: Path | None = None
 
 
-def model_arguments(parser: argparse.ArgumentParser) -> None:
+def model_arguments(parser: argparse.ArgumentParser, quantization: bool = True) -> None:
     """The options that choose a model, shared with app.py; environment variables give the defaults."""
     env = os.environ
     parser.add_argument(
@@ -35,13 +39,14 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a listed checkpoint, a folder, or a hub id named by --allow [QFORMER_VIZ_MODEL, %(default)s]",
     )
-    parser.add_argument(
-        "--quantization",
-        choices=["auto", "none", "8bit", "4bit"],
-        default=env.get("QFORMER_VIZ_QUANTIZATION") or "auto",
-        help="of the big weights, auto: as little as the free memory asks for; the Q-Former stays float "
-        "[QFORMER_VIZ_QUANTIZATION, %(default)s]",
-    )
+    if quantization:
+        parser.add_argument(
+            "--quantization",
+            choices=["auto", "none", "8bit", "4bit"],
+            default=env.get("QFORMER_VIZ_QUANTIZATION") or "auto",
+            help="of the big weights, auto: as little as the free memory asks for; the Q-Former stays float "
+            "[QFORMER_VIZ_QUANTIZATION, %(default)s]",
+        )
     parser.add_argument(
         "--device",
         default=env.get("QFORMER_VIZ_DEVICE") or None,
@@ -81,6 +86,24 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
     )
+    doctor = commands.add_parser(
+        "doctor",
+        help="load a checkpoint, check what can be checked, and print a report to paste into an issue",
+    )
+    model_arguments(doctor)
+    doctor.add_argument("--image", help="an image file [a shipped photograph]")
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+    precise = commands.add_parser(
+        "fidelity", help="what a precision changes: maps and words on the same images"
+    )
+    model_arguments(precise, quantization=False)
+    precise.add_argument("--precision", choices=PRECISIONS, default="8bit", help="to judge [%(default)s]")
+    precise.add_argument(
+        "--against", choices=PRECISIONS, default="float32", help="the reference [%(default)s]"
+    )
+    precise.add_argument("--images", type=int, default=12, help="how many [%(default)s]")
+    precise.add_argument("--question", default="what is in the picture?", help="asked of each; may be empty")
+    precise.add_argument("--json", action="store_true", help="print every figure as JSON")
     truth = commands.add_parser(
         "faithfulness", help="measure all methods over scenes of the bundled world whose objects are known"
     )
@@ -109,34 +132,71 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None, backend: Backend) -> int:
-    """Run one command. 0: done; 2: the input or the options are at fault, said on stderr."""
+    """Run one command. 0: done; 1: the doctor found a fault; 2: the input or the options are at fault, said on
+    stderr."""
     args = parser().parse_args(argv)
     try:
         # What the loader tells belongs to the terminal, not to the result.
         with redirect_stdout(sys.stderr):
-            decoded = backend.decode(args.image) if args.command in COMMANDS else None
-            pipe = load(backend, args)
-        if decoded is None:
-            return _printed(run_faithfulness(pipe, backend, args), args)
-        for notice in decoded.notices:
-            print(f"note: {notice}", file=sys.stderr)
-        result = COMMANDS[args.command](pipe, decoded, args)
+            result = (
+                WHOLE[args.command](backend, args) if args.command in WHOLE else _about_image(backend, args)
+            )
     except (*backend.errors, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return _printed(result, args)
-
-
-def _printed(result: dict[str, Any], args: argparse.Namespace) -> int:
     print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else result["text"])
-    return 0
+    return 0 if result.get("healthy", True) else 1
 
 
-def run_faithfulness(pipe: Any, backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+def _about_image(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    decoded = backend.decode(args.image)
+    pipe = load(backend, args)
+    for notice in decoded.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    return COMMANDS[args.command](pipe, decoded, args)
+
+
+def run_doctor(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """Whether the checkpoint works here, as a report to paste."""
+    from . import doctor
+
+    image = backend.decode(args.image or backend.photograph).image
+    report = doctor.examine(lambda: load(backend, args), image)
+    return {"text": report.text(), "healthy": report.healthy} | asdict(report)
+
+
+def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """What a precision changes, with the progress on stderr."""
+    from . import fidelity
+
+    first, second = (
+        backend.load(args.model, device=args.device, allow=tuple(args.allow), **_precision(name))
+        for name in (args.against, args.precision)
+    )
+
+    def told(done: int) -> None:
+        print(f"\rimage {done}", end="", file=sys.stderr, flush=True)
+
+    found = fidelity.compare(first, second, backend.pictures(first, args.images), args.question, told)
+    print(file=sys.stderr)
+    title = f"{first.name}: {args.precision} against {args.against}, {found.images} images"
+    figures = {
+        name: value.tolist() if hasattr(value, "tolist") else value for name, value in vars(found).items()
+    }
+    return {"text": f"{title}\n\n{fidelity.table(found)}"} | figures
+
+
+def _precision(name: str) -> dict[str, str | None]:
+    return {"quantization": name} if name.endswith("bit") else {"quantization": None, "dtype": name}
+
+
+def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     """The table of truth, with the progress on stderr."""
     import torch
 
     from . import benchmark
+
+    pipe = load(backend, args)
 
     def told() -> Any:
         for number, truth in enumerate(backend.truths(args.scenes), 1):
@@ -216,3 +276,4 @@ def _told(pipe: Any, answer: Any) -> dict[str, Any]:
 
 
 COMMANDS = {"caption": run_caption, "ask": run_ask, "explain": run_explain}
+WHOLE = {"doctor": run_doctor, "fidelity": run_fidelity, "faithfulness": run_faithfulness}
