@@ -87,11 +87,13 @@ def _capture(report: Report, pipe: Any, encoded: Any) -> None:
     maps = encoded.record.result.cross_attention[:, 0]
     with report.timed("Q-Former with eager attention"):
         own = pipe.library_attention(encoded)
-    apart = (maps - own).abs().max().item()
-    # Under reduced precision the library's softmax is rounded, the recorded one is not.
-    limit = 1e-5 if own.dtype == torch.float32 and str(pipe.dtype) == "torch.float32" else 2e-2
+    elsewhere = ((maps - own).abs().sum(-1).mean() / 2).item()
+    # Under reduced precision the two routes round differently in every layer.
+    limit = 1e-5 if str(pipe.dtype) == "torch.float32" else 2e-2
     report.check(
-        "recorded maps are the library's own", apart < limit, f"at most {apart:.1e} apart (limit {limit:.0e})"
+        "recorded maps are the library's own",
+        elsewhere < limit,
+        f"{elsewhere:.1e} of the attention lies elsewhere, mean over maps (limit {limit:.0e})",
     )
     sums = (maps.sum(-1) - 1).abs().max().item()
     report.check("every map sums to one", sums < 1e-3, f"at most {sums:.1e} off; {list(maps.shape)}")

@@ -1,0 +1,189 @@
+"""Folders that look like the published checkpoints, in tiny widths: the libraries' configuration classes, processor
+files, tokenizers of the published kinds trained on a few sentences, and sharded safetensors."""
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+SENTENCES = [
+    "a photo of a cat sitting on a mat",
+    "a photo of two dogs and a red ball",
+    "Question: what is in the picture? Answer: a cat and a dog",
+    "Question: how many are there? Short answer: two",
+    "A short image description: the dog is to the left of the cat.",
+    "what is it? where is the ball? it is on the mat, under a tree",
+]
+LETTERS = sorted({letter for sentence in SENTENCES for letter in sentence})
+QUERIES, SIDE, IMAGE_TOKEN = 4, 28, "<image>"
+KINDS = {
+    "blip2-opt": ("blip2", "opt"),
+    "blip2-flan-t5": ("blip2", "t5"),
+    "instructblip-flan-t5": ("instructblip", "t5"),
+    "instructblip-vicuna": ("instructblip", "llama"),
+}
+
+
+def write(folder, kind, *, seed=0, shard="60KB"):
+    """A complete checkpoint of one of KINDS; returns the folder."""
+    family, language = KINDS[kind]
+    inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style}[language]()
+    inner.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    image = inner.convert_tokens_to_ids(IMAGE_TOKEN)
+    reader = _bert_style() if family == "instructblip" else None
+    text = _text(language, inner)
+    kinds = {
+        "blip2": (transformers.Blip2Config, transformers.Blip2ForConditionalGeneration),
+        "instructblip": (transformers.InstructBlipConfig, transformers.InstructBlipForConditionalGeneration),
+    }
+    config_class, model_class = kinds[family]
+    config = config_class(
+        vision_config=dict(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=SIDE,
+            patch_size=14,
+            initializer_range=0.2,
+        ),
+        qformer_config=dict(
+            vocab_size=len(reader) if reader else 64,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            cross_attention_frequency=2,
+            encoder_hidden_size=64,
+            initializer_range=0.2,
+        ),
+        text_config=text.to_dict(),
+        num_query_tokens=QUERIES,
+        image_token_index=image,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hf_model = model_class(config).eval()
+        torch.nn.init.normal_(hf_model.query_tokens, std=0.5)
+    hf_model.save_pretrained(folder, max_shard_size=shard)
+    images = transformers.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    if family == "blip2":
+        processor = transformers.Blip2Processor(images, inner, num_query_tokens=QUERIES)
+    else:
+        processor = transformers.InstructBlipProcessor(images, inner, reader, num_query_tokens=QUERIES)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _gpt2_style():
+    """OPT's: byte-level BPE, </s> in front, <pad> 1, padded left."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(SENTENCES, trainer)
+    inner.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
+    names = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **names)
+
+
+def _t5_style():
+    """FlanT5's: Unigram pieces with ▁ for a space, </s> behind."""
+    inner = Tokenizer(models.Unigram())
+    inner.normalizer = normalizers.Replace(" {2,}", " ")
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=160,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        initial_alphabet=LETTERS,
+        show_progress=False,
+    )
+    inner.train_from_iterator(SENTENCES, trainer)
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
+def _llama_style():
+    """Vicuna's: BPE with byte fallback and ▁ for a space, <s> in front."""
+    inner = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=480, special_tokens=specials[:3], show_progress=False)
+    inner.train_from_iterator(SENTENCES, trainer)
+    inner.add_tokens(specials[3:])
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **names)
+
+
+def _bert_style():
+    """What InstructBLIP's Q-Former reads with: WordPiece, lower case, [CLS] and [SEP]."""
+    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
+    )
+    inner.train_from_iterator(SENTENCES, trainer)
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
+def _text(language, inner):
+    ids = {
+        name: getattr(inner, f"{name}_id")
+        for name in ("bos_token", "eos_token", "pad_token")
+        if getattr(inner, name)
+    }
+    ids = {f"{name}_id": value for name, value in ids.items()}
+    size = -(-len(inner) // 64) * 64
+    if language == "opt":
+        return transformers.OPTConfig(
+            vocab_size=size,
+            hidden_size=64,
+            word_embed_proj_dim=64,
+            ffn_dim=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            init_std=0.2,
+            **ids,
+        )
+    if language == "t5":
+        return transformers.T5Config(
+            vocab_size=size,
+            d_model=64,
+            d_kv=32,
+            d_ff=128,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            initializer_factor=1.0,
+            decoder_start_token_id=0,
+            **ids,
+        )
+    return transformers.LlamaConfig(
+        vocab_size=size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        **ids,
+    )
