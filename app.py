@@ -15,6 +15,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401  (before torch, or ZeroGPU cannot hold the GPU back)
+
 from qformer_viz.__main__ import backend
 from qformer_viz.cli import load, model_arguments
 
@@ -103,6 +106,24 @@ def speaker(pipe: Any) -> Any:
 
 def _once(load: Callable[[], Any]) -> Callable[[], Any]:
     return cache(lambda: speaker(load()))
+
+
+def hosted(args: argparse.Namespace) -> argparse.Namespace:
+    """The options as a ZeroGPU Space wants them: a bundled model needs no share of the GPU."""
+    from model.checkpoints import resolve
+
+    if os.environ.get("SPACES_ZERO_GPU") and args.device is None:
+        bundled = is_bundled(resolve(args.model, tuple(args.allow)))
+        return argparse.Namespace(**vars(args) | {"device": "cpu" if bundled else "cuda"})
+    return args
+
+
+def placed(pipe: Any) -> Any:
+    """The pipeline itself, or where the GPU is lent by the call, one that makes such calls."""
+    from model.remote import RemotePipeline, zero_gpu
+
+    gpu = zero_gpu() if pipe.device.type == "cuda" else None
+    return pipe if gpu is None else RemotePipeline(pipe, gpu)
 
 
 def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
@@ -260,7 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     port = args.port or free_port(args.host)
     shared = backend()
     try:
-        pipe = load(shared, args)
+        args = hosted(args)
+        pipe = placed(load(shared, args))
         name = args.matcher or default_matcher(pipe)
         matcher = load_matcher(name, args) if name else None
     except shared.errors as error:

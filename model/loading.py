@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -112,10 +113,14 @@ def _open(
     if how.quantization is not None:
         options["quantization_config"] = _quantization(how.quantization, how.precision)
         reason += f", {how.quantization} weights except the Q-Former"
-    if how.quantization is not None or place.type != "cpu":
+    # ZeroGPU pretends to have a GPU until a call gets one: there a model is read first and moved then.
+    lent = place.type == "cuda" and bool(os.environ.get("SPACES_ZERO_GPU"))
+    if how.quantization is not None or (place.type != "cpu" and not lent):
         options["device_map"] = {"": place}
     model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
     _check_complete(checkpoint, info)
+    if lent and how.quantization is None:
+        model.to(place)
     model.eval().requires_grad_(False)
     print(f"{checkpoint.title}: {reason}")
     return model, how.quantization, reason

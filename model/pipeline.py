@@ -150,13 +150,14 @@ class Pipeline:
 
         question: what an InstructBLIP's Q-Former reads meanwhile, as in `EncodedImage.question`.
         """
-        return self._means_for(question)[1]
+        return self.means(question)[1]
 
     def mean_features(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
-        return self._means_for(question)[0]
+        return self.means(question)[0]
 
-    def _means_for(self, question: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def means(self, question: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(`mean_features`, `mean_queries`) for a question."""
         known = self._means.get(question)
         if known is None:
             inputs = None if question is None else self._prompts.instruction_inputs(question)

@@ -12,6 +12,7 @@ def payload(services: Services, session: Session) -> dict:
     """The canvas payload of the current image, with the conversation and where the maps come from."""
     encoded = session.encoded
     meta = view_meta(services.of(session).pipe, encoded, session.turns())
+    meta["example"] = services.example_titles.get(encoded.sha256)
     return canvas_payload(session.capture, encoded.image, meta=meta)
 
 

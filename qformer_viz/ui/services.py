@@ -5,6 +5,7 @@ The interface knows no model code; `app.py` fills these in, and tests fill in a 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,6 +123,11 @@ class Services:
     speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
     compares_questions: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    @cached_property
+    def example_titles(self) -> dict[str, str]:
+        """The examples' titles by the digest of their pixels: what a link may name."""
+        return {self.decode(str(path)).sha256: title for path, title in self.examples}
 
     def mask(self, image: Image.Image, word: str) -> Any:
         """bool [gh, gw] where a word's object is, on a scene that is known; None anywhere else."""

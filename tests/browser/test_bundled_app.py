@@ -209,3 +209,29 @@ def test_the_questions_tab_compares_what_instructblip_looks_at(url, open_page):
     ]
     moved = page.locator(".qfv-difference [role=status]").inner_text()
     assert re.search(r"moved [\d.]+ %", moved), moved
+
+
+def test_a_link_reopens_an_example_with_query_layer_head_and_word(url, open_page):
+    """The address of a view opens the same view in another browser; that of an upload names no image."""
+    page = open_page(url)
+    choose(page, "cat-and-dog")
+    page.locator("#why-run").click()
+    page.locator(".qfv-chip", has_text="dog").click()
+    page.locator(".qfv-why .qfv-moved button").first.click()
+    fragment = page.evaluate("location.hash")
+    query = page.evaluate("qfvHandle.get().query")
+    assert fragment == f"#q={query}&layer=4&head=mean&example=cat%20and%20dog&word=7"
+    other = open_page(url + fragment)
+    other.locator(".qfv-chip[aria-checked=true]", has_text="dog").wait_for(timeout=60_000)
+    assert other.evaluate("[qfvHandle.get().query, qfvHandle.get().layer]") == [query, 4]
+    assert other.evaluate("location.hash") == fragment
+    picture = io.BytesIO()
+    Image.new("RGB", (60, 50), "teal").save(picture, "PNG")
+    upload = {"name": "cat-and-dog.png", "mimeType": "image/png", "buffer": picture.getvalue()}
+    before = other.evaluate("document.querySelector('#canvas .qfv-host').dataset.image")
+    other.locator("#image input[type=file]").set_input_files(upload)
+    other.wait_for_function(
+        "before => document.querySelector('#canvas .qfv-host').dataset.image !== before", arg=before
+    )
+    other.evaluate("qfvHandle.address()")
+    assert re.fullmatch(r"#q=\d+&layer=4&head=mean", other.evaluate("location.hash"))

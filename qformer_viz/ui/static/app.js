@@ -34,7 +34,29 @@
     link.remove();
   };
 
-  window.qfvBusy = (on) => document.body.classList.toggle("qfv-busy", on);
+  window.qfvBusy = (on) => {
+    document.body.classList.toggle("qfv-busy", on);
+    if (!on && wanted.word !== null && wanted.opened) {
+      document.querySelector("#why-run").click();
+      wanted.word = null;
+    }
+  };
+
+  // A link names an example, a selection and perhaps a word of its caption. An upload is in no link.
+  const given = new URLSearchParams(location.hash.slice(1));
+  const wanted = { example: given.get("example"), word: given.get("word"), opened: false };
+  window.qfvContext = (payload) => {
+    const example = payload.meta.example;
+    return example ? { example, word: window.qfvWord ? window.qfvWord() : null } : {};
+  };
+  const reopen = () => {
+    if (!wanted.example || wanted.opened) return;
+    const buttons = [...document.querySelectorAll("#examples button.thumbnail-item")];
+    const chosen = buttons.find((button) => button.textContent.trim() === wanted.example);
+    if (!chosen) return;
+    wanted.opened = true;
+    chosen.click();
+  };
 
   // PNG and SVG are the canvas's own: its buttons draw exactly what is on the screen.
   window.qfvSaveView = (kind) => {
@@ -43,5 +65,9 @@
     if (button) button.click();
   };
 
-  new MutationObserver(scan).observe(document.documentElement, { childList: true, subtree: true });
+  const changed = () => {
+    scan();
+    reopen();
+  };
+  new MutationObserver(changed).observe(document.documentElement, { childList: true, subtree: true });
 })();

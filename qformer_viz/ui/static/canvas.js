@@ -110,8 +110,17 @@
     }
 
     announce(source) {
-      if (this.options.hash) history.replaceState(null, "", "#" + QFV.link.write(this.state));
+      this.address();
       this.root.dispatchEvent(new CustomEvent("qfv:select", { bubbles: true, detail: { ...this.get(), source } }));
+    }
+
+    // The view as the fragment of this page's address.
+    fragment() {
+      return "#" + QFV.link.write(this.state, this.options.context && this.payload ? this.options.context(this.payload) : {});
+    }
+
+    address() {
+      if (this.options.hash) history.replaceState(null, "", this.fragment());
     }
 
     get() {
@@ -271,7 +280,7 @@
     }
 
     copyLink() {
-      return QFV.link.copy(location.href.split("#")[0] + "#" + QFV.link.write(this.state));
+      return QFV.link.copy(location.href.split("#")[0] + this.fragment());
     }
 
     stats() {
@@ -297,6 +306,7 @@
       stats: () => view.stats(),
       setPayload: (next) => (handle.ready = view.setPayload(next).catch(fail)),
       destroy: () => view.destroy(),
+      address: () => view.address(),
       get lastRedrawMs() {
         return view.lastRedrawMs;
       },

@@ -63,7 +63,7 @@
       button("SVG", "Save this view as SVG", () => view.save("svg")),
       button("Sheet", "Save the contact sheet as PNG", () => view.save("sheet")),
     ];
-    if (view.options.hash) saves.push(button("Copy link", "Copy a link to this selection", () => view.copyLink()));
+    if (view.options.hash) saves.push(button("Copy link", view.options.context ? "Copy a link to this view: an example and what is chosen; an upload is never in it" : "Copy a link to this selection", () => view.copyLink()));
     const node = el("div", { class: "qfv-display" },
       field("Draw", draw.group), field("Colours", palette), field("Scale", scale), field("Opacity", opacity),
       el("label", { class: "qfv-check" }, grey, "grey image"), field("Save", ...saves));

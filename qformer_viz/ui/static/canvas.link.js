@@ -5,9 +5,11 @@
   const { el } = QFV.parts;
   const numeric = (text) => (text !== null && /^\d{1,5}$/.test(text) ? Number(text) : null);
 
-  function write(state) {
+  // context: what else the page says of the view, name to value; nothing for what is null or undefined.
+  function write(state, context) {
     const out = "q=" + state.queries.join(",") + "&layer=" + state.layer + "&head=" + state.head;
-    return state.patch !== null && state.pinned ? out + "&patch=" + state.patch : out;
+    const more = Object.entries({ patch: state.pinned ? state.patch : null, ...context }).filter(([, value]) => value !== null && value !== undefined);
+    return [out, ...more.map(([name, value]) => name + "=" + encodeURIComponent(value))].join("&");
   }
 
   function read(hash) {

@@ -5,7 +5,7 @@ const show = () => {
   if (!props.value || !window.QFormerViz) return;
   const payload = JSON.parse(props.value);
   if (handle && handle.setPayload) handle.setPayload(payload);
-  else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, {}); }
+  else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, { hash: true, context: window.qfvContext }); }
   window.qfvHandle = handle;
   const facts = (payload.meta && payload.meta.facts) || {};
   host.dataset.image = String(facts.image || "ready");

@@ -17,7 +17,9 @@
       this.ask = ask;
       const first = shown.visual.indexOf(true);
       const same = before && before.text === shown.words.join(" ");
-      this.state = { word: same ? before.word : Math.max(first, 0), method: same ? before.method : 0, text: shown.words.join(" ") };
+      const linked = Number(before ? NaN : new URLSearchParams(location.hash.slice(1)).get("word") ?? NaN);
+      const start = linked in shown.words ? linked : Math.max(first, 0);
+      this.state = { word: same ? before.word : start, method: same ? before.method : 0, text: shown.words.join(" ") };
       this.chips = shown.words.map((word, t) => {
         const chip = el("button", { type: "button", role: "radio", class: "qfv-chip" + (shown.visual[t] ? "" : " qfv-chip-language"),
           title: this.fact(t), onclick: () => this.set({ word: t }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
@@ -42,6 +44,7 @@
       this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about,
         el("div", { class: "qfv-why-ask" }, this.compute, this.check), this.body);
       root.append(this.root);
+      global.qfvWord = () => this.root.isConnected ? this.state.word : null;
       this.set({});
     }
 
@@ -88,6 +91,7 @@
       this.check.hidden = !known || !visual;
       this.body.hidden = !visual || !known;
       if (visual && known) this.draw(method);
+      if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
       global.qfvWhyMap = visual && known ? method.patches[state.word] : null;
     }
 

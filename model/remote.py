@@ -1,0 +1,222 @@
+"""A pipeline whose model runs in another process, as on Hugging Face ZeroGPU: every call is a trip there and back.
+
+On ZeroGPU a function decorated with `spaces.GPU` runs in a forked worker that holds the GPU; what it returns is
+pickled. So nothing that lives in the worker is remembered, and what comes back are arrays on the CPU. Images and
+answers are kept here, in the process that serves the page.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.caching import Recent
+from model.images import decode
+from model.pipeline import ANSWERS, Pipeline
+from model.scoring import Slopes, split_words
+from model.types import Answer, Decoding, EncodedImage, Turn
+
+IMAGES = 16
+
+
+class RemotePipeline:
+    """What the page uses of a `Pipeline`, over `gpu`: a decorator such as `spaces.GPU` for functions and generators."""
+
+    def __init__(self, pipe: Pipeline, gpu: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._pipe = pipe
+        self.name, self.family, self.checkpoint = pipe.name, pipe.family, pipe.checkpoint
+        self.quantization, self.reason = pipe.quantization, pipe.reason
+        self.model, self.processor, self.device, self.dtype = (
+            pipe.model,
+            pipe.processor,
+            pipe.device,
+            pipe.dtype,
+        )
+        self._encoded: Recent[EncodedImage] = Recent(IMAGES)
+        self._answers: Recent[Answer] = Recent(ANSWERS)
+        self._means: dict[str | None, tuple[Tensor, Tensor]] = {}
+
+        # Closures over the pipeline: a fork has it in memory, nothing of it is pickled.
+        def call(name: str, *args: Any) -> Any:
+            return _to_cpu(getattr(pipe, name)(*_to_device(args, pipe.device)))
+
+        def stream(name: str, *args: Any) -> Iterator[Any]:
+            yield from getattr(pipe, name)(*_to_device(args, pipe.device))
+
+        def score(encoded: EncodedImage, answer: Answer, name: str, *args: Any) -> Any:
+            scorer = pipe.scorer(_to_device(encoded, pipe.device), answer)
+            return _to_cpu(getattr(scorer, name)(*_to_device(args, pipe.device)))
+
+        self._call, self._stream, self._score = gpu(call), gpu(stream), gpu(score)
+
+    def encode(self, image: Any, question: str | None = None) -> EncodedImage:
+        """As `Pipeline.encode`, with every tensor on the CPU and the recording as its result alone."""
+        decoded = decode(image)
+        key = (decoded.sha256, question if self.family == "instructblip" else None)
+        known = self._encoded.get(key)
+        if known is None:
+            known = self._call("encode", decoded.image, question)
+            self._encoded.put(key, known)
+        return known
+
+    def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
+        return self._answer("caption", image, decoding)
+
+    def ask(
+        self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding | None = None
+    ) -> Answer:
+        return self._answer("ask", image, question, tuple(history), decoding)
+
+    def stream_caption(
+        self, image: Any, decoding: Decoding | None = None, stop: threading.Event | None = None
+    ) -> Iterator[Answer]:
+        return self._streamed(stop, "stream_caption", image, decoding)
+
+    def stream_ask(
+        self,
+        image: Any,
+        question: str,
+        history: Sequence[Turn] = (),
+        decoding: Decoding | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Answer]:
+        return self._streamed(stop, "stream_ask", image, question, tuple(history), decoding)
+
+    def scorer(self, image: EncodedImage, answer: Answer) -> RemoteScorer:
+        return RemoteScorer(self._score, image, answer)
+
+    def hidden(self, encoded: EncodedImage, keep: Tensor, where: str = "qformer") -> EncodedImage:
+        return self._call("hidden", encoded, keep, where)
+
+    def library_attention(self, image: Any) -> Tensor:
+        return self._call("library_attention", image)
+
+    def mean_queries(self, question: str | None = None) -> Tensor:
+        return self._both_means(question)[1]
+
+    def mean_features(self, question: str | None = None) -> Tensor:
+        return self._both_means(question)[0]
+
+    def forget(self) -> None:
+        self._encoded.clear()
+        self._answers.clear()
+        self._means.clear()
+
+    def describe(self) -> dict[str, Any]:
+        return self._pipe.describe()
+
+    def _both_means(self, question: str | None) -> tuple[Tensor, Tensor]:
+        if question not in self._means:
+            self._means[question] = self._call("means", question)
+        return self._means[question]
+
+    def _answer(self, name: str, image: Any, *args: Any) -> Answer:
+        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        decoding = args[-1] or Decoding()
+        key = (encoded.fingerprint, name, *args[:-1], decoding)
+        known = self._answers.get(key) if decoding.repeatable else None
+        if known is None:
+            known = self._call(name, encoded, *args)
+            if decoding.repeatable:
+                self._answers.put(key, known)
+        return known
+
+    def _streamed(self, stop: threading.Event | None, name: str, image: Any, *args: Any) -> Iterator[Answer]:
+        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        last = None
+        for last in self._stream(name, encoded, *args):
+            if stop is not None and stop.is_set() and last.finish is None:
+                # The event does not reach the worker; leaving the loop ends its generator.
+                yield replace(last, finish="stopped")
+                return
+            yield last
+
+
+class RemoteScorer:
+    """A `Scorer` by trips: what it is asked runs there, what it knows is here."""
+
+    def __init__(self, score: Callable[..., Any], encoded: EncodedImage, answer: Answer) -> None:
+        self._score, self.encoded, self.answer = score, encoded, answer
+        self.words, self.of_word = split_words(answer.tokens)
+        self.queries = encoded.queries
+
+    def score(self, queries: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        found = self._ask("score", queries)
+        if told is not None:
+            told(len(queries), len(queries))
+        return found
+
+    def repeats(self, queries: Tensor) -> Tensor:
+        return self._ask("repeats", queries)
+
+    def requery(self, keep: Tensor) -> Tensor:
+        return self._ask("requery", keep)
+
+    def attention(self, queries: Tensor | None = None) -> Tensor:
+        return self._ask("attention", queries)
+
+    def values(self, index: int) -> Tensor:
+        return self._ask("values", index)
+
+    def spell(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        return self._ask("spell", states, count)
+
+    def vision_slopes(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
+        return self._ask("vision_slopes", word, vision)
+
+    def attention_slopes(self, word: int) -> Slopes:
+        return self._ask("attention_slopes", word)
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        return self._score(_bare(self.encoded), self.answer, name, *args)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """In place of a recording, which cannot be pickled."""
+
+    result: Any
+
+
+def _bare(encoded: EncodedImage) -> EncodedImage:
+    """Without what the worker has no use for."""
+    return replace(encoded, record=None, owner=None)
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, tuple):
+        return tuple(_to_cpu(each) for each in value)
+    if isinstance(value, EncodedImage):
+        record = None if value.record is None else _Result(value.record.result)
+        moved = {"queries": _to_cpu(value.queries), "vision": _to_cpu(value.vision)}
+        return replace(value, **moved, record=record, owner=None)
+    return value
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_to_device(each, device) for each in value)
+    if isinstance(value, EncodedImage):
+        moved = {"queries": _to_device(value.queries, device), "vision": _to_device(value.vision, device)}
+        return replace(_bare(value), **moved)
+    return value
+
+
+def zero_gpu() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
+    """`spaces.GPU` on a ZeroGPU Space, else None."""
+    import os
+
+    if not os.environ.get("SPACES_ZERO_GPU"):
+        return None
+    import spaces
+
+    return spaces.GPU

@@ -1,0 +1,126 @@
+"""A pipeline over trips, with a GPU that pickles what goes in and what comes out as ZeroGPU's worker does."""
+
+import pickle
+import threading
+
+import pytest
+import torch
+
+import app
+import qformer_viz
+from model import memory
+from model.remote import RemotePipeline, zero_gpu
+from model.types import Decoding
+from qformer_viz import METHODS
+from qformer_viz.explain import attribute, prepare
+from tests import fake_checkpoints as fakes
+from tests.test_pipeline import FAMILIES, picture
+
+SHORT = Decoding(max_new_tokens=6)
+
+
+class Lent:
+    """A decorator like spaces.GPU: arguments and results are pickled, and every tensor in them is on the CPU."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, function):
+        def called(*args):
+            self.calls.append(args[0] if isinstance(args[0], str) else args[2])
+            found = function(*self.carried(args))
+            if hasattr(found, "__next__"):
+                return (self.carried(each) for each in found)
+            return self.carried(found)
+
+        return called
+
+    @staticmethod
+    def carried(value):
+        return pickle.loads(pickle.dumps(value))
+
+
+@pytest.fixture(params=FAMILIES, ids="-".join)
+def both(request):
+    pipe = fakes.pipeline(*request.param, observe=qformer_viz.capture)
+    lent = Lent()
+    return pipe, RemotePipeline(pipe, lent), lent
+
+
+def test_it_sees_and_says_the_same(both):
+    pipe, remote, _ = both
+    encoded = remote.encode(picture(3), "what?")
+    own = pipe.encode(picture(3), "what?")
+    assert torch.equal(encoded.queries, own.queries) and encoded.owner is None
+    assert torch.equal(encoded.record.result.cross_attention, own.record.result.cross_attention)
+    assert remote.caption(encoded, SHORT).text == pipe.caption(own, SHORT).text
+    history = [("what?", "a thing")]
+    assert (
+        remote.ask(encoded, "how many?", history, SHORT).tokens
+        == pipe.ask(own, "how many?", history, SHORT).tokens
+    )
+    *_, last = remote.stream_ask(encoded, "how many?", history, SHORT)
+    assert last.tokens == pipe.ask(own, "how many?", history, SHORT).tokens
+    assert remote.describe() == pipe.describe()
+    torch.testing.assert_close(remote.library_attention(encoded), pipe.library_attention(own))
+
+
+def test_what_is_known_here_is_not_asked_again(both):
+    _, remote, lent = both
+    for _ in range(2):
+        encoded = remote.encode(picture(3))
+        remote.caption(encoded, SHORT)
+        remote.mean_queries(encoded.question)
+        remote.mean_features(encoded.question)
+    assert lent.calls == ["encode", "caption", "means"]
+    remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
+    remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
+    assert lent.calls.count("caption") == 3
+    remote.forget()
+    remote.encode(picture(3))
+    assert lent.calls.count("encode") == 2
+
+
+def test_explanations_are_the_same(both):
+    pipe, remote, _ = both
+    own = pipe.encode(picture(4))
+    answer = pipe.caption(own, SHORT)
+    encoded = remote.encode(picture(4))
+    cases = prepare(pipe, own, answer), prepare(remote, encoded, answer)
+    for name in METHODS:
+        here, there = (attribute(case, name).scores for case in cases)
+        torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-3)
+    keep = torch.tensor([True, False, True, True])
+    for where in ("qformer", "vit"):
+        torch.testing.assert_close(
+            remote.hidden(encoded, keep, where).queries,
+            pipe.hidden(own, keep, where).queries,
+            atol=1e-5,
+            rtol=1e-4,
+        )
+    ours, theirs = (case.scorer for case in cases)
+    assert theirs.repeats(encoded.queries).tolist() == [True] and theirs.words == ours.words
+    assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
+
+
+def test_a_stream_can_be_stopped(both):
+    _, remote, _ = both
+    stop, seen = threading.Event(), []
+    for answer in remote.stream_caption(picture(3), Decoding(max_new_tokens=30), stop):
+        seen.append(answer)
+        stop.set()
+    assert seen[-1].finish is not None and len(seen) <= 2
+
+
+def test_only_a_space_with_a_lent_gpu_has_trips(monkeypatch):
+    pipe = fakes.pipeline()
+    assert zero_gpu() is None and app.placed(pipe) is pipe
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    monkeypatch.setitem(__import__("sys").modules, "spaces", type("spaces", (), {"GPU": Lent()}))
+    assert app.placed(pipe) is pipe
+    pipe.device = torch.device("cuda")
+    assert isinstance(app.placed(pipe), RemotePipeline)
+    assert memory.free(torch.device("cuda")) == float("inf")
+    assert app.hosted(app.parser().parse_args([])).device == "cpu"
+    assert app.hosted(app.parser().parse_args(["--model", "Salesforce/blip2-opt-2.7b"])).device == "cuda"
+    assert app.hosted(app.parser().parse_args(["--device", "cpu"])).device == "cpu"
