@@ -19,7 +19,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  (before torch, or ZeroGPU cannot hold the GPU back)
 
 from qformer_viz.__main__ import backend
-from qformer_viz.cli import load, model_arguments
+from qformer_viz.cli import PRECISIONS, load, model_arguments, precision
 
 ROOT = Path(__file__).resolve().parent
 FIRST_PORT, PORTS = 7860, 20
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     env = os.environ
     top.add_argument(
         "--host",
-        default=env.get("QFORMER_VIZ_HOST", "127.0.0.1"),
+        default=env.get("QFORMER_VIZ_HOST") or open_host(env),
         help="address to listen on; 0.0.0.0 lets others in [QFORMER_VIZ_HOST, %(default)s]",
     )
     top.add_argument(
@@ -58,12 +58,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def open_host(env: Mapping[str, str]) -> str:
+    """This machine alone, unless it is a Space, whose page is reached from outside only."""
+    return env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if env.get("SYSTEM") == "spaces" else "127.0.0.1")
+
+
 def make_services(
-    pipe: Any, matcher: Any = None, others: Mapping[Any, Callable[[], Any]] | None = None
+    pipe: Any,
+    matcher: Any = None,
+    others: Mapping[Any, Callable[[], Any]] | None = None,
+    precisions: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Any:
     """What the interface needs, from a loaded pipeline, perhaps a matcher, and the bundled world.
 
-    `others`: further checkpoints to choose on the page, and what loads the pipeline of each.
+    `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
+    of this model.
     """
     from model.types import Decoding
     from qformer_viz.ui.services import Services
@@ -83,6 +92,7 @@ def make_services(
         examples=examples() if bundled else (),
         scene_maker=scene_maker() if bundled else None,
         matcher=matcher,
+        precisions=precisions or {},
     )
 
 
@@ -106,6 +116,23 @@ def speaker(pipe: Any) -> Any:
 
 def _once(load: Callable[[], Any]) -> Callable[[], Any]:
     return cache(lambda: speaker(load()))
+
+
+def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """The precisions in which the model that chats could be loaded beside itself, and what loads each, once."""
+    if os.environ.get("SPACES_ZERO_GPU"):
+        return {}  # there is one model, read before the page opens
+    shared = backend()
+    mine = pipe.quantization or str(pipe.dtype).removeprefix("torch.")
+    fitting = [
+        name for name in PRECISIONS if name != mine and not (name == "float16" and pipe.device.type == "cpu")
+    ]
+
+    def loader(name: str) -> Callable[[], Any]:
+        options = {"device": args.device, "allow": tuple(args.allow), **precision(name)}
+        return cache(lambda: shared.load(args.model, **options))
+
+    return {name: loader(name) for name in fitting}
 
 
 def hosted(args: argparse.Namespace) -> argparse.Namespace:
@@ -290,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from qformer_viz.ui import build, launch_options
 
-    services = make_services(pipe, matcher, bundled_beside(pipe, args))
+    services = make_services(pipe, matcher, bundled_beside(pipe, args), other_precisions(pipe, args))
     build(services).launch(
         server_name=args.host,
         server_port=port,

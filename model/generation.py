@@ -275,11 +275,11 @@ def teacher_forced(language: Any, prompt: Tensor, ids: Tensor, **options: Any) -
         if past is not None:
             length = past.get_seq_length() + embeds.shape[1]
             options["attention_mask"] = torch.ones(count, length, dtype=torch.long, device=embeds.device)
-        out = language(
-            inputs_embeds=embeds, use_cache=past is not None, logits_to_keep=ids.shape[1] + 1, **options
-        )
-        out.logits = out.logits[:, :-1]
-        return out
+        # Positions by index, not by their number: a slice is not contiguous, and the head would then multiply a copy of
+        # itself for every row of the batch.
+        last = embeds.shape[1] - 1
+        rows = torch.arange(last - ids.shape[1], last, device=embeds.device)
+        return language(inputs_embeds=embeds, use_cache=past is not None, logits_to_keep=rows, **options)
     start = language.generation_config.decoder_start_token_id
     start = language.config.decoder_start_token_id if start is None else start
     shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)

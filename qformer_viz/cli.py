@@ -170,7 +170,7 @@ def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     from . import fidelity
 
     first, second = (
-        backend.load(args.model, device=args.device, allow=tuple(args.allow), **_precision(name))
+        backend.load(args.model, device=args.device, allow=tuple(args.allow), **precision(name))
         for name in (args.against, args.precision)
     )
 
@@ -186,7 +186,8 @@ def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     return {"text": f"{title}\n\n{fidelity.table(found)}"} | figures
 
 
-def _precision(name: str) -> dict[str, str | None]:
+def precision(name: str) -> dict[str, str | None]:
+    """What `load` is given for a name of PRECISIONS."""
     return {"quantization": name} if name.endswith("bit") else {"quantization": None, "dtype": name}
 
 

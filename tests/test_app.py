@@ -116,6 +116,21 @@ def test_text_from_elsewhere_is_escaped():
     assert not any(evil in str(value) for value in shown)
 
 
+def test_a_space_is_reached_from_outside_and_can_be_duplicated(monkeypatch):
+    assert app.open_host({}) == "127.0.0.1"
+    assert app.open_host({"SYSTEM": "spaces"}) == "0.0.0.0"
+    assert app.open_host({"GRADIO_SERVER_NAME": "::"}) == "::"
+
+    def duplicates():
+        kinds = [type(block).__name__ for block in build(fake_services()).blocks.values()]
+        return kinds.count("DuplicateButton")
+
+    assert duplicates() == 0
+    monkeypatch.setenv("SYSTEM", "spaces")
+    monkeypatch.setenv("SPACE_ID", "someone/qformer-viz")
+    assert duplicates() == 1
+
+
 def test_head_closes_no_script_early():
     text = head()
     assert text.count("<script>") == text.count("</script>") == 5

@@ -37,6 +37,8 @@ def test_command_lines_parse():
         "ask",
         "explain",
         "faithfulness",
+        "doctor",
+        "fidelity",
     }
 
 

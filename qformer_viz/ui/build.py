@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
 
 from . import (
     about,
@@ -13,6 +14,7 @@ from . import (
     export,
     matching,
     models,
+    precision,
     questions,
     similarity,
     statistics,
@@ -46,6 +48,8 @@ def build(services: Services) -> gr.Blocks:
                 apply_default_css=False,
             )
             choice = models.picker(services)
+            if get_space():
+                gr.DuplicateButton("Duplicate", size="sm", elem_id="duplicate")
         with gr.Row(elem_id="columns", equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_id="left"):
                 with gr.Column(elem_id="picture"):
@@ -71,6 +75,9 @@ def build(services: Services) -> gr.Blocks:
                     if services.matcher is not None:
                         with gr.Tab("Match", id="match"):
                             fits = matching.tab(services)
+                    if services.precisions:
+                        with gr.Tab("Precision", id="precision"):
+                            copies = precision.tab(services)
                     with gr.Tab("Export", id="export"):
                         files = export.tab()
                     with gr.Tab("About this view", id="about"):
@@ -88,6 +95,8 @@ def build(services: Services) -> gr.Blocks:
             looked = [*looked, *matching.wire(services, session, fits, view)]
         pictured, undone = whatif.wire(services, session, changes)
         stale = [stale, undone, together.wire(services, session, weights)]
+        if services.precisions:
+            stale.append(precision.wire(services, session, copies))
         looked, answered = [*looked, pictured, *stale], [*answered, *stale]
         if choice is not None:
             controls = [*alike["controls"], numbers["layer"]]

@@ -111,7 +111,8 @@ class Services:
     """`speaker` answers until a visitor chooses another of `speakers` (name to what loads it, once); `decode(path or
     data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
     `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
-    `compares_questions`: whether any model on offer reads the question in its Q-Former."""
+    `compares_questions`: whether any model on offer reads the question in its Q-Former; `precisions`: further ones of
+    the speaker's model, by name, and what loads each, once."""
 
     speaker: Speaker
     decode: Callable[[Any], Any]
@@ -122,6 +123,7 @@ class Services:
     matcher: Matcher | None = None
     speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
     compares_questions: bool = False
+    precisions: Mapping[str, Callable[[], Pipeline]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
     @cached_property

@@ -176,6 +176,25 @@ def _signed(values, columns: Sequence[str], rows: Sequence[str], unit: str, wher
     )
 
 
+def divergence_figure(values, layers: Sequence[int]) -> go.Figure:
+    """Heat map of the divergence [l, h] of two precisions' maps, in bits, from 0."""
+    values = np.asarray(values, np.float64)
+    heat = go.Heatmap(
+        z=values.tolist(),
+        x=[str(head) for head in range(values.shape[1])],
+        y=[f"layer {layer}" for layer in layers],
+        zmin=0,
+        colorscale=SEQUENTIAL,
+        colorbar={"title": {"text": "bits", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        hovertemplate="%{y}, head %{x}<br>%{z:.2g} bits<extra></extra>",
+    )
+    figure = go.Figure(heat)
+    _dress(figure, height=110 + 26 * len(values))
+    figure.update_xaxes(type="category", title="head", ticks="")
+    figure.update_yaxes(type="category", autorange="reversed", ticks="", automargin=True)
+    return figure
+
+
 def curves_figure(verdict) -> go.Figure:
     """Deletion and insertion of a `verdict.Verdict`, side by side: log-probability of the word against the share of the
     patches hidden, or shown."""

@@ -13,10 +13,13 @@ import json
 import resource
 import statistics
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -24,7 +27,10 @@ import model
 import qformer_viz
 from model import Decoding
 from model.checkpoints import Checkpoint
+from model.memory import weight_bytes
 from model.pipeline import Pipeline
+from qformer_viz.view.payload import canvas_payload
+from tests import published as shapes
 
 TURNS = ("what is in the picture?", "how many are there?", "where is it?")
 
@@ -49,6 +55,8 @@ def main(arguments=None):
         "threads": torch.get_num_threads(),
         "tokens": options.tokens,
         "rounds": rounds,
+        "memory_added_by_capture_mb": round(memory_of_capture(pipe) / 2**20, 1),
+        "int8_weights_to_fp16": round(int8_to_fp16(), 3),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "rows": rows,
     }
@@ -58,6 +66,10 @@ def main(arguments=None):
         limit = f"{row['limit']:.2f}" if row["limit"] else ""
         figures = f"{row['ours']:>9.4f}{row['other']:>9.4f}{row['ratio']:>8.3f}{row['cpu_ratio']:>8.3f}"
         print(f"{row['name']:<{width}}{figures}{limit:>8}")
+    print(f"memory added by capture and canvas payload: {report['memory_added_by_capture_mb']} MB, at most")
+    print(
+        f"int8 weights of OPT-2.7B's geometry : fp16 = {report['int8_weights_to_fp16']}, the Q-Former in float"
+    )
     print(f"peak memory {report['peak_memory_gb']} GB")
     print(json.dumps(report))
     if options.json:
@@ -72,17 +84,24 @@ def comparisons(pipe, tokens):
     picture = Image.fromarray(noise)
     generator = pipe._generator
 
-    def stock():
+    def stock(**options):
         inputs = pipe.processor(images=picture, text=pipe.checkpoint.caption_prompt, return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].to(pipe.dtype)
-        out = pipe.model.generate(**inputs.to(pipe.device), max_new_tokens=tokens, do_sample=False)
-        return pipe.processor.batch_decode(out, skip_special_tokens=True)
+        out = pipe.model.generate(**inputs.to(pipe.device), max_new_tokens=tokens, do_sample=False, **options)
+        return pipe.processor.batch_decode(getattr(out, "sequences", out), skip_special_tokens=True)
 
     yield (
         "caption with full capture : stock generate",
         1.05,
         (pipe.forget, lambda: pipe.caption(picture, decoding)),
         (lambda: None, stock),
+    )
+
+    yield (
+        "caption with full capture : stock generate with eager attention everywhere and output_attentions",
+        None,
+        (pipe.forget, lambda: pipe.caption(picture, decoding)),
+        (lambda: None, lambda: with_all_attention(pipe, stock)),
     )
 
     encoded = pipe.encode(picture)
@@ -135,6 +154,81 @@ def comparisons(pipe, tokens):
         (two_turns(False), third),
     )
 
+    def transcript():
+        spoken = pipe._prompts.question(TURNS[2], history, tokens)
+        inputs = pipe.processor.image_processor(picture, return_tensors="pt")
+        ids = torch.tensor([spoken.ids], device=pipe.device)
+        out = pipe.model.generate(
+            pixel_values=inputs["pixel_values"].to(pipe.device, pipe.dtype),
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=False,
+        )
+        return pipe.processor.batch_decode(out, skip_special_tokens=True)
+
+    yield (
+        "third turn of a conversation : stock generate on the whole transcript",
+        0.5,
+        (two_turns(True), third),
+        (two_turns(True), transcript),
+    )
+
+    pictures = [Image.fromarray(np.roll(noise, shift, 1)) for shift in (16, 48, 80, 112)]
+
+    def together():
+        with ThreadPoolExecutor(len(pictures)) as pool:
+            return list(pool.map(lambda each: pipe.caption(each, decoding), pictures))
+
+    yield (
+        "four users at once : one after another",
+        1.05,
+        (pipe.forget, together),
+        (pipe.forget, lambda: [pipe.caption(each, decoding) for each in pictures]),
+    )
+
+
+def with_all_attention(pipe, stock):
+    """What tools do that show attention maps: every part eager, every map of every layer kept."""
+    parts = [pipe.model.vision_model, pipe.model.qformer, pipe.model.language_model]
+    before = [part.config._attn_implementation for part in parts]
+    try:
+        for part in parts:
+            part.set_attn_implementation("eager")
+        return stock(output_attentions=True, return_dict_in_generate=True)
+    finally:
+        for part, implementation in zip(parts, before, strict=True):
+            part.set_attn_implementation(implementation)
+
+
+def memory_of_capture(pipe):
+    """Bytes by which the process grows at most while it looks at a picture, with the capture and without (medians)."""
+    process, observe, grown = psutil.Process(), pipe._encoder.observe, {True: [], False: []}
+    for turn in range(8):
+        for on in (True, False):
+            pipe.forget()
+            pipe._encoder.observe = observe if on else None
+            picture = Image.fromarray(
+                np.random.default_rng(turn).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+            )
+            start, most, done = process.memory_info().rss, [0], threading.Event()
+
+            def watch(start=start, most=most, done=done):
+                while not done.wait(0.001):
+                    most[0] = max(most[0], process.memory_info().rss - start)
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            encoded = pipe.encode(picture)
+            if on:
+                canvas_payload(encoded.record.result, picture)
+            done.set()
+            watcher.join()
+            if turn > 1:
+                grown[on].append(most[0])
+    pipe._encoder.observe = observe
+    return statistics.median(grown[True]) - statistics.median(grown[False])
+
 
 def measure(name, limit, ours, other, rounds):
     """Median seconds of both sides and the median of their per-round ratios."""
@@ -174,6 +268,13 @@ def settled(run, within=0.15, most=12):
         last = [*last[-2:], run()]
         if len(last) == 3 and max(last) <= (1 + within) * min(last):
             return
+
+
+def int8_to_fp16():
+    """Bytes of BLIP-2 OPT-2.7B's weights in int8 over those in fp16, counted without allocating."""
+    model_class, config = shapes.config("Salesforce/blip2-opt-2.7b")
+    half, eight = (weight_bytes(model_class, config, torch.float16, kind) for kind in (None, "8bit"))
+    return eight / half
 
 
 def published():

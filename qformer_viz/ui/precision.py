@@ -1,0 +1,89 @@
+"""Tab: what a precision changes for the image at hand: maps, words and answers of two copies of one model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from .. import fidelity
+from .components import alert, facts
+from .conversation import NO_IMAGE, Session
+from .services import Services
+
+
+def tab(services: Services) -> dict:
+    """A precision to compare with, a button, and the figures."""
+    gr.HTML(
+        "<p class='qfv-note'>Loads this model a second time, in another precision, and gives both this image. The "
+        "Q-Former stays in floating point in every precision; what changes is what the ViT shows it and what the "
+        "language model makes of it.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        other = gr.Dropdown(
+            list(services.precisions),
+            value=next(iter(services.precisions), None),
+            label="Compare with",
+            elem_id="precision-other",
+            min_width=160,
+            scale=0,
+        )
+        run = gr.Button(
+            "Load and compare", variant="primary", size="md", elem_id="precision-run", min_width=170, scale=0
+        )
+    told = gr.HTML(elem_id="precision-told", apply_default_css=False)
+    layers = gr.Plot(
+        show_label=False, label="Divergence by layer and head", elem_id="precision-plot", visible=False
+    )
+    return {"other": other, "run": run, "told": told, "layers": layers}
+
+
+def compared(services: Services, session: Session, name: str) -> tuple[str, Any]:
+    """(figures as HTML, plot) of this image in both precisions; trouble is told instead."""
+    from ..view.figures import divergence_figure
+
+    try:
+        if session.encoded is None:
+            raise ValueError(NO_IMAGE)
+        if session.model not in (None, next(iter(services.speakers), None)):
+            raise ValueError(
+                "Only the model that the page opened with can be compared. Choose it at the top."
+            )
+        if name not in services.precisions:
+            raise ValueError("Choose a precision of the list.")
+        asked = [question for question, _ in session.turns() if question]
+        pair = services.speaker.pipe, services.precisions[name]()
+        found = fidelity.compare(*pair, [session.encoded.image], asked[-1] if asked else "")
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error)), gr.update(visible=False)
+    lead = f"{name} against what the page runs ({spoken(services)}), this image:"
+    plot = divergence_figure(found.divergence, found.cross_layers)
+    return facts(fidelity.rows(found), lead=lead), gr.update(value=plot, visible=True)
+
+
+def spoken(services: Services) -> str:
+    pipe = services.speaker.pipe
+    return pipe.quantization or str(pipe.describe().get("precision", ""))
+
+
+def forget() -> tuple[str, Any]:
+    """Another image, model or answer: what was compared is of no more use."""
+    return "", gr.update(visible=False)
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+
+    def compare(session: Session, name: str) -> Sequence[Any]:
+        return compared(services, session, name)
+
+    out = [parts["told"], parts["layers"]]
+    parts["run"].click(
+        compare,
+        [session, parts["other"]],
+        out,
+        concurrency_id="model",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    return (forget, None, out)
