@@ -54,6 +54,13 @@ def parser() -> argparse.ArgumentParser:
         help="a retrieval checkpoint for the Match tab, such as Salesforce/blip2-itm-vit-g; a second model in memory "
         f"[QFORMER_VIZ_MATCHER, {MATCHER} beside a bundled model, else none]",
     )
+    top.add_argument(
+        "--offer",
+        nargs="*",
+        default=(env.get("QFORMER_VIZ_OFFER") or "").split(),
+        metavar="NAME",
+        help="further checkpoints to choose on the page, loaded then; QFORMER_VIZ_OFFER separates them by spaces",
+    )
     top.add_argument("--open", action="store_true", help="open the page in the browser")
     return top
 
@@ -74,16 +81,21 @@ def make_services(
     `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
     of this model.
     """
+    from model.shelf import Shelf
     from model.types import Decoding
     from qformer_viz.ui.services import Services
 
     shared = backend()
     bundled = is_bundled(pipe.checkpoint)
-    first = speaker(pipe)
+    first, shelf = speaker(pipe), Shelf()
     return Services(
         speaker=first,
         speakers={pipe.checkpoint.title: lambda: first}
-        | {entry.title: _once(load) for entry, load in (others or {}).items()},
+        | {
+            entry.title: partial(shelf.get, entry.title, partial(_spoken, load))
+            for entry, load in (others or {}).items()
+            if entry.title != pipe.checkpoint.title
+        },
         compares_questions=first.reads_questions
         or any(entry.family == "instructblip" for entry in others or ()),
         decode=shared.decode,
@@ -94,6 +106,10 @@ def make_services(
         matcher=matcher,
         precisions=precisions or {},
     )
+
+
+def _spoken(load: Callable[[], Any]) -> Any:
+    return speaker(load())
 
 
 def is_bundled(checkpoint: Any) -> bool:
@@ -112,10 +128,6 @@ def speaker(pipe: Any) -> Any:
         familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
         unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
     )
-
-
-def _once(load: Callable[[], Any]) -> Callable[[], Any]:
-    return cache(lambda: speaker(load()))
 
 
 def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
@@ -167,6 +179,23 @@ def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[]
         and entry.id != pipe.checkpoint.id
         and is_here(entry)
     }
+
+
+def offered(args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
+    """The checkpoints that the operator puts on the page, and what loads the pipeline of each. Nothing is read yet but
+    a folder's config.json, which says whether its Q-Former reads the question."""
+    from dataclasses import replace
+
+    from model.checkpoints import resolve
+
+    found = {}
+    for name in args.offer:
+        entry = resolve(name, tuple(args.allow))
+        if not entry.family and entry.folder is not None:
+            kind = json.loads((entry.folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            entry = replace(entry, family={"blip-2": "blip2"}.get(kind, str(kind)))
+        found[entry] = partial(load, backend(), argparse.Namespace(**vars(args) | {"model": name}))
+    return found
 
 
 def is_here(checkpoint: Any) -> bool:
@@ -309,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared = backend()
     try:
         args = hosted(args)
+        further = offered(args)
         pipe = placed(load(shared, args))
         name = args.matcher or default_matcher(pipe)
         matcher = load_matcher(name, args) if name else None
@@ -317,7 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from qformer_viz.ui import build, launch_options
 
-    services = make_services(pipe, matcher, bundled_beside(pipe, args), other_precisions(pipe, args))
+    others = bundled_beside(pipe, args) | further
+    services = make_services(pipe, matcher, others, other_precisions(pipe, args))
     build(services).launch(
         server_name=args.host,
         server_port=port,

@@ -58,7 +58,9 @@ class Pipeline:
         self.dtype: torch.dtype = model.language_projection.weight.dtype
         self.device: torch.device = model.language_projection.weight.device
         self._prompts = Prompter(checkpoint, processor, model.config)
-        self._encoder = Encoder(model, processor, observe=observe, owner=self)
+        # Marks what this pipeline encoded, and keeps no weights alive in an image that outlives it.
+        self._mark = object()
+        self._encoder = Encoder(model, processor, observe=observe, owner=self._mark)
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._means: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(MEANS)
@@ -259,7 +261,7 @@ class Pipeline:
         """The image as this pipeline's Q-Former sees it for this prompt."""
         instruction = prompt.instruction if self.family == "instructblip" else None
         if isinstance(image, EncodedImage):
-            ours = image.owner is None or image.owner is self
+            ours = image.owner is None or image.owner is self._mark
             if ours and image.question == instruction:
                 return image
             image = image.image

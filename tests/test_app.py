@@ -4,13 +4,17 @@ import asyncio
 import socket
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 import app
+import qformer_viz
+from model.shelf import tidy
 from qformer_viz import ui
 from qformer_viz.ui import launch_options
 from qformer_viz.ui.components import facts, head
@@ -164,6 +168,36 @@ def test_other_models_are_loaded_when_chosen_and_only_once():
         and services.speakers["Two"]().reads_questions
     )
     assert len(loaded) == 1
+
+
+def test_a_model_that_is_dropped_is_freed_though_its_images_live_on():
+    """A visitor's image holds no weights of the model that encoded it."""
+    from tests import fake_checkpoints as fakes
+
+    pipe = fakes.pipeline(observe=qformer_viz.capture)
+    encoded = pipe.encode(Image.new("RGB", (40, 30), "red"))
+    weights = weakref.ref(pipe.model)
+    del pipe
+    tidy()
+    assert weights() is None and encoded.queries.isfinite().all()
+
+
+def test_offered_checkpoints_are_named_and_not_read(tmp_path):
+    from model.errors import CheckpointError
+
+    (tmp_path / "config.json").write_text('{"model_type": "instructblip"}')
+    args = app.parser().parse_args(["--offer", "Salesforce/blip2-opt-2.7b", str(tmp_path)])
+    found = app.offered(args)
+    assert [(entry.title, entry.family) for entry in found] == [
+        ("BLIP-2 OPT-2.7B", "blip2"),
+        (tmp_path.name, "instructblip"),
+    ]
+    services = app.make_services(stand_in(), others=found)
+    assert (
+        list(services.speakers) == ["One", "BLIP-2 OPT-2.7B", tmp_path.name] and services.compares_questions
+    )
+    with pytest.raises(CheckpointError, match="allow"):
+        app.offered(app.parser().parse_args(["--offer", "someone/theirs"]))
 
 
 def test_a_model_alone_offers_no_choice_and_compares_no_questions():

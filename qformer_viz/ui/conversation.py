@@ -90,6 +90,7 @@ def look(services: Services, session: Session, source: Any, preview: str | None)
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
     session.stop.clear()
     decoded = services.decode(source)
+    session.kept.clear()
     fresh = replace(session, preview=preview, lines=(), answer=None)
     for notice in decoded.notices:
         fresh = fresh.add("notice", notice)
@@ -109,7 +110,9 @@ def switch(services: Services, session: Session, name: str) -> Session:
     session.stop.clear()
     fresh = replace(session, model=name, lines=(), answer=None)
     speaker = services.of(fresh)
-    return fresh if session.encoded is None else seen(speaker, fresh, session.encoded.image)
+    found = fresh if session.encoded is None else seen(speaker, fresh, session.encoded.image)
+    session.kept.clear()
+    return found
 
 
 def pose(session: Session, question: str, limits: Any) -> Session:

@@ -1,6 +1,5 @@
 """The picker of models: who speaks is each visitor's own choice."""
 
-from functools import partial
 from html import escape
 
 import gradio as gr
@@ -49,13 +48,20 @@ def wire(
     services: Services, session: gr.State, choice: gr.Dropdown, shown: list, halt
 ) -> gr.events.Dependency:
     """`shown`: chat, header, about text and the tabs' controls. Returns the event after which all is new."""
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    begun = choice.input(halt, session, None, concurrency_limit=8, **quiet)
+
+    # A closure, because Gradio reads no type hints off a partial. What downloading and reading weights tell of their
+    # progress is shown over the conversation.
+    def change(session: Session, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+        return switch(services, session, name)
+
+    private = {"api_visibility": "private"}
+    begun = choice.input(halt, session, None, concurrency_limit=8, show_progress="hidden", **private)
     return begun.success(
-        partial(switch, services),
+        change,
         [session, choice],
         [session, choice, *shown],
         concurrency_id="model",
         concurrency_limit=1,
-        **quiet,
+        show_progress_on=shown[0],
+        **private,
     )
