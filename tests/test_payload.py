@@ -8,7 +8,7 @@ from PIL import Image
 
 from qformer_viz.errors import BadShape
 from qformer_viz.view import palette
-from qformer_viz.view.payload import MAX_BYTES, canvas_payload, error_bound, pack, unpack
+from qformer_viz.view.payload import MAX_BYTES, canvas_payload, embed, error_bound, pack, unpack
 from tests.planted import blobs, capture_of, picture
 
 
@@ -103,3 +103,9 @@ def test_colours_travel_with_the_payload():
 def test_meta_must_be_json():
     with pytest.raises(ValueError, match="JSON"):
         canvas_payload(blobs(1, 1, 4), picture(), meta={"loss": float("nan")})
+
+
+def test_noise_is_embedded():
+    """It compresses to more bytes than it has pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert embed(Image.fromarray(noise))["src"].startswith("data:image/jpeg")

@@ -11,7 +11,7 @@ def test_the_benchmark_reports_every_comparison(tmp_path, capsys):
     report = tmp_path / "speed.json"
     speed.main(["--checkpoint", str(folder), "--rounds", "2", "--tokens", "3", "--json", str(report)])
     written = json.loads(report.read_text())
-    assert [row["limit"] for row in written["rows"]] == [1.05, 1.05, 1.05, None]
+    assert [row["limit"] for row in written["rows"]] == [1.05, None, 1.05, 1.05, None, 0.5, 1.05]
     assert all(row["ours"] > 0 and row["other"] > 0 and row["ratio"] > 0 for row in written["rows"])
     assert written["pipeline"]["model"] == "tiny" and written["peak_memory_gb"] > 0
     assert "third turn" in capsys.readouterr().out

@@ -72,6 +72,9 @@ def test_an_answer_that_needs_no_query():
     assert "needs none" in together.enough([], 8)
 
 
-def test_what_was_weighed_goes_with_its_answer():
-    told, words, *figures, lens = together.forget()
+def test_what_was_weighed_goes_with_its_answer(services, session):
+    explained.of(services, session)
+    told, words, *figures, lens = together.forget(session)
     assert told == lens == "" and words["choices"] == [] and not any(figure["visible"] for figure in figures)
+    together.weighed(services, session, still)
+    assert not any("visible" in each for each in together.forget(session))

@@ -189,9 +189,13 @@ def test_a_page_without_scenes_has_no_masks():
     assert fake_services(scene_maker=None).mask(Image.new("RGB", (4, 4), GREEN), "cat") is None
 
 
-def test_what_was_explained_goes_with_its_answer():
-    told, view, sentence, curves = why.forget()
+def test_what_was_explained_goes_with_its_answer(services, session):
+    told, view, sentence, curves = why.forget(session)
     assert (told, view, sentence) == ("", "", "") and curves["visible"] is False
+    explain(services, session)
+    # Asked for before the page came to clear the last one: it is about this answer and stays.
+    assert not any(isinstance(each, str) or "visible" in each for each in why.forget(session))
+    assert why.forget(ask(services, session, "next?"))[1] == ""
 
 
 def test_figures_say_yes_where_the_peak_is_in_the_object():

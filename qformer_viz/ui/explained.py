@@ -42,11 +42,17 @@ def of(services: Services, session: Session) -> Explained:
         raise ValueError(NO_IMAGE)
     if session.answer is None or not session.answer.text:
         raise ValueError(NO_ANSWER)
-    kept = session.kept.get("explained")
-    if kept is None or kept.answer is not session.answer:
+    kept = current(session)
+    if kept is None:
         case = prepare(services.of(session).pipe, session.encoded, session.answer)
         kept = session.kept["explained"] = Explained(session.answer, case)
     return kept
+
+
+def current(session: Session) -> Explained | None:
+    """What is kept, if it is about the last answer; a visitor may ask for it before the page has cleared the old."""
+    kept = session.kept.get("explained")
+    return kept if kept is not None and kept.answer is session.answer else None
 
 
 def telling(session: Session, progress: gr.Progress, what: str) -> Callable[[int, int], None]:

@@ -14,7 +14,7 @@ from ..explain import ends
 from ..interplay import pairs, shapley, smallest, spelled
 from .components import alert
 from .conversation import Session
-from .explained import of, telling
+from .explained import current, of, telling
 from .services import Services
 
 CLOSEST = 8
@@ -129,8 +129,11 @@ def lens(case: Case) -> str:
     )
 
 
-def forget() -> list:
+def forget(session: Session) -> list:
     """Another image, model or answer: what was weighed is of no more use."""
+    kept = current(session)
+    if kept is not None and "smallest" in kept.case.memory:
+        return [gr.skip()] * 6
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]
 
 
@@ -157,4 +160,4 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     parts["stop"].click(
         stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
     )
-    return (forget, None, everything)
+    return (forget, session, everything)

@@ -11,7 +11,7 @@ from ..view.palette import DIVERGING
 from ..view.payload import embed
 from .components import alert, facts, live_view
 from .conversation import Session
-from .explained import Explained, chosen, of, telling
+from .explained import Explained, chosen, current, of, telling
 from .payload import as_json
 from .services import Services
 
@@ -154,8 +154,10 @@ def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def forget() -> tuple:
+def forget(session: Session) -> tuple:
     """Another image, model or answer: what was explained is of no more use."""
+    if current(session) is not None:
+        return (gr.skip(),) * 4
     return "", "", "", gr.update(visible=False)
 
 
@@ -184,4 +186,4 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     parts["stop"].click(
         stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
     )
-    return (forget, None, [*told, *verdict])
+    return (forget, session, [*told, *verdict])

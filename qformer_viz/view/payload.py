@@ -104,7 +104,9 @@ def embed(image: Image.Image) -> dict:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         shown = shown.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+    shown.save(
+        buffer, "JPEG", quality=88, subsampling=0
+    )  # "optimize" fails on noise: its buffer is too small
     return {"src": "data:image/jpeg;base64," + _base64(buffer.getvalue()), "width": width, "height": height}
 
 

@@ -279,31 +279,17 @@ def int8_to_fp16():
 
 def published():
     """BLIP-2 OPT-2.7B's geometry; nothing is held in fp32, so the peak stays near the weights' 7.5 GB."""
-    from transformers import (
-        Blip2Config,
-        Blip2ForConditionalGeneration,
-        Blip2Processor,
-        BlipImageProcessor,
-        OPTConfig,
-    )
+    from transformers import Blip2Processor, BlipImageProcessor
 
     from tests import fake_checkpoints as fakes
 
-    text = OPTConfig(
-        vocab_size=50304,
-        hidden_size=2560,
-        word_embed_proj_dim=2560,
-        ffn_dim=10240,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        max_position_embeddings=2048,
-        bos_token_id=fakes.END,
-        eos_token_id=fakes.END,
-        pad_token_id=fakes.PAD,
+    model_class, config = shapes.config("Salesforce/blip2-opt-2.7b")
+    config.image_token_index = fakes.IMAGE
+    config.text_config.update(
+        {"bos_token_id": fakes.END, "eos_token_id": fakes.END, "pad_token_id": fakes.PAD}
     )
-    config = Blip2Config(text_config=text.to_dict(), num_query_tokens=32, image_token_index=fakes.IMAGE)
     with torch.device("meta"):
-        hf_model = Blip2ForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+        hf_model = model_class._from_config(config, dtype=torch.bfloat16)
     hf_model.to_empty(device="cpu")
     hf_model.tie_weights()
     stray = [name for name, _ in hf_model.named_buffers()]

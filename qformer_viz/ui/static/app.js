@@ -36,18 +36,20 @@
 
   window.qfvBusy = (on) => {
     document.body.classList.toggle("qfv-busy", on);
-    if (!on && wanted.word !== null && wanted.opened) {
+    if (!on && wanted.opened && !wanted.explained && window.qfvLinkedWord !== null) {
+      wanted.explained = true;
       document.querySelector("#why-run").click();
-      wanted.word = null;
     }
   };
 
   // A link names an example, a selection and perhaps a word of its caption. An upload is in no link.
   const given = new URLSearchParams(location.hash.slice(1));
-  const wanted = { example: given.get("example"), word: given.get("word"), opened: false };
+  const wanted = { example: given.get("example"), opened: false, explained: false };
+  window.qfvLinkedWord = given.get("word"); // until the words are there to choose from
   window.qfvContext = (payload) => {
     const example = payload.meta.example;
-    return example ? { example, word: window.qfvWord ? window.qfvWord() : null } : {};
+    const word = window.qfvWord ? window.qfvWord() : null;
+    return example ? { example, word: word ?? window.qfvLinkedWord } : {};
   };
   const reopen = () => {
     if (!wanted.example || wanted.opened) return;

@@ -44,6 +44,7 @@
       this.root.replaceChildren(...[this.header, this.parts.node].filter(Boolean));
       this.furnish();
       this.render();
+      this.address();
     }
 
     empty() {

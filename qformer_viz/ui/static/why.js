@@ -17,7 +17,8 @@
       this.ask = ask;
       const first = shown.visual.indexOf(true);
       const same = before && before.text === shown.words.join(" ");
-      const linked = Number(before ? NaN : new URLSearchParams(location.hash.slice(1)).get("word") ?? NaN);
+      const linked = Number(global.qfvLinkedWord ?? NaN);
+      global.qfvLinkedWord = null;
       const start = linked in shown.words ? linked : Math.max(first, 0);
       this.state = { word: same ? before.word : start, method: same ? before.method : 0, text: shown.words.join(" ") };
       this.chips = shown.words.map((word, t) => {
