@@ -163,6 +163,15 @@ def test_chefers_rules_by_hand():
     assert seen_.tolist() == [[0, 2, 2], [2, 0, 0]]
 
 
+def test_chefers_rule_where_queries_have_mixed_before_they_look():
+    """The first reads the second, then both look: R̄ is not symmetric, and enters transposed."""
+    own, cross = torch.zeros(2, 1, 2, 2), torch.zeros(1, 1, 2, 3)
+    own[0, 0, 0, 1] = 0.5
+    cross[0, 0, 0, 1] = 1.0
+    found = gradient.relevance(own, torch.full_like(own, 2.0), cross, torch.full_like(cross, 2.0), (1,))
+    assert found.tolist() == [[0, 2, 0], [0, 2, 0]]
+
+
 def test_rollout_against_products_of_whole_matrices():
     """Independent route: queries and image tokens as one sequence, one matrix a step, multiplied up."""
     make = torch.Generator().manual_seed(3)
