@@ -36,7 +36,7 @@ def opened(browser, url: str, width: int, height: int, dark: bool = False, touch
 
 
 def main() -> None:
-    """Write desktop.png, phone.png, similarity.png and why.png."""
+    """Write desktop.png, phone.png, similarity.png, why.png and whatif.png."""
     OUT.mkdir(exist_ok=True)
     with serve("app") as url, sync_playwright() as playwright:
         browser = launch(playwright)
@@ -60,7 +60,16 @@ def main() -> None:
             page.locator("#why-run").click()
             page.locator(".qfv-chip", has_text="cat").click()
             page.locator("#why-view img").wait_for()
+            page.get_by_role("button", name="Hide and show the patches").click()
+            page.locator("#why-curves .js-plotly-plot").wait_for()
+            page.wait_for_timeout(800)
             page.locator("#tabs").screenshot(path=OUT / "why.png")
+            page.get_by_role("tab", name="What if").click()
+            page.get_by_role("button", name="Hide the tenth").click()
+            page.get_by_role("button", name="Ask the last question again with these").click()
+            page.locator("#whatif-outcome table").wait_for()
+            page.wait_for_timeout(500)
+            page.locator("#tabs").screenshot(path=OUT / "whatif.png")
         with opened(browser, url, 390, 844, touch=True) as page:
             page.locator("#canvas").evaluate("node => node.scrollIntoView()")
             page.wait_for_timeout(500)
