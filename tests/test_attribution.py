@@ -268,9 +268,11 @@ def test_rise_finds_the_patch_that_matters():
     # Cells are two rows high, so at most every second row differs from the one above.
     assert ((coarse[:, 1:] != coarse[:, :-1]).any(-1).sum(-1) <= 4).all()
     assert (keep[:-1] != keep[1:]).any(-1).float().mean() > 0.9
-    scores = torch.stack([2.0 * keep[:, 13], torch.zeros(400)], 1)
+    scores = torch.stack([2.0 * keep[:, 13] - 9, torch.full((400,), -9.0)], 1)
     found = rise.weigh(keep, scores)
-    assert found[0, 13] == pytest.approx(2) and found[0].argmax() == 13 and not found[1].any()
+    # Only what a patch changes counts, not how well the word does anyway.
+    assert found[0, 13] == pytest.approx(2, abs=1e-4) and found[0].argmax() == 13
+    assert found[1].abs().max() < 1e-4
 
 
 def test_only_the_words_asked_for(seen):  # noqa: F811
