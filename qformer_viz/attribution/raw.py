@@ -17,5 +17,5 @@ def compute(case: Case) -> Tensor:
 
 def difference(case: Case) -> Tensor:
     """Less what the same words get when every query is the mean of other images: takes a sink out. Signed."""
-    usual = case.once("usual attention", lambda: case.scorer.attention(case.baseline))
+    usual = case.once("usual attention", lambda: case.scorer.attention(case.baseline.to(case.scorer.queries)))
     return (to_queries(case) - usual / usual.sum(-1, keepdim=True))[case.words, :, None] * case.looked()
