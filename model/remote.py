@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class RemotePipeline:
         self._call, self._stream, self._score = gpu(call), gpu(stream), gpu(score)
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
-        """As `Pipeline.encode`, with every tensor on the CPU and the recording as its result alone."""
+        """As `Pipeline.encode`, with every tensor on the CPU."""
         decoded = decode(image)
         key = (decoded.sha256, question if self.family == "instructblip" else None)
         known = self._encoded.get(key)
@@ -176,13 +176,6 @@ class RemoteScorer:
         return self._score(_bare(self.encoded), self.answer, name, *args)
 
 
-@dataclass(frozen=True)
-class _Result:
-    """In place of a recording, which cannot be pickled."""
-
-    result: Any
-
-
 def _bare(encoded: EncodedImage) -> EncodedImage:
     """Without what the worker has no use for."""
     return replace(encoded, record=None, owner=None)
@@ -194,9 +187,8 @@ def _to_cpu(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_to_cpu(each) for each in value)
     if isinstance(value, EncodedImage):
-        record = None if value.record is None else _Result(value.record.result)
         moved = {"queries": _to_cpu(value.queries), "vision": _to_cpu(value.vision)}
-        return replace(value, **moved, record=record, owner=None)
+        return replace(value, **moved, owner=None)
     return value
 
 
