@@ -14,8 +14,9 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from .attribution import METHODS
 from .errors import QFormerVizError
-from .types import Capture
+from .types import Attribution, Capture
 
 FORMAT = 1
 TENSORS = ("cross_attention", "self_attention", "query_states", "query_tokens")
@@ -104,6 +105,25 @@ def manifest(
         "versions": {**versions(), **described.get("versions", {})},
     }
     return json.loads(json.dumps({**described, **about}, default=str))
+
+
+def plain(found: Attribution) -> dict[str, Any]:
+    """An attribution in plain JSON types: words [t], logprobs, gains, visual, queries [t][q] or None, patches
+    [t][gh][gw], cls [q], method, unit, layer, grid, note."""
+    return {
+        "words": list(found.words),
+        "logprobs": found.logprobs.tolist(),
+        "gains": found.gains.tolist(),
+        "visual": found.visual.tolist(),
+        "method": found.method,
+        "unit": METHODS[found.method].unit if found.method in METHODS else None,
+        "layer": found.layer,
+        "grid": list(found.grid),
+        "queries": found.queries.tolist() if found.scores.shape[1] > 1 else None,
+        "patches": found.patches.tolist(),
+        "cls": found.cls.tolist(),
+        "note": found.note,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -91,6 +91,7 @@ def test_hidden_patches(services, session):
         {"patches": [1.0], "where": "vit"},
         {"patches": 3, "where": "vit"},
         {"patches": [1], "where": "nowhere"},
+        {"patches": [1], "where": ["vit"]},
         {"patches": [1]},
     ],
 )

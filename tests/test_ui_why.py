@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from qformer_viz.attribution import METHODS
-from qformer_viz.ui import conversation, explained, why
+from qformer_viz.ui import conversation, explained, export, why
 from qformer_viz.ui.conversation import Session
 from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services
 from tests.test_conversation import ask, looked
@@ -211,3 +211,20 @@ def test_figures_say_yes_where_the_peak_is_in_the_object():
     rows = {name: value for name, value, _ in why.figures(verdict)}
     assert rows["Peak in the object"] == "yes" and rows["Weight in the object"] == "75%"
     assert "Deletion" not in rows and "Agreement with knock-out" not in rows
+
+
+def test_what_has_been_computed_can_be_taken_away(services, session, tmp_path):
+    with pytest.raises(Exception, match="No answer has been explained yet"):
+        export.write_why(services, session, tmp_path)
+    explain(services, session)
+    compute(services, session, method="gradient", word=2)
+    found = json.loads(export.write_why(services, session, tmp_path).read_text())
+    methods = {each["method"]: each for each in found["attributions"]}
+    assert set(methods) == {*FAST, "gradient"} and methods["gradient"]["words"] == ["what"]
+    assert methods["knockout"]["queries"][2][2] == 1 and methods["knockout"]["unit"] == "nats"
+    assert (
+        found["manifest"]["answer"] == "you asked what is it?"
+        and len(found["manifest"]["image_sha256"]) == 64
+    )
+    with pytest.raises(Exception, match="explained yet"):
+        export.write_why(services, ask(services, session, "next?"), tmp_path)

@@ -6,7 +6,6 @@ from typing import Any
 import gradio as gr
 
 from .. import export as files
-from ..attribution import METHODS
 from ..explain import DEFAULT, attribute, prepare
 from . import export
 from .components import UploadedImage
@@ -98,21 +97,7 @@ def attribution(services: Services, image: str | None, question: str, method: st
         answer = pipe.ask(encoded, question)
     else:
         answer = pipe.caption(encoded)
-    found = attribute(prepare(pipe, encoded, answer), method)
-    return {
-        "answer": answer.text,
-        "words": list(found.words),
-        "logprobs": found.logprobs.tolist(),
-        "gains": found.gains.tolist(),
-        "visual": found.visual.tolist(),
-        "method": found.method,
-        "unit": METHODS[found.method].unit,
-        "layer": found.layer,
-        "queries": found.queries.tolist() if found.scores.shape[1] > 1 else None,
-        "patches": found.patches.tolist(),
-        "cls": found.cls.tolist(),
-        "note": found.note,
-    }
+    return {"answer": answer.text} | files.plain(attribute(prepare(pipe, encoded, answer), method))
 
 
 def said(services: Services, image: str | None, question: str = "") -> tuple[str, str]:

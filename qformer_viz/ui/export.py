@@ -13,6 +13,7 @@ from .. import export as files
 from ..view import overlay, page
 from . import statistics
 from .conversation import Session
+from .explained import current
 from .payload import payload
 from .services import Services
 
@@ -64,10 +65,31 @@ def write_csv(services: Services, session: Session, folder: Path) -> Path:
     return files.save_csv(["layer", *statistics.HEADERS], rows, folder / "statistics.csv")
 
 
+def write_why(services: Services, session: Session, folder: Path) -> Path:
+    kept = current(session)
+    if kept is None or not kept.found:
+        raise gr.Error(
+            "No answer has been explained yet. Open the Why tab and explain the last one.",
+            print_exception=False,
+        )
+    found = {
+        "manifest": about(services, session),
+        "attributions": list(map(files.plain, kept.found.values())),
+    }
+    path = folder / "attributions.json"
+    path.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
 WRITERS: dict[str, tuple[str, str, Callable]] = {
     "page": ("Page (HTML)", "The canvas in one file that opens without a server", write_page),
     "sheet": ("Contact sheet (PNG)", "All queries side by side, mean over layers and heads", write_sheet),
     "npz": ("Everything (NPZ)", "Attention maps and query states as float32 arrays", write_npz),
+    "why": (
+        "Explanations (JSON)",
+        "Queries and patches of every word, by each method that has run",
+        write_why,
+    ),
     "manifest": ("Manifest (JSON)", "Model, precision, versions, image hash, shapes", write_manifest),
     "csv": ("Statistics (CSV)", "Entropy, patches, CLS share, centre; per layer and query", write_csv),
 }

@@ -115,7 +115,7 @@ def without_patches(services: Services, session: Session, data: Any) -> str:
     rows, columns = session.capture.grid
     hidden, where = (data.get("patches"), data.get("where")) if isinstance(data, dict) else (None, None)
     whole = isinstance(hidden, list) and all(type(p) is int and 0 <= p < rows * columns for p in hidden)
-    if not whole or not hidden or where not in HIDDEN_FROM:
+    if not whole or not hidden or not isinstance(where, str) or where not in HIDDEN_FROM:
         raise ValueError("Paint at least one patch on the image, then ask again.")
     keep = torch.ones(rows * columns, dtype=torch.bool)
     keep[hidden] = False

@@ -39,9 +39,10 @@ def told_and_view(services: Services, session: Session, progress: gr.Progress) -
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
         kept = of(services, session)
+        told = telling(session, progress, "Explaining")
         for name, method in METHODS.items():
             if not method.slow:
-                kept.map(name, 0, telling(session, progress, method.title))
+                kept.map(name, 0, told)
         return "", as_json(words(session, kept))
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), ""
