@@ -1,0 +1,58 @@
+"""python -m tests.benchmarks.precision [--images N] [--json FILE]
+
+What int8 and NF4 change at published geometry (BLIP-2 OPT-2.7B, random weights) against float32: maps, captions and
+log-probabilities. Writes the weights to a temporary folder (7.5 GB), holds 20 GB in memory, takes a quarter of an hour.
+Random weights say nothing of real ones; what is measured is the arithmetic of the quantised layers at their real size.
+"""
+
+import argparse
+import gc
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import model
+import qformer_viz
+from qformer_viz import fidelity
+from tests.benchmarks.speed import published
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    options = parser.parse_args(arguments)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (224, 224, 3), np.uint8)) for _ in range(options.images)]
+    report = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = published()
+        pipe.model.save_pretrained(folder, max_shard_size="1GB")
+        pipe.processor.save_pretrained(folder)
+        del pipe
+        gc.collect()
+        plain = load(folder, quantization=None, dtype="float32")
+        for kind in ("8bit", "4bit"):
+            other = load(folder, quantization=kind, dtype="bfloat16")
+            found = fidelity.compare(plain, other, images)
+            print(f"\n{kind} against float32, {other.reason}\n\n{fidelity.table(found)}", flush=True)
+            report[kind] = {"divergence": found.divergence.mean().item(), "peaks": found.peaks.mean().item()}
+            report[kind] |= {"captions": found.captions, "nats": found.nats.abs().mean().item()}
+            del other
+            gc.collect()
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+    return report
+
+
+def load(folder, **options):
+    return model.load(folder, device="cpu", observe=qformer_viz.capture, **options)
+
+
+if __name__ == "__main__":
+    main()
