@@ -1,16 +1,24 @@
 """Measures of truth: by hand, and against a planted oracle that must score best and its inverse worst."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
+import model
+import qformer_viz
 from model.emoji import plots
 from model.emoji.truths import truths
 from qformer_viz import BadShape, benchmark, cli
 from qformer_viz.__main__ import backend
 from qformer_viz.faithfulness import deletion_insertion, dilate, lift, mass, pointing, spearman, steps
+from qformer_viz.ui import why
+from qformer_viz.ui.conversation import Session
+from tests.fakes_ui import fake_services
+from tests.test_conversation import ask, looked
+from tests.test_ui_why import still
 
 MASK = torch.zeros(6, 6, dtype=torch.bool)
 MASK[1:3, 1:3] = True
@@ -71,7 +79,9 @@ def test_the_planted_oracle_scores_best_and_its_inverse_worst():
     by_deletion = sorted(found, key=lambda title: found[title][0])
     by_insertion = sorted(found, key=lambda title: -found[title][1])
     for order in (by_deletion, by_insertion):
-        assert order[0] == "control: the true mask" and order[-1] == "control: its inverse"
+        assert order[0].startswith("control: the true mask") and order[-1] == "control: its inverse"
+    rim = maps["control: the true mask and its rim"]
+    assert rim[MASK].min() > rim[~MASK].max() > 0 and rim.sum() == pytest.approx(MASK.sum().item(), abs=0.1)
 
 
 def test_shapes_that_do_not_fit_are_refused():
@@ -124,8 +134,6 @@ def test_truths_differ_only_where_the_object_was():
 
 def test_the_benchmark_on_the_bundled_model(capsys, tmp_path):
     """On a few scenes: the default method beats raw attention, and the controls keep their order."""
-    import json
-
     asked = ["faithfulness", "--scenes", "8", "--json", "--methods", "knockout", "raw", "gradient"]
     file = tmp_path / "faithfulness.json"
     assert cli.main([*asked, "--out", str(file)], backend()) == 0
@@ -171,9 +179,33 @@ def test_rank_correlation():
 
 
 def test_a_model_of_noise_has_other_maps(capsys):
-    import json
-
     assert cli.main(["faithfulness", "--scenes", "4", "--sanity", "--json"], backend()) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert next(iter(rows)) == "projection" and len(rows) == 7
     assert abs(np.mean(list(rows.values())[-1])) < 0.3
+
+
+def test_a_method_of_ones_own_is_in_page_api_and_benchmark(monkeypatch, tmp_path):
+    """Thirty lines at most: a function and an entry of METHODS."""
+
+    def corner(case):
+        scores = torch.zeros(len(case.words), 1, case.capture.cross_attention.shape[-1] - 1)
+        scores[..., 0] = 1
+        return scores, "It always names the corner."
+
+    mine = qformer_viz.Method(
+        "corner", "The corner", corner, "corners", "The corner.", "Anything else.", layered=False
+    )
+    monkeypatch.setitem(qformer_viz.METHODS, "corner", mine)
+    services = fake_services()
+    session = ask(services, looked(services, Session(), tmp_path), "what?")
+    shown = json.loads(why.told_and_view(services, session, still)[1])["methods"][-1]
+    assert shown["title"] == "The corner" and shown["patches"][1][:2] == [1, 0]
+    assert shown["notes"][1] == "It always names the corner."
+    pipe = model.load("blip2-emoji", observe=qformer_viz.capture)
+    scenes = [
+        benchmark.Truth(**t | {"masks": {n: torch.from_numpy(m) for n, m in t["masks"].items()}})
+        for t in truths(3)
+    ]
+    rows = benchmark.run(pipe, scenes, ["corner"]).rows
+    assert max(rows["The corner"]["pointing"]) == 0 and "control: even" in rows

@@ -43,13 +43,15 @@ def main(arguments=None):
     parser.add_argument("--checkpoint", default="blip2-emoji")
     parser.add_argument("--rounds", type=int, help="default 40, with --published 5")
     parser.add_argument("--tokens", type=int, default=10)
+    parser.add_argument("--only", default="", metavar="TEXT", help="comparisons whose name holds this")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
     rounds = options.rounds or (5 if options.published else 40)
     pipe = published() if options.published else model.load(options.checkpoint, observe=qformer_viz.capture)
     # Both sides write the same number of tokens.
     pipe.model.language_model.generation_config.min_new_tokens = options.tokens
-    rows = [measure(*comparison, rounds) for comparison in comparisons(pipe, options.tokens)]
+    wanted = (row for row in comparisons(pipe, options.tokens) if options.only in row[0])
+    rows = [measure(*comparison, rounds) for comparison in wanted]
     report = {
         "pipeline": pipe.describe(),
         "threads": torch.get_num_threads(),
