@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,10 @@ def speaker(pipe: Any) -> Any:
 
 
 def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """The precisions in which the model that chats could be loaded beside itself, and what loads each, once."""
+    """The precisions in which the model that chats could be loaded beside itself, and what loads each; the last one
+    stays."""
+    from model.shelf import Shelf
+
     if os.environ.get("SPACES_ZERO_GPU"):
         return {}  # there is one model, read before the page opens
     shared = backend()
@@ -140,11 +143,11 @@ def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[
         name for name in PRECISIONS if name != mine and not (name == "float16" and pipe.device.type == "cpu")
     ]
 
-    def loader(name: str) -> Callable[[], Any]:
-        options = {"device": args.device, "allow": tuple(args.allow), **precision(name)}
-        return cache(lambda: shared.load(args.model, **options))
-
-    return {name: loader(name) for name in fitting}
+    shelf, options = Shelf(most=1), {"device": args.device, "allow": tuple(args.allow)}
+    return {
+        name: partial(shelf.get, name, partial(shared.load, args.model, **options, **precision(name)))
+        for name in fitting
+    }
 
 
 def hosted(args: argparse.Namespace) -> argparse.Namespace:

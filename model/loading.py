@@ -253,10 +253,6 @@ def _plan(
         asked = _DTYPES.get(str(dtype).removeprefix("torch."))
         if asked is None:
             raise CheckpointError(f"dtype is {dtype!r}; expected {', '.join(_DTYPES)} or None.")
-        if asked == torch.float16 and _is_t5(config) and checkpoint.folder is None:
-            raise CheckpointError(
-                f'{checkpoint.id} has a T5 language model, which overflows in float16. Choose dtype="bfloat16".'
-            )
     else:
         asked = None
     known = checkpoint.parameters or _stored_parameters(checkpoint)
@@ -264,6 +260,10 @@ def _plan(
         found = None if quantization == AUTO else quantization
         reason = "as asked" if asked is not None else "small enough for full precision"
         return Plan(asked or torch.float32, found, None, reason)
+    if asked == torch.float16 and _is_t5(config):
+        raise CheckpointError(
+            f'{checkpoint.id} has a T5 language model, which overflows in float16. Choose dtype="bfloat16".'
+        )
     sizes: dict[tuple[torch.dtype, str | None], int] = {}
 
     def size(precision: torch.dtype, kind: str | None = None) -> int:

@@ -128,13 +128,12 @@ class RemotePipeline:
 
     def _streamed(self, stop: threading.Event | None, name: str, image: Any, *args: Any) -> Iterator[Answer]:
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
-        last = None
-        for last in self._stream(name, encoded, *args):
-            if stop is not None and stop.is_set() and last.finish is None:
+        for answer in self._stream(name, encoded, *args):
+            if stop is not None and stop.is_set() and answer.finish is None:
                 # The event does not reach the worker; leaving the loop ends its generator.
-                yield replace(last, finish="stopped")
+                yield replace(answer, finish="stopped")
                 return
-            yield last
+            yield answer
 
 
 class RemoteScorer:

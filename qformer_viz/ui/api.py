@@ -89,14 +89,8 @@ def explain_endpoint(services: Services) -> Callable:
 
 def attribution(services: Services, image: str | None, question: str, method: str) -> dict[str, Any]:
     """The attribution of one answer as plain numbers."""
-    pipe, encoded = services.speaker.pipe, encode(services, image)
-    if question.strip():
-        question = checked(services, question)
-        if services.speaker.reads_questions:
-            encoded = pipe.encode(encoded.image, question)
-        answer = pipe.ask(encoded, question)
-    else:
-        answer = pipe.caption(encoded)
+    pipe = services.speaker.pipe
+    encoded, answer = answered(services, image, question)
     return {"answer": answer.text} | files.plain(attribute(prepare(pipe, encoded, answer), method))
 
 
@@ -113,17 +107,24 @@ def said(services: Services, image: str | None, question: str = "") -> tuple[str
 
 def npz(services: Services, image: str, question: str) -> str:
     """The NPZ file of one image and, if there is one, its question."""
-    encoded, answer = encode(services, image), None
-    if question.strip():
-        question = checked(services, question)
-        if services.speaker.reads_questions:
-            encoded = services.speaker.pipe.encode(encoded.image, question)
-        answer = services.speaker.pipe.ask(encoded, question).text
+    asked = question.strip()
+    encoded, answer = answered(services, image, question) if asked else (encode(services, image), None)
     session = Session(encoded=encoded)
     if answer is not None:
-        session = session.add("question", question).add("answer", answer, "eos")
+        session = session.add("question", asked).add("answer", answer.text, "eos")
     path = export.fresh_folder() / "capture.npz"
     return str(files.save_npz(session.capture, path, export.about(services, session)))
+
+
+def answered(services: Services, image: str | None, question: str) -> tuple[Any, Any]:
+    """(the image as its question has it seen, the answer); without a question the caption."""
+    pipe, encoded = services.speaker.pipe, encode(services, image)
+    if not question.strip():
+        return encoded, pipe.caption(encoded)
+    question = checked(services, question)
+    if services.speaker.reads_questions:
+        encoded = pipe.encode(encoded.image, question)
+    return encoded, pipe.ask(encoded, question)
 
 
 def encode(services: Services, image: str | None):

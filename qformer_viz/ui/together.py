@@ -12,6 +12,7 @@ from ..attribution import Case
 from ..attribution.knockout import effects
 from ..explain import ends
 from ..interplay import pairs, shapley, smallest, spelled
+from .chat import halt
 from .components import alert
 from .conversation import Session
 from .explained import current, of, telling
@@ -70,7 +71,7 @@ def weighed(services: Services, session: Session, progress: gr.Progress) -> list
         few = case.once("smallest", lambda: smallest(case))
         gains = ends(case)[0] - ends(case)[1]
     except (ValueError, *services.user_errors) as error:
-        return [alert(str(error)), gr.skip(), *[gr.skip()] * 3, gr.skip()]
+        return [alert(str(error)), *[gr.skip()] * 5]
     words = case.scorer.words
     first = int(gains.argmax())
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
@@ -144,9 +145,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     def weigh(session: Session, progress=gr.Progress()):  # noqa: B008
         return weighed(services, session, progress)
 
-    def stop(session: Session) -> None:
-        session.stop.set()
-
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
     parts["run"].click(weigh, session, everything, show_progress_on=parts["told"], **lane)
@@ -158,6 +156,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
         **lane,
     )
     parts["stop"].click(
-        stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
+        halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
     )
     return (forget, session, everything)

@@ -9,6 +9,7 @@ from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
 from ..view.palette import DIVERGING
 from ..view.payload import embed
+from .chat import halt
 from .components import alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
@@ -175,9 +176,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
         return judged(services, session, event._data, progress)
 
-    def stop(session: Session) -> None:
-        session.stop.set()
-
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told, view = [parts["told"], parts["view"]], parts["view"]
     verdict = [parts["sentence"], parts["curves"]]
@@ -185,6 +183,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     view.submit(compute, session, told, show_progress_on=parts["told"], **lane)
     view.apply(check, session, verdict, show_progress_on=parts["sentence"], **lane)
     parts["stop"].click(
-        stop, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
+        halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
     )
     return (forget, session, [*told, *verdict])

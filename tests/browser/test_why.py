@@ -126,7 +126,9 @@ def test_answers_with_something_taken_away(url, open_page):  # noqa: F811
     page.locator("#whatif-outcome").get_by_text("changed <i>answer").wait_for()
     captioned(page, picture("blue"))
     page.wait_for_function("!document.querySelector('#whatif-outcome table')")
-    assert told.inner_text().startswith("0 of 16")
+    page.wait_for_function(
+        "document.querySelector('.qfv-painter [role=status]').innerText.startsWith('0 of 16')"
+    )
 
 
 def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):  # noqa: F811
