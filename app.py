@@ -348,8 +348,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except shared.errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    import torch
+
     from qformer_viz.ui import build, launch_options
 
+    # For the page's own sums, which are small: workers of theirs would keep the model's from their work (model.lane).
+    torch.set_num_threads(1)
     others = bundled_beside(pipe, args) | further
     services = make_services(pipe, matcher, others, other_precisions(pipe, args))
     build(services).launch(

@@ -20,7 +20,7 @@ Observe = Callable[[Any], contextlib.AbstractContextManager[Any]]
 
 
 class Encoder:
-    """Computes what `generate` computes before its language model, step by step. The pipeline holds the lock.
+    """Computes what `generate` computes before its language model, step by step, in the pipeline's lane.
 
     observe(model) is entered around exactly the pass, in the thread that runs it.
     """
@@ -97,7 +97,7 @@ class Encoder:
     def look(self, vision: Tensor, instruction: Any, keep: Tensor | None = None, **options: Any) -> Any:
         """The Q-Former's output on ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be looked at, None for
         all. instruction: token ids [1, t] and their mask, or None. Where gradients are on, there is one for every
-        attention map too. The caller holds the lock."""
+        attention map too. To be called in the lane."""
         tokens = self.model.query_tokens.detach().expand(vision.shape[0], -1, -1)
         if torch.is_grad_enabled():
             tokens = tokens.clone().requires_grad_()

@@ -45,7 +45,7 @@ class Generated:
 
 
 class Generator:
-    """Generation over one language model. Not safe under threads by itself: the pipeline holds its lock."""
+    """Generation over one language model. Not safe under threads by itself: the pipeline runs it in its lane."""
 
     def __init__(self, model: Any, quantization: str | None = None) -> None:
         self.model = model

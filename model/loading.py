@@ -18,6 +18,7 @@ from model import memory
 from model.checkpoints import Checkpoint, resolve
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
+from model.lane import lane
 from model.matching import Matcher
 from model.memory import Plan, plan, weight_bytes
 from model.pipeline import Pipeline
@@ -117,11 +118,16 @@ def _open(
     lent = place.type == "cuda" and bool(os.environ.get("SPACES_ZERO_GPU"))
     if how.quantization is not None or (place.type != "cpu" and not lent):
         options["device_map"] = {"": place}
-    model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
-    _check_complete(checkpoint, info)
-    if lent and how.quantization is None:
-        model.to(place)
-    model.eval().requires_grad_(False)
+
+    def read() -> Any:
+        model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
+        _check_complete(checkpoint, info)
+        if lent and how.quantization is None:
+            model.to(place)
+        return model.eval().requires_grad_(False)
+
+    # What is read on the CPU is computed with there.
+    model = lane(str(place)).run(read) if place.type == "cpu" else read()
     print(f"{checkpoint.title}: {reason}")
     return model, how.quantization, reason
 

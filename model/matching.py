@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from model.checkpoints import Checkpoint
 from model.encoding import Observe
 from model.errors import QuestionError
 from model.images import Decoded, decode
+from model.lane import lane
 from model.prompts import clean
 from model.types import Match
 
@@ -45,7 +45,7 @@ class Matcher:
         self.limit = model.config.qformer_config.max_position_embeddings
         self._seen: Recent[tuple[Tensor, Tensor]] = Recent(IMAGES)
         self._matches: Recent[Match] = Recent(MATCHES)
-        self._lock = threading.RLock()
+        self._lane = lane(str(self.device))
 
     def match(self, image: Any, text: str) -> Match:
         """Compare an image (whatever `model.decode` takes) with a text. Raises ImageError, QuestionError."""
@@ -53,12 +53,16 @@ class Matcher:
         text = clean(text, "The text")
         inputs = self._tokens(text)
         key = (decoded.sha256, text)
-        with self._lock, torch.no_grad():
+
+        @torch.no_grad()
+        def work() -> Match:
             known = self._matches.get(key)
             if known is None:
                 known = self._compare(decoded, text, inputs)
                 self._matches.put(key, known)
-        return known
+            return known
+
+        return self._lane.run(work)
 
     def rank(self, image: Any, texts: Sequence[str]) -> list[Match]:
         """All texts compared with the image, the most probable first; of equals the more similar one."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from model.encoding import Encoder, Observe
 from model.errors import MemoryError_, QuestionError
 from model.generation import Generator
 from model.images import decode
+from model.lane import lane
 from model.prompts import Prompt, Prompter
 from model.scoring import Scorer, eager
 from model.streaming import Emit, Stopped, stream
@@ -64,7 +65,7 @@ class Pipeline:
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._means: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(MEANS)
-        self._lock = threading.RLock()
+        self._lane = lane(str(self.device))
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
@@ -123,7 +124,7 @@ class Pipeline:
         prompt = self._prompts.ids(answer.prompt)
 
         return Scorer(
-            self.model, encoded, prompt, answer, self._encoder, inputs, self._guard, self._generator.reuse
+            self.model, encoded, prompt, answer, self._encoder, inputs, self._turn, self._generator.reuse
         )
 
     def hidden(self, encoded: EncodedImage, keep: torch.Tensor, where: str = "qformer") -> EncodedImage:
@@ -133,18 +134,22 @@ class Pipeline:
         which never gets them. Without a record of attention. Raises ImageError, MemoryError_.
         """
         encoded, inputs = self._with_vision(encoded)
-        with self._guard():
-            return self._encoder.hidden(encoded, inputs, keep, where)
+        return self._turn(lambda: self._encoder.hidden(encoded, inputs, keep, where))
 
     def library_attention(self, image: Any) -> torch.Tensor:
         """Cross-attention `[l, h, q, p]` as transformers itself returns it with eager attention, float32 on the CPU: an
         independent route to what `observe` records. The Q-Former runs again. Raises ImageError, MemoryError_.
         """
         encoded, inputs = self._with_vision(image)
-        with self._guard(), torch.no_grad(), eager(self.model.qformer):
-            looked = self._encoder.look(encoded.vision, inputs, output_attentions=True)
-        count = encoded.queries.shape[1]
-        return torch.stack([maps[0, :, :count].float().cpu() for maps in looked.cross_attentions])
+
+        @torch.no_grad()
+        def look() -> torch.Tensor:
+            with eager(self.model.qformer):
+                looked = self._encoder.look(encoded.vision, inputs, output_attentions=True)
+            count = encoded.queries.shape[1]
+            return torch.stack([maps[0, :, :count].float().cpu() for maps in looked.cross_attentions])
+
+        return self._turn(look)
 
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, q, d]` of the projected queries over reference images of this model's world
@@ -163,10 +168,8 @@ class Pipeline:
         known = self._means.get(question)
         if known is None:
             inputs = None if question is None else self._prompts.instruction_inputs(question)
-            seen = []
-            for image in reference_images(self.checkpoint.world):
-                with self._guard():
-                    seen.append(self._encoder.passing(decode(image), inputs))
+            images = map(decode, reference_images(self.checkpoint.world))
+            seen = [self._turn(partial(self._encoder.passing, image, inputs)) for image in images]
             features, queries = (torch.cat(each).mean(0, keepdim=True) for each in zip(*seen, strict=True))
             known = features, queries
             self._means.put(question, known)
@@ -206,13 +209,14 @@ class Pipeline:
         encoded = self._encoder.known(decoded, instruction)
         if encoded is not None:
             return encoded
-        with self._guard():
+        inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
+
+        def work() -> EncodedImage:
             # Another thread may have encoded it while this one waited.
-            encoded = self._encoder.known(decoded, instruction)
-            if encoded is None:
-                inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
-                encoded = self._encoder.run(decoded, instruction, inputs)
-        return encoded
+            known = self._encoder.known(decoded, instruction)
+            return known or self._encoder.run(decoded, instruction, inputs)
+
+        return self._turn(work)
 
     def _answer(
         self,
@@ -233,14 +237,21 @@ class Pipeline:
         notices = tuple(dict.fromkeys((*encoded.notices, *prompt.notices)))
         key = (encoded.fingerprint, prompt.ids, decoding)
         known = self._answers.get(key) if decoding.repeatable else None
+        fresh = None
+
+        def work() -> Answer | None:
+            nonlocal fresh
+            known = self._answers.get(key) if decoding.repeatable else None
+            if known is None and not stopped():
+                fresh = self._generate(encoded, prompt, decoding, notices, emit, stopped)
+                if decoding.repeatable and fresh.finish != "stopped":
+                    self._answers.put(key, fresh)
+            return known
+
         if known is None:
-            with self._guard(stopped):
-                known = self._answers.get(key) if decoding.repeatable else None
-                if known is None and not stopped():
-                    answer = self._generate(encoded, prompt, decoding, notices, emit, stopped)
-                    if decoding.repeatable and answer.finish != "stopped":
-                        self._answers.put(key, answer)
-                    return answer
+            known = self._turn(work, stopped)
+        if fresh is not None:
+            return fresh
         if known is None:
             return Answer("", (), (), (), "stopped", prompt.text, 0.0, notices)
         if emit is not None:
@@ -300,26 +311,17 @@ class Pipeline:
         )
         return answer(result.ids, result.logprobs, result.finish)
 
-    @contextlib.contextmanager
-    def _guard(self, stopped: Stopped = lambda: False) -> Iterator[None]:
-        """One user of the weights at a time; memory that runs out becomes an error with the fix.
-
-        Waiting ends early when the caller asks to stop, so look at `stopped` before touching the model.
-        """
-        held = False
-        while not held and not stopped():
-            held = self._lock.acquire(timeout=0.05)
+    def _turn(self, work: Callable[[], Any], stopped: Stopped = lambda: False) -> Any:
+        """work() in the lane of the device, or None if stopped while it waited; memory that runs out becomes an error
+        with the fix."""
         try:
-            yield
+            return self._lane.run(work, stopped)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(error) from error
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):
                 raise
             raise self._out_of_memory(error) from error
-        finally:
-            if held:
-                self._lock.release()
 
     def _out_of_memory(self, error: BaseException) -> MemoryError_:
         self.forget()

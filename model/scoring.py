@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Slopes:
 
 
 class Scorer:
-    """One answer about one image. `guard()` is held around every batch, so that other users get their turn between.
+    """One answer about one image. Every batch is one `turn(work)` with the model, so that others get theirs between.
 
     encoder, instruction  the pipeline's `Encoder` and what its Q-Former reads, or None
     words [t]             `of_word` [k] is the word that each of the answer's tokens belongs to
@@ -58,11 +59,11 @@ class Scorer:
         answer: Any,
         encoder: Any,
         instruction: Any,
-        guard: Callable[[], Any],
+        turn: Callable[[Callable[[], Any]], Any],
         reuse: bool = False,
     ) -> None:
         """reuse: whether keys and values of the positions before a changed query may be taken from one clean pass."""
-        self.model, self.language, self.guard = model, model.language_model, guard
+        self.model, self.language, self.turn = model, model.language_model, turn
         self.encoded, self.queries = encoded, encoded.queries
         self.words, self.of_word = split_words(answer.tokens)
         self.encoder, self.instruction = encoder, instruction
@@ -94,9 +95,9 @@ class Scorer:
         vision, found = self.encoded.vision, []
         each = 2 * vision.shape[1] * self.model.config.qformer_config.hidden_size * 4
         for start, size in self._batches(len(keep), each):
-            with self.guard():
-                part = keep[start : start + size]
-                found.append(self.encoder.queries(vision.expand(len(part), -1, -1), self.instruction, part))
+            part = keep[start : start + size]
+            shown = vision.expand(len(part), -1, -1)
+            found.append(self.turn(partial(self.encoder.queries, shown, self.instruction, part)))
         return torch.cat(found)
 
     @torch.no_grad()
@@ -106,13 +107,16 @@ class Scorer:
         The row that predicts a piece is the position before it; pieces of a word are averaged. Encoder-decoder models:
         the decoder's cross-attention. queries [1, q, d]: other ones in their place.
         """
-        with self.guard(), eager(self.language):
-            out = self._forward(self.queries if queries is None else queries, output_attentions=True)
+        rows = self.turn(partial(self._attention, self.queries if queries is None else queries))
+        return self._per_word(rows.T, mean=True).T
+
+    def _attention(self, queries: Tensor) -> Tensor:
+        with eager(self.language):
+            out = self._forward(queries, output_attentions=True)
         maps = out.cross_attentions if self.language.config.is_encoder_decoder else out.attentions
         first = 0 if self.language.config.is_encoder_decoder else self._prompt.shape[1] - 1
         rows = torch.stack([layer[0].float().mean(0) for layer in maps]).mean(0)[first:]
-        rows = rows[: self._answer.shape[1], : self.queries.shape[1]].cpu()
-        return self._per_word(rows.T, mean=True).T
+        return rows[: self._answer.shape[1], : self.queries.shape[1]].cpu()
 
     @torch.no_grad()
     def values(self, index: int) -> Tensor:
@@ -120,11 +124,9 @@ class Scorer:
         on the CPU. index counts the layers that cross-attend."""
         layers = [layer for layer in self.model.qformer.encoder.layer if layer.has_cross_attention]
         block = layers[index].crossattention
-        with self.guard():
-            value = _full(
-                block.attention.value(self.encoded.vision.to(block.attention.value.weight.dtype))[0]
-            )
-            out = _full(block.output.dense.weight)
+        linear = block.attention.value
+        value = self.turn(lambda: _full(linear(self.encoded.vision.to(linear.weight.dtype))[0]))
+        out = _full(block.output.dense.weight)
         heads = block.attention.num_attention_heads
         return torch.einsum(
             "phd,Dhd->hpD", value.unflatten(-1, (heads, -1)), out.unflatten(-1, (heads, -1))
@@ -134,8 +136,7 @@ class Scorer:
     def spell(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """The `count` likeliest tokens, with their shares, that the output layer reads off each of `[1, q, d]`."""
         head = self.language.get_output_embeddings()
-        with self.guard():
-            shares = _full(head(states.to(head.weight.dtype)))[0].softmax(-1)
+        shares = self.turn(lambda: _full(head(states.to(head.weight.dtype)))[0].softmax(-1))
         best = shares.topk(count)
         text = self.encoder.processor.tokenizer.convert_ids_to_tokens
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -146,18 +147,28 @@ class Scorer:
 
         One backward pass; nothing keeps its graph. Batches are bounded by memory.
         """
-        values, slopes = [], []
-        for start, size in self._batches(len(vision), self._graph_bytes()):
-            with self.guard(), torch.enable_grad():
-                part = vision[start : start + size].to(self.encoded.vision).detach().requires_grad_()
-                y = self._differentiable(word, self.encoder.queries(part, self.instruction))
-                slopes.append(_full(torch.autograd.grad(y.sum(), part)[0]).cpu())
-                values.append(y.detach().cpu())
+
+        @torch.enable_grad()
+        def batch(part: Tensor) -> tuple[Tensor, Tensor]:
+            part = part.to(self.encoded.vision).detach().requires_grad_()
+            y = self._differentiable(word, self.encoder.queries(part, self.instruction))
+            slope = torch.autograd.grad(y.sum(), part)[0]
+            return y.detach().cpu(), _full(slope).cpu()
+
+        found = [
+            self.turn(partial(batch, vision[start : start + size]))
+            for start, size in self._batches(len(vision), self._graph_bytes())
+        ]
+        values, slopes = zip(*found, strict=True)
         return torch.cat(values), torch.cat(slopes)
 
     def attention_slopes(self, word: int) -> Slopes:
         """The Q-Former's attention and its gradient for one word: one forward and one backward pass."""
-        with self.guard(), torch.enable_grad(), eager(self.model.qformer):
+        return self.turn(partial(self._attention_slopes, word))
+
+    @torch.enable_grad()
+    def _attention_slopes(self, word: int) -> Slopes:
+        with eager(self.model.qformer):
             vision = self.encoded.vision.detach().requires_grad_()
             looked = self.encoder.look(vision, self.instruction, output_attentions=True)
             cross = looked.cross_attentions
@@ -206,16 +217,18 @@ class Scorer:
             rows = (first == start).nonzero()[:, 0]
             for begin, size in self._batches(len(rows), 4 * self._answer.shape[1] * self._vocabulary()):
                 part = rows[begin : begin + size]
-                with self.guard():
-                    logits = self._forward(queries[part.to(queries.device)].to(self.queries), start).logits
-                    logits = _full(logits).log_softmax(-1)
-                    chosen = self._answer.expand(len(part), -1)
-                    logprobs[part] = logits.gather(-1, chosen.unsqueeze(-1))[..., 0].cpu()
-                    likeliest[part] = (logits.argmax(-1) == chosen).cpu()
+                some = queries[part.to(queries.device)].to(self.queries)
+                logprobs[part], likeliest[part] = self.turn(partial(self._batch, some, start))
                 done += len(part)
                 if told is not None:
                     told(done, len(queries))
         return logprobs, likeliest
+
+    def _batch(self, queries: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        logits = _full(self._forward(queries, start).logits).log_softmax(-1)
+        chosen = self._answer.expand(len(queries), -1)
+        logprobs = logits.gather(-1, chosen.unsqueeze(-1))[..., 0]
+        return logprobs.cpu(), (logits.argmax(-1) == chosen).cpu()
 
     def _first_changed(self, queries: Tensor) -> Tensor:
         """[n] how many leading positions each row shares with the answer's own pass, in steps that keep batches big."""
@@ -287,7 +300,7 @@ def _full(values: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def eager(part: Any) -> Iterator[None]:
-    """Attention that can be read, in a part of the model, and the usual one again. The caller holds the lock."""
+    """Attention that can be read, in a part of the model, and the usual one again. To be called in the lane."""
     before = part.config._attn_implementation
     part.set_attn_implementation("eager")
     try:

@@ -16,6 +16,7 @@ from model.errors import ImageError, MemoryError_, QuestionError
 from model.types import Answer, Decoding
 from model.wording import Wording
 from tests import fake_checkpoints as fakes
+from tests.occupied import occupied
 
 FAMILIES = [("blip2", "opt"), ("blip2", "t5"), ("instructblip", "opt"), ("instructblip", "t5")]
 SHORT = Decoding(max_new_tokens=12)
@@ -218,7 +219,7 @@ def test_a_known_answer_costs_no_language_model_pass():
 def test_what_is_known_does_not_wait_for_a_model_that_is_busy():
     pipe = fakes.pipeline()
     first, given = pipe.caption(picture(), SHORT), []
-    with pipe._lock:
+    with occupied(pipe._lane):
         thread = threading.Thread(target=lambda: given.append(pipe.caption(picture(), SHORT)), daemon=True)
         thread.start()
         thread.join(5)
@@ -362,7 +363,7 @@ def test_an_abandoned_stream_leaves_no_thread_and_no_lock(leave):
 def test_a_stream_that_waits_for_the_model_can_be_stopped():
     pipe, stop = fakes.pipeline(), threading.Event()
     pipe.encode(picture())
-    with pipe._lock:
+    with occupied(pipe._lane):
         answers = pipe.stream_caption(picture(), SHORT, stop)
         stop.set()
         assert [answer.finish for answer in answers] == ["stopped"]

@@ -1,0 +1,22 @@
+"""Keeps a lane busy while something else is tried."""
+
+import threading
+from contextlib import contextmanager
+
+
+@contextmanager
+def occupied(lane):
+    begun, over = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        over.wait(30)
+
+    thread = threading.Thread(target=lane.run, args=(work,), daemon=True)
+    thread.start()
+    begun.wait(30)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(30)
