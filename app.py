@@ -187,18 +187,14 @@ def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[]
 def offered(args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
     """The checkpoints that the operator puts on the page, and what loads the pipeline of each. Nothing is read yet but
     a folder's config.json, which says whether its Q-Former reads the question."""
-    from dataclasses import replace
-
     from model.checkpoints import resolve
 
-    found = {}
-    for name in args.offer:
-        entry = resolve(name, tuple(args.allow))
-        if not entry.family and entry.folder is not None:
-            kind = json.loads((entry.folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-            entry = replace(entry, family={"blip-2": "blip2"}.get(kind, str(kind)))
-        found[entry] = partial(load, backend(), argparse.Namespace(**vars(args) | {"model": name}))
-    return found
+    return {
+        resolve(name, tuple(args.allow)): partial(
+            load, backend(), argparse.Namespace(**vars(args) | {"model": name})
+        )
+        for name in args.offer
+    }
 
 
 def is_here(checkpoint: Any) -> bool:

@@ -23,7 +23,7 @@ class Checkpoint:
     """One checkpoint.
 
     id               name for `model.load`, and the hub id where there is one
-    family           "blip2", "instructblip" or "retrieval"; "" until the configuration of a folder has been read
+    family           "blip2", "instructblip" or "retrieval"; "" until the configuration has been read
     question_prompt  what the language model reads after the image; {} is the question
     caption_prompt   the same for a caption
     world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
@@ -56,6 +56,8 @@ class Checkpoint:
 
 _OPT = "MIT (Salesforce); the OPT language model under Meta's OPT-175B licence, research use"
 _VICUNA = "research use (Salesforce; Vicuna and LLaMA licences)"
+_SHORT_ANSWER = "Question: {} Short answer:"
+_INSTRUCTED = {"question_prompt": "{}", "caption_prompt": "A short image description:"}
 _MIT = "MIT (Salesforce); FlanT5 under Apache-2.0"
 
 
@@ -65,7 +67,7 @@ def _blip2(name: str, title: str, parameters: float) -> Checkpoint:
         id=f"Salesforce/{name}",
         title=title,
         family="blip2",
-        question_prompt="Question: {} Answer:" if opt else "Question: {} Short answer:",
+        question_prompt="Question: {} Answer:" if opt else _SHORT_ANSWER,
         licence=_OPT if opt else _MIT,
         parameters=parameters,
     )
@@ -76,8 +78,7 @@ def _instructblip(name: str, title: str, parameters: float) -> Checkpoint:
         id=f"Salesforce/{name}",
         title=title,
         family="instructblip",
-        question_prompt="{}",
-        caption_prompt="A short image description:",
+        **_INSTRUCTED,
         licence=_VICUNA if "vicuna" in name else _MIT,
         parameters=parameters,
     )
@@ -161,13 +162,24 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
     )
 
 
+def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, str]:
+    """family, question_prompt and caption_prompt of a checkpoint that is on no list, by the types that its
+    configuration and its language model's give."""
+    if model_type in ("instructblip", "instructblipvideo"):
+        return {"family": "instructblip"} | _INSTRUCTED
+    asked = _SHORT_ANSWER if text_type == "t5" else "Question: {} Answer:"
+    return {"family": "blip2" if model_type == "blip-2" else str(model_type), "question_prompt": asked}
+
+
 def _local(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. Give "
             "the folder that save_pretrained wrote."
         )
-    entry = Checkpoint(id=folder.name, title=folder.name, world="unknown", folder=folder)
+    entry = Checkpoint(
+        id=folder.name, title=folder.name, world="unknown", folder=folder, **_spoken_to(folder)
+    )
     card = folder / CARD
     if not card.is_file():
         return entry
@@ -183,3 +195,12 @@ def _local(folder: Path) -> Checkpoint:
             f"{folder.name}/{CARD} cannot be used: {error}. Correct or delete it."
         ) from error
     return replace(entry, **texts)
+
+
+def _spoken_to(folder: Path) -> dict[str, str]:
+    """`spoken_to` for a folder; nothing where its configuration cannot be read, which is for the loader to say."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return spoken_to(config.get("model_type"), (config.get("text_config") or {}).get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        return {}

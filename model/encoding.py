@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from model.caching import Recent
@@ -25,42 +26,52 @@ class Encoder:
     observe(model) is entered around exactly the pass, in the thread that runs it.
     """
 
-    def __init__(self, model: Any, processor: Any, *, observe: Observe | None, owner: Any) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, observe: Observe | None, owner: Any, films: bool = False
+    ) -> None:
+        """films: whether the language model may be given several frames of queries; else only the first is seen."""
         self.model, self.processor, self.observe, self.owner = model, processor, observe, owner
+        self.films = films
         self._encoded: Recent[EncodedImage] = Recent(IMAGES)
         self._vision: Recent[Tensor] = Recent(IMAGES)
 
+    def seen(self, decoded: Decoded) -> Decoded:
+        """What this model sees of an upload: a film, or its first frame."""
+        return decoded if self.films else decoded.still()
+
     def known(self, decoded: Decoded, instruction: str | None) -> EncodedImage | None:
-        return self._encoded.get((decoded.sha256, instruction))
+        return self._encoded.get((self.seen(decoded).sha256, instruction))
 
     @torch.no_grad()
     def run(self, decoded: Decoded, instruction: str | None, instruction_inputs: Any) -> EncodedImage:
         """instruction and its token ids are None for BLIP-2, whose Q-Former reads no text."""
-        vision = self._vision.get(decoded.sha256)
-        pixels = None if vision is not None else self._pixels(decoded)
+        seen = self.seen(decoded)
+        vision = self._vision.get(seen.sha256)
+        pixels = None if vision is not None else self._pixels(seen.frames)
         with contextlib.nullcontext() if self.observe is None else self.observe(self.model) as record:
             if vision is None:
                 vision = self.model.vision_model(pixel_values=pixels).last_hidden_state
-            queries = self.queries(vision, instruction_inputs)
+            queries = self.queries(vision, instruction_inputs, frames=len(seen.frames))
         encoded = EncodedImage(
-            image=decoded.image,
-            sha256=decoded.sha256,
+            source=decoded,
+            sha256=seen.sha256,
             queries=queries,
             vision=vision,
             record=record,
             question=instruction,
-            notices=decoded.notices,
+            notices=seen.notices,
             owner=self.owner,
+            film=seen.film,
         )
-        self._vision.put(decoded.sha256, vision)
-        self._encoded.put((decoded.sha256, instruction), encoded)
+        self._vision.put(seen.sha256, vision)
+        self._encoded.put((seen.sha256, instruction), encoded)
         return encoded
 
     @torch.no_grad()
     def passing(self, decoded: Decoded, instruction_inputs: Any) -> tuple[Tensor, Tensor]:
         """(ViT outputs [1, p, d], projected queries [1, q, d]) of an image that nobody will ask for again: neither
         recorded nor kept."""
-        vision = self.model.vision_model(pixel_values=self._pixels(decoded)).last_hidden_state
+        vision = self.model.vision_model(pixel_values=self._pixels((decoded.image,))).last_hidden_state
         return vision, self.queries(vision, instruction_inputs)
 
     @torch.no_grad()
@@ -69,14 +80,15 @@ class Encoder:
     ) -> EncodedImage:
         """See `Pipeline.hidden`."""
         seen = torch.cat([torch.ones(1, dtype=torch.bool), keep.bool()])
+        frames = len(encoded.frames)
         if where == "vit":
             tower = self.model.vision_model
-            tokens = tower.embeddings(self._pixels(encoded))[:, seen.to(tower.device)]
+            tokens = tower.embeddings(self._pixels(encoded.frames))[:, seen.to(tower.device)]
             vision = tower.post_layernorm(tower.encoder(inputs_embeds=tokens).last_hidden_state)
-            queries = self.queries(vision, instruction_inputs)
+            queries = self.queries(vision, instruction_inputs, frames=frames)
         elif where == "qformer":
             vision = encoded.vision
-            queries = self.queries(vision, instruction_inputs, seen[None])
+            queries = self.queries(vision, instruction_inputs, seen.expand(frames, -1), frames)
         else:
             raise ValueError(f'hidden from {where!r}; choose "qformer" or "vit"')
         return replace(encoded, queries=queries, vision=vision, record=None)
@@ -85,14 +97,17 @@ class Encoder:
         self._encoded.clear()
         self._vision.clear()
 
-    def _pixels(self, decoded: Decoded | EncodedImage) -> Tensor:
-        pixels = self.processor.image_processor(decoded.image, return_tensors="pt")["pixel_values"]
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = self.processor.image_processor(list(frames), return_tensors="pt")["pixel_values"]
         weight = self.model.vision_model.embeddings.patch_embedding.weight
         return pixels.to(weight.device, weight.dtype)
 
-    def queries(self, vision: Tensor, instruction: Any, keep: Tensor | None = None) -> Tensor:
-        """[b, q, d] at the language model's width; see `look`."""
-        return self.project(self.look(vision, instruction, keep))
+    def queries(
+        self, vision: Tensor, instruction: Any, keep: Tensor | None = None, frames: int = 1
+    ) -> Tensor:
+        """[b, f·q, d] at the language model's width from ViT outputs [b·f, p, d]; see `look`."""
+        found = self.project(self.look(vision, instruction, keep))
+        return found.unflatten(0, (-1, frames)).flatten(1, 2)
 
     def look(self, vision: Tensor, instruction: Any, keep: Tensor | None = None, **options: Any) -> Any:
         """The Q-Former's output on ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be looked at, None for

@@ -120,9 +120,9 @@ class Generator:
         return Generated(kept, logprobs, self._finish(kept, new, watch.was_stopped))
 
     def embed(self, ids: Tensor, queries: Tensor) -> Tensor:
-        """[1, t, d]: text embeddings with the placeholders replaced by the queries, in order."""
+        """[1, t, d]: text embeddings with the placeholders, which come first, replaced by the queries, in order."""
         embedded = self.language.get_input_embeddings()(ids)
-        slots = (ids == self.model.config.image_token_index).unsqueeze(-1)
+        slots = (ids == ids[:, :1]).unsqueeze(-1)
         if int(slots.sum()) != queries.shape[1]:
             raise AssertionError(f"{int(slots.sum())} image placeholders for {queries.shape[1]} queries")
         return embedded.masked_scatter(slots, queries.to(embedded.dtype))

@@ -12,14 +12,17 @@ import io
 import threading
 import urllib.parse
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from model import films
 from model.errors import ImageError
+from model.films import Film
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_BYTES = 20 * 2**20
@@ -40,16 +43,32 @@ class Decoded:
     sha256   of the working size and the working pixels: equal pictures share it whatever their file format
     size     (width, height) after rotation, before the reduction to the working size
     notices  what was done to the picture that its owner should know
+    film     where the upload moves, what a model of moving pictures sees of it: `image` is its first frame, `sha256`
+             is that of all its frames
     """
 
     image: Image.Image
     sha256: str
     size: tuple[int, int]
     notices: tuple[str, ...] = ()
+    film: Film | None = None
+
+    @property
+    def frames(self) -> tuple[Image.Image, ...]:
+        return (self.image,) if self.film is None else self.film.frames
+
+    def still(self) -> Decoded:
+        """The first frame alone, and a notice that it is."""
+        if self.film is None:
+            return self
+        whole = f" of {self.film.length}" if self.film.length else ""
+        notices = (f"Animated: only the first frame{whole} is used.", *self.notices[1:])
+        return replace(self, sha256=_digest((self.image,)), notices=notices, film=None)
 
 
 def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Decoded:
-    """Decode a path, a `data:` URL, bytes, a PIL image or an array ([h, w] or [h, w, 1 | 3 | 4]).
+    """Decode a path, a `data:` URL, bytes, a PIL image or an array ([h, w] or [h, w, 1 | 3 | 4]); a list of these is a
+    film, and so is an animated picture, and a video where PyAV is installed.
 
     Raises ImageError, and nothing else, for anything that is not an acceptable picture.
     """
@@ -76,12 +95,18 @@ def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
 
 
 def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
+    if isinstance(source, (list, tuple)):
+        return _decode_pictures(source, max_pixels, max_bytes)
     if isinstance(source, np.ndarray):
         picture = _from_array(source)
     elif isinstance(source, Image.Image):
         picture = source
     else:
-        picture = _open(_read(source, max_bytes))
+        data = _read(source, max_bytes)
+        if kind := films.container(data):
+            film = films.video(data, kind)
+            return _finished(film.frames[0], film, ())
+        picture = _open(data)
     width, height = picture.size
     if width * height > max_pixels:
         raise ImageError(
@@ -91,15 +116,44 @@ def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
         )
     if width * height == 0:
         raise ImageError(f"This image is {width} × {height}: it has no pixels. Choose another one.")
-    notices = _first_frame(picture)
+    film, notices = _frames(picture)
     picture.load()
+    return _finished(picture, film, notices)
+
+
+def _decode_pictures(given: Sequence[Any], max_pixels: int, max_bytes: int) -> Decoded:
+    if not given:
+        raise ImageError("A film of no pictures. Give at least one.")
+    indices = films.sample(len(given))
+    seen = {index: _decode(given[index], max_pixels, max_bytes).still() for index in sorted(set(indices))}
+    film = films.pictures([seen[index].image for index in indices], indices, len(given))
+    return _finished(film.frames[0], film, ())
+
+
+def _finished(picture: Image.Image, film: Film | None, notices: tuple[str, ...]) -> Decoded:
+    """What is kept of a picture, or of the frames of a film."""
     upright = _upright(picture)
-    size = upright.size
+    shape = _shape_notices(upright.size)
+    if film is None:
+        frames = (_working(upright),)
+        return Decoded(frames[0], _digest(frames), upright.size, (*notices, *shape))
+    frames = tuple(_working(_upright(frame)) for frame in film.frames)
+    notices = (film.notice, *shape)
+    return Decoded(frames[0], _digest(frames), upright.size, notices, replace(film, frames=frames))
+
+
+def _working(upright: Image.Image) -> Image.Image:
     working = _reduce(_to_rgb(upright))
     working.info.clear()
-    digest = hashlib.sha256(f"{working.width}x{working.height}:".encode())
-    digest.update(working.tobytes())
-    return Decoded(working, digest.hexdigest(), size, (*notices, *_shape_notices(size)))
+    return working
+
+
+def _digest(frames: Sequence[Image.Image]) -> str:
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(f"{frame.width}x{frame.height}:".encode())
+        digest.update(frame.tobytes())
+    return digest.hexdigest()
 
 
 def _read(source: Any, max_bytes: int) -> bytes:
@@ -171,7 +225,7 @@ def _open(data: bytes) -> Image.Image:
 def _guess(data: bytes) -> str:
     """Name the formats people upload by mistake."""
     if data[4:8] == b"ftyp":
-        return " (it looks like HEIC, AVIF or a video)"
+        return " (it looks like HEIC or AVIF)"
     if data[:5] == b"%PDF-":
         return " (it is a PDF)"
     if b"<svg" in data[:1024].lower():
@@ -217,18 +271,21 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip((values.astype(np.float64) - offset) * scale + 0.5, 0, 255).astype(np.uint8)
 
 
-def _first_frame(picture: Image.Image) -> tuple[str, ...]:
+def _frames(picture: Image.Image) -> tuple[Film | None, tuple[str, ...]]:
+    """(what moves, notices) of a file that may hold several pictures; it is left at the first."""
     try:
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1:
+        count = getattr(picture, "n_frames", 1)
+        if count > 1:
             picture.seek(0)
     except Exception:
         picture.seek(0)
-        return ()  # a later frame is damaged; whether the file opens is for the first one to say
-    if frames <= 1 or picture.format == "MPO":  # MPO: a phone's JPEG with a depth map or preview behind it
-        return ()
-    kind, part = ("Several pages", "page") if picture.format == "TIFF" else ("Animated", "frame")
-    return (f"{kind}: only the first {part} of {frames} is used.",)
+        return None, ()  # a later frame is damaged; whether the file opens is for the first one to say
+    if count <= 1 or picture.format == "MPO":  # MPO: a phone's JPEG with a depth map or preview behind it
+        return None, ()
+    if picture.format == "TIFF":
+        return None, (f"Several pages: only the first page of {count} is used.",)
+    film = films.animation(picture)
+    return film, () if film else (f"Animated: only the first frame of {count} is used.",)
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -15,18 +15,25 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from model import memory
-from model.checkpoints import Checkpoint, resolve
+from model.checkpoints import Checkpoint, resolve, spoken_to
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
 from model.lane import lane
 from model.matching import Matcher
 from model.memory import Plan, plan, weight_bytes
 from model.pipeline import Pipeline
+from model.processors import FilmProcessor
 
 FAMILIES = {
-    "blip-2": ("blip2", "Blip2ForConditionalGeneration", "Blip2Processor"),
-    "instructblip": ("instructblip", "InstructBlipForConditionalGeneration", "InstructBlipProcessor"),
+    "blip-2": ("blip2", "Blip2ForConditionalGeneration", transformers.Blip2Processor),
+    "instructblip": (
+        "instructblip",
+        "InstructBlipForConditionalGeneration",
+        transformers.InstructBlipProcessor,
+    ),
+    "instructblipvideo": ("instructblip", "InstructBlipVideoForConditionalGeneration", FilmProcessor),
 }
+"""Model type of the configuration: family, model class, what reads the processor's files."""
 RETRIEVAL = "Blip2ForImageTextRetrieval"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -63,9 +70,11 @@ def load(
             "model.load_matcher, or choose another checkpoint."
         )
     family, model_class, processor_class = FAMILIES[config.model_type]
+    if not checkpoint.family:
+        checkpoint = replace(checkpoint, **spoken_to(config.model_type, config.text_config.model_type))
     checkpoint = replace(checkpoint, family=family)
     model, quantization, reason = _open(checkpoint, config, model_class, device, dtype, quantization)
-    processor = _attempt(checkpoint, getattr(transformers, processor_class).from_pretrained)
+    processor = _attempt(checkpoint, processor_class.from_pretrained)
     _check_placeholders(checkpoint, processor, config)
     return Pipeline(checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe)
 
@@ -200,10 +209,12 @@ def _check_placeholders(checkpoint: Checkpoint, processor: Any, config: Any) -> 
             f"num_query_tokens={config.num_query_tokens}."
         )
     token = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
-    if token != config.image_token_index:
+    kind = "video" if config.model_type == "instructblipvideo" else "image"
+    expected = getattr(config, f"{kind}_token_index")
+    if token != expected:
         raise CheckpointError(
-            f"{checkpoint.id}: the tokenizer's image token has id {token}, the model's configuration says "
-            f"{config.image_token_index}. Save the processor the model was trained with beside it."
+            f"{checkpoint.id}: the tokenizer's {kind} token has id {token}, the model's configuration says "
+            f"{expected}. Save the processor the model was trained with beside it."
         )
 
 

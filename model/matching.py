@@ -49,7 +49,7 @@ class Matcher:
 
     def match(self, image: Any, text: str) -> Match:
         """Compare an image (whatever `model.decode` takes) with a text. Raises ImageError, QuestionError."""
-        decoded = decode(image)
+        decoded = decode(image).still()
         text = clean(text, "The text")
         inputs = self._tokens(text)
         key = (decoded.sha256, text)
@@ -69,7 +69,7 @@ class Matcher:
         if not texts or len(texts) > MAX_CANDIDATES:
             raise QuestionError(f"{len(texts)} candidate texts; give 1 to {MAX_CANDIDATES}.")
         decoded = decode(image)
-        found = [self.match(decoded.image, text) for text in texts]
+        found = [self.match(decoded, text) for text in texts]
         return sorted(found, key=lambda match: (-match.probability, -match.similarity))
 
     def describe(self) -> dict[str, Any]:

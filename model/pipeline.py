@@ -19,7 +19,7 @@ from model.checkpoints import Checkpoint
 from model.encoding import Encoder, Observe
 from model.errors import MemoryError_, QuestionError
 from model.generation import Generator
-from model.images import decode
+from model.images import Decoded, decode
 from model.lane import lane
 from model.prompts import Prompt, Prompter
 from model.scoring import Scorer, eager
@@ -36,7 +36,7 @@ class Pipeline:
     """A loaded checkpoint, made by `model.load` and safe to share between threads.
 
     name, checkpoint, model (the transformers model), processor, device, dtype, quantization, family;
-    reason says in one line why this device and precision.
+    reason says in one line why this device and precision; films: whether it sees several frames of a moving picture.
 
     Nothing is computed twice: images, and answers that must come out the same (greedy, beams, or sampled with
     a seed), are kept in bounded caches; over a conversation the language model reads only what is new.
@@ -61,7 +61,8 @@ class Pipeline:
         self._prompts = Prompter(checkpoint, processor, model.config)
         # Marks what this pipeline encoded, and keeps no weights alive in an image that outlives it.
         self._mark = object()
-        self._encoder = Encoder(model, processor, observe=observe, owner=self._mark)
+        self.films = self.family == "instructblip"
+        self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.films)
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._means: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(MEANS)
@@ -70,8 +71,9 @@ class Pipeline:
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
 
-        image: whatever `model.decode` takes. InstructBLIP's Q-Former reads the question: it runs once per
-        question (None: the caption prompt), the ViT still once per image. BLIP-2 ignores `question`.
+        image: whatever `model.decode` takes, or an EncodedImage, perhaps of another model. InstructBLIP's Q-Former
+        reads the question: it runs once per question (None: the caption prompt), the ViT still once per image; and it
+        sees four frames of what moves. BLIP-2 ignores `question` and sees the first frame.
         Raises ImageError, QuestionError, MemoryError_.
         """
         instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
@@ -121,7 +123,7 @@ class Pipeline:
         if not answer.token_ids:
             raise QuestionError("The answer has no word to explain. Ask in other words.")
         encoded, inputs = self._with_vision(image)
-        prompt = self._prompts.ids(answer.prompt)
+        prompt = self._prompts.ids(answer.prompt, encoded.queries.shape[1])
 
         return Scorer(
             self.model, encoded, prompt, answer, self._encoder, inputs, self._turn, self._generator.reuse
@@ -136,9 +138,10 @@ class Pipeline:
         encoded, inputs = self._with_vision(encoded)
         return self._turn(lambda: self._encoder.hidden(encoded, inputs, keep, where))
 
-    def library_attention(self, image: Any) -> torch.Tensor:
+    def library_attention(self, image: Any, frame: int = 0) -> torch.Tensor:
         """Cross-attention `[l, h, q, p]` as transformers itself returns it with eager attention, float32 on the CPU: an
-        independent route to what `observe` records. The Q-Former runs again. Raises ImageError, MemoryError_.
+        independent route to what `observe` records. The Q-Former runs again. frame: of a film. Raises ImageError,
+        MemoryError_.
         """
         encoded, inputs = self._with_vision(image)
 
@@ -146,8 +149,8 @@ class Pipeline:
         def look() -> torch.Tensor:
             with eager(self.model.qformer):
                 looked = self._encoder.look(encoded.vision, inputs, output_attentions=True)
-            count = encoded.queries.shape[1]
-            return torch.stack([maps[0, :, :count].float().cpu() for maps in looked.cross_attentions])
+            count = self.model.query_tokens.shape[1]
+            return torch.stack([maps[frame, :, :count].float().cpu() for maps in looked.cross_attentions])
 
         return self._turn(look)
 
@@ -205,7 +208,7 @@ class Pipeline:
         }
 
     def _encode(self, image: Any, instruction: str | None) -> EncodedImage:
-        decoded = decode(image)
+        decoded = decode(_source(image))
         encoded = self._encoder.known(decoded, instruction)
         if encoded is not None:
             return encoded
@@ -228,10 +231,12 @@ class Pipeline:
         stopped: Stopped = lambda: False,
     ) -> Answer:
         decoding = decoding or Decoding()
+        image = image if self._ours(image) else decode(_source(image))
+        slots = self._slots(image)
         prompt = (
-            self._prompts.caption(decoding.max_new_tokens)
+            self._prompts.caption(decoding.max_new_tokens, slots)
             if question is _CAPTION
-            else self._prompts.question(question, history, decoding.max_new_tokens)
+            else self._prompts.question(question, history, decoding.max_new_tokens, slots)
         )
         encoded = self._encoded(image, prompt)
         notices = tuple(dict.fromkeys((*encoded.notices, *prompt.notices)))
@@ -265,17 +270,23 @@ class Pipeline:
         if self.family == "instructblip" and instruction is None:
             instruction = self._prompts.instruction(None)
         known = isinstance(image, EncodedImage) and image.vision is not None
-        encoded = image if known else self._encode(getattr(image, "image", image), instruction)
+        encoded = image if known else self._encode(image, instruction)
         return encoded, None if instruction is None else self._prompts.instruction_inputs(instruction)
 
-    def _encoded(self, image: Any, prompt: Prompt) -> EncodedImage:
+    def _ours(self, image: Any) -> bool:
+        return isinstance(image, EncodedImage) and (image.owner is None or image.owner is self._mark)
+
+    def _slots(self, image: EncodedImage | Decoded) -> int:
+        """How many vectors the language model gets of it."""
+        if isinstance(image, EncodedImage):
+            return image.queries.shape[1]
+        return self._prompts.queries * len(self._encoder.seen(image).frames)
+
+    def _encoded(self, image: EncodedImage | Decoded, prompt: Prompt) -> EncodedImage:
         """The image as this pipeline's Q-Former sees it for this prompt."""
         instruction = prompt.instruction if self.family == "instructblip" else None
-        if isinstance(image, EncodedImage):
-            ours = image.owner is None or image.owner is self._mark
-            if ours and image.question == instruction:
-                return image
-            image = image.image
+        if isinstance(image, EncodedImage) and image.question == instruction:
+            return image
         return self._encode(image, instruction)
 
     def _generate(
@@ -332,6 +343,10 @@ class Pipeline:
             "The caches are emptied: ask again with a shorter answer or fewer beams, or load with "
             'quantization="8bit" or "4bit".'
         )
+
+
+def _source(image: Any) -> Any:
+    return image.source if isinstance(image, EncodedImage) else image
 
 
 def _beginning(answer: Answer, count: int) -> Answer:

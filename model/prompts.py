@@ -32,7 +32,9 @@ class Prompter:
     def __init__(self, checkpoint: Checkpoint, processor: Any, config: Any) -> None:
         self.checkpoint = checkpoint
         self.tokenizer = processor.tokenizer
-        self.image_token = config.image_token_index
+        image, film = (getattr(config, f"{kind}_token_index", None) for kind in ("image", "video"))
+        self.image_token = film if image is None else image
+        self.film_token = image if film is None else film
         self.queries = config.num_query_tokens
         text = config.text_config
         # T5 has relative positions and no hard limit; n_positions is what it was trained on.
@@ -42,16 +44,19 @@ class Prompter:
         self.qformer_tokenizer = getattr(processor, "qformer_tokenizer", None)
         self.qformer_limit = getattr(config.qformer_config, "max_position_embeddings", 512)
 
-    def caption(self, max_new_tokens: int) -> Prompt:
-        return self._fit(self.checkpoint.caption_prompt, (), max_new_tokens)
+    def caption(self, max_new_tokens: int, slots: int | None = None) -> Prompt:
+        return self._fit(self.checkpoint.caption_prompt, (), max_new_tokens, slots)
 
-    def question(self, question: Any, history: Sequence[Turn], max_new_tokens: int) -> Prompt:
+    def question(
+        self, question: Any, history: Sequence[Turn], max_new_tokens: int, slots: int | None = None
+    ) -> Prompt:
         """The newest question after as many earlier turns as fit; the oldest go first, with a notice.
 
+        slots: how many vectors the image takes; None: one for each query, as a still picture does.
         Raises QuestionError when the question is empty, not text, or too long by itself.
         """
         asked = self.checkpoint.question_prompt.format(clean(question, "The question"))
-        return self._fit(asked, [self._turn(turn) for turn in history], max_new_tokens)
+        return self._fit(asked, [self._turn(turn) for turn in history], max_new_tokens, slots)
 
     def instruction(self, question: str | None) -> str:
         """What InstructBLIP's Q-Former reads for this question (None: the caption prompt)."""
@@ -79,15 +84,15 @@ class Prompter:
         end = "" if answer.endswith((".", "!", "?")) else "."
         return f"{start} {answer}{end}".strip()
 
-    def _fit(self, asked: str, turns: Sequence[str], max_new_tokens: int) -> Prompt:
+    def _fit(self, asked: str, turns: Sequence[str], max_new_tokens: int, slots: int | None) -> Prompt:
         # A decoder-only model's answer takes positions after its prompt; an encoder-decoder's does not.
         room = self.limit - (max_new_tokens if self.decoder_only else 0)
         for first in range(len(turns) + 1):
             text = " ".join([*turns[first:], asked])
-            ids = self.ids(text)
+            ids = self.ids(text, slots)
             if len(ids) <= room:
                 return Prompt(text, ids, asked, self._dropped(first))
-        spent = f"{len(ids)} tokens, {self.queries} of them the image"
+        spent = f"{len(ids)} tokens, {slots or self.queries} of them the image"
         answer = f" and {max_new_tokens} are kept for the answer" if self.decoder_only else ""
         raise QuestionError(
             f"The question is too long: with its prompt it takes {spent}{answer}, but this language model "
@@ -103,14 +108,16 @@ class Prompter:
             f"{turns} left out.",
         )
 
-    def ids(self, text: str) -> tuple[int, ...]:
+    def ids(self, text: str, slots: int | None = None) -> tuple[int, ...]:
         """The processor's own order: placeholders, then the text with its special tokens."""
+        slots = slots or self.queries
+        token = self.image_token if slots == self.queries else self.film_token
         encoded = self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
-        ids = (*[self.image_token] * self.queries, *encoded)
-        if ids.count(self.image_token) != self.queries:
+        ids = (*[token] * slots, *encoded)
+        if ids.count(token) != slots:
             raise QuestionError(
-                f"The prompt holds {ids.count(self.image_token)} image placeholders instead of "
-                f"{self.queries}. Leave the image token out of the question."
+                f"The prompt holds {ids.count(token)} image placeholders instead of {slots}. Leave the image token "
+                "out of the question."
             )
         return ids
 

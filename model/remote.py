@@ -30,7 +30,7 @@ class RemotePipeline:
     def __init__(self, pipe: Pipeline, gpu: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         self._pipe = pipe
         self.name, self.family, self.checkpoint = pipe.name, pipe.family, pipe.checkpoint
-        self.quantization, self.reason = pipe.quantization, pipe.reason
+        self.quantization, self.reason, self.films = pipe.quantization, pipe.reason, pipe.films
         self.model, self.processor, self.device, self.dtype = (
             pipe.model,
             pipe.processor,
@@ -56,11 +56,11 @@ class RemotePipeline:
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
-        decoded = decode(image)
+        decoded = decode(image.source if isinstance(image, EncodedImage) else image)
         key = (decoded.sha256, question if self.family == "instructblip" else None)
         known = self._encoded.get(key)
         if known is None:
-            known = self._call("encode", decoded.image, question)
+            known = self._call("encode", decoded, question)
             self._encoded.put(key, known)
         return known
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from model.films import Film
+    from model.images import Decoded
+
 Turn = tuple[str, str]
 """One earlier turn of a conversation: (question, answer). A caption turn has the question ""."""
 
@@ -64,15 +67,16 @@ class Decoding:
 class EncodedImage:
     """What one ViT and Q-Former pass leaves behind: the expensive thing, and the cache's value.
 
-    image    RGB at the upload's own geometry (EXIF applied, long side at most the working size)
-    sha256   of the decoded pixels and size
-    queries  [1, q, d] query outputs projected to the language model's width, on the model's device
-    vision   [1, p, d] ViT output after its last LayerNorm, or None
+    source   the decoded upload; `image` is what was seen of it, RGB at its own geometry, or the first frame of a film;
+             `frames` all that were seen, f of them, and `moments` says when each is, () for a still picture
+    sha256   of the pixels that were seen
+    queries  [1, f·q, d] query outputs projected to the language model's width, frame by frame, on the model's device
+    vision   [f, p, d] ViT output after its last LayerNorm, or None
     record   what `observe` yielded around the pass (the app's attention recording), or None
     question the text the Q-Former read (InstructBLIP only), else None
     """
 
-    image: Image.Image
+    source: Decoded
     sha256: str
     queries: Tensor
     vision: Tensor | None = None
@@ -80,6 +84,19 @@ class EncodedImage:
     question: str | None = None
     notices: tuple[str, ...] = ()
     owner: Any = field(default=None, repr=False)
+    film: Film | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        return self.source.image
+
+    @property
+    def frames(self) -> tuple[Image.Image, ...]:
+        return (self.image,) if self.film is None else self.film.frames
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        return () if self.film is None else self.film.moments
 
     @cached_property
     def fingerprint(self) -> str:

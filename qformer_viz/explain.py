@@ -51,7 +51,9 @@ def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None
     if baseline is None:
         baseline = pipe.mean_queries(encoded.question)
     scorer = pipe.scorer(encoded, answer)
-    return Case(scorer, encoded.record.result, baseline, partial(pipe.mean_features, encoded.question))
+    capture = encoded.record.result
+    baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
+    return Case(scorer, capture, baseline, partial(pipe.mean_features, encoded.question))
 
 
 def attribute(
@@ -66,6 +68,12 @@ def attribute(
     if chosen is None:
         raise BadSelection(f"method {method!r}", ", ".join(METHODS), "choose one of them, or None")
     capture, count = case.capture, len(case.scorer.words)
+    frames = capture.cross_attention.shape[1]
+    if frames > 1 and not chosen.films:
+        able = ", ".join(name for name, each in METHODS.items() if each.films)
+        raise BadSelection(
+            f"method {chosen.name!r} for a film", able, "choose one of them, or explain one frame"
+        )
     layer = capture.cross_layers[-1] if layer is None else layer
     if layer != "mean" and layer not in capture.cross_layers:
         raise BadSelection(
@@ -88,8 +96,9 @@ def attribute(
         gains=logprobs - blank,
         method=chosen.name,
         layer=layer,
-        cls=cls_share(select(capture.cross_attention, index))[0],
+        cls=cls_share(select(capture.cross_attention, index)).flatten(),
         grid=capture.grid,
+        frames=frames,
         seconds=time.perf_counter() - began,
         note=note,
     )

@@ -110,7 +110,8 @@ class Attribution:
 
     words      [t]
     scores     [t, q, N] signed weight of query and patch for the word; q is 1 where the method judges patches without
-               going through single queries; N patches row by row, CLS left out
+               going through single queries; N patches row by row, CLS left out. Of a film, q runs over the queries of
+               its first frame, then of the next
     logprobs   [t] log-probability of the word, its pieces summed, in nats
     gains      [t] visual gain: how much of that the image brought, over the mean queries of other images. Where it is
                near zero the word came from language: `visual` is False, and its map means nothing.
@@ -128,6 +129,7 @@ class Attribution:
     grid: tuple[int, int]
     seconds: float
     note: str = ""
+    frames: int = 1
 
     def __post_init__(self):
         t, _, patches = self.scores.shape
@@ -145,8 +147,13 @@ class Attribution:
 
     @property
     def patches(self) -> Tensor:
-        """[t, gh, gw] weight of every patch."""
-        return self.scores.sum(1).unflatten(-1, self.grid)
+        """[t, gh, gw] weight of every patch; of a film, summed over its frames."""
+        return self.by_frame.sum(1)
+
+    @property
+    def by_frame(self) -> Tensor:
+        """[t, f, gh, gw] weight of every patch of every frame."""
+        return self.scores.unflatten(1, (self.frames, -1)).sum(2).unflatten(-1, self.grid)
 
     @property
     def visual(self) -> Tensor:

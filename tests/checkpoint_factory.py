@@ -1,6 +1,9 @@
 """Folders that look like the published checkpoints, in tiny widths: the libraries' configuration classes, processor
 files, tokenizers of the published kinds trained on a few sentences, and sharded safetensors."""
 
+import json
+from pathlib import Path
+
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -14,12 +17,14 @@ SENTENCES = [
     "what is it? where is the ball? it is on the mat, under a tree",
 ]
 LETTERS = sorted({letter for sentence in SENTENCES for letter in sentence})
-QUERIES, SIDE, IMAGE_TOKEN = 4, 28, "<image>"
+QUERIES, SIDE, IMAGE_TOKEN, VIDEO_TOKEN = 4, 28, "<image>", "<video>"
 KINDS = {
     "blip2-opt": ("blip2", "opt"),
     "blip2-flan-t5": ("blip2", "t5"),
     "instructblip-flan-t5": ("instructblip", "t5"),
     "instructblip-vicuna": ("instructblip", "llama"),
+    "instructblipvideo-vicuna": ("instructblipvideo", "llama"),
+    "instructblipvideo-flan-t5": ("instructblipvideo", "t5"),
 }
 
 
@@ -27,13 +32,18 @@ def write(folder, kind, *, seed=0, shard="60KB"):
     """A complete checkpoint of one of KINDS; returns the folder."""
     family, language = KINDS[kind]
     inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style}[language]()
-    inner.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    image = inner.convert_tokens_to_ids(IMAGE_TOKEN)
-    reader = _bert_style() if family == "instructblip" else None
+    token = VIDEO_TOKEN if family == "instructblipvideo" else IMAGE_TOKEN
+    inner.add_special_tokens({"additional_special_tokens": [token]})
+    placeholder = {f"{token[1:-1]}_token_index": inner.convert_tokens_to_ids(token)}
+    reader = None if family == "blip2" else _bert_style()
     text = _text(language, inner)
     kinds = {
         "blip2": (transformers.Blip2Config, transformers.Blip2ForConditionalGeneration),
         "instructblip": (transformers.InstructBlipConfig, transformers.InstructBlipForConditionalGeneration),
+        "instructblipvideo": (
+            transformers.InstructBlipVideoConfig,
+            transformers.InstructBlipVideoForConditionalGeneration,
+        ),
     }
     config_class, model_class = kinds[family]
     config = config_class(
@@ -58,7 +68,7 @@ def write(folder, kind, *, seed=0, shard="60KB"):
         ),
         text_config=text.to_dict(),
         num_query_tokens=QUERIES,
-        image_token_index=image,
+        **placeholder,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -66,11 +76,28 @@ def write(folder, kind, *, seed=0, shard="60KB"):
         torch.nn.init.normal_(hf_model.query_tokens, std=0.5)
     hf_model.save_pretrained(folder, max_shard_size=shard)
     images = transformers.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    if family == "instructblipvideo":
+        return _save_film_processor(folder, images, inner, reader)
     if family == "blip2":
         processor = transformers.Blip2Processor(images, inner, num_query_tokens=QUERIES)
     else:
         processor = transformers.InstructBlipProcessor(images, inner, reader, num_query_tokens=QUERIES)
     processor.save_pretrained(folder)
+    return folder
+
+
+def _save_film_processor(folder, images, inner, reader):
+    """What the library's own, which needs torchvision, writes."""
+    inner.save_pretrained(folder)
+    reader.save_pretrained(Path(folder) / "qformer_tokenizer")
+    prepared = {"video_processor_type": "InstructBlipVideoVideoProcessor", "do_sample_frames": False}
+    prepared |= json.loads(images.to_json_string())
+    about = {
+        "processor_class": "InstructBlipVideoProcessor",
+        "num_query_tokens": QUERIES,
+        "video_processor": prepared,
+    }
+    (Path(folder) / "processor_config.json").write_text(json.dumps(about), encoding="utf-8")
     return folder
 
 

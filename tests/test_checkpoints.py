@@ -126,3 +126,37 @@ def test_an_unknown_name_of_the_package_is_refused():
 
     with pytest.raises(AttributeError, match="it offers"):
         _ = model.lod
+
+
+@pytest.mark.parametrize(
+    ("config", "family", "asked", "caption"),
+    [
+        (("blip-2", "opt"), "blip2", "Question: {} Answer:", "a photo of"),
+        (("blip-2", "t5"), "blip2", "Question: {} Short answer:", "a photo of"),
+        (("instructblip", "t5"), "instructblip", "{}", "A short image description:"),
+        (("instructblipvideo", "llama"), "instructblip", "{}", "A short image description:"),
+    ],
+)
+def test_a_folder_is_spoken_to_as_its_kind_was_trained_and_its_card_has_the_last_word(
+    tmp_path, config, family, asked, caption
+):
+    kinds = {"model_type": config[0], "text_config": {"model_type": config[1]}}
+    (tmp_path / "config.json").write_text(json.dumps(kinds))
+    entry = resolve(tmp_path)
+    assert (entry.family, entry.question_prompt, entry.caption_prompt) == (family, asked, caption)
+    (tmp_path / "explorer.json").write_text(json.dumps({"question_prompt": "Q: {}"}))
+    assert resolve(tmp_path).question_prompt == "Q: {}" and resolve(tmp_path).caption_prompt == caption
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"text_config": 3}'])
+def test_a_configuration_that_cannot_be_read_is_left_to_the_loader(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert resolve(tmp_path).question_prompt == "Question: {} Answer:"
+
+
+def test_a_bundled_checkpoint_given_as_a_folder_is_spoken_to_alike():
+    for entry in CHECKPOINTS.values():
+        if entry.folder and entry.family != "retrieval":
+            found = resolve(entry.folder)
+            for name in ("question_prompt", "caption_prompt", "world", "family"):
+                assert getattr(found, name) == getattr(entry, name), entry.id

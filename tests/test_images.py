@@ -165,7 +165,7 @@ def test_bilevel_and_grey():
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_only_the_first_frame_is_used_and_said_so(format):
     frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, BLUE, (0, 200, 0))]
-    decoded = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    decoded = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:])).still()
     assert near(decoded.image.getpixel((5, 5)), RED)
     word = "page" if format == "TIFF" else "frame"
     assert len(decoded.notices) == 1 and f"first {word} of 3" in decoded.notices[0]

@@ -13,6 +13,7 @@ import model
 from model import loading
 from model.checkpoints import CHECKPOINTS, Checkpoint
 from model.errors import CheckpointError, MemoryError_
+from model.pipeline import Pipeline
 from model.types import Decoding
 from tests import fake_checkpoints as fakes
 
@@ -44,7 +45,8 @@ def test_a_folder_loads_and_answers_as_what_was_saved(saved, family, language, c
     pipe = model.load(saved[family])
     assert pipe.family == family and pipe.reason in capsys.readouterr().out
     assert pipe.reason.startswith("device cpu (no CUDA device found), float32 (") or torch.cuda.is_available()
-    expected = fakes.pipeline(family, language).ask(PICTURE, "what?", (), SHORT)
+    same = Pipeline(pipe.checkpoint, *fakes.parts(family, language))
+    expected = same.ask(PICTURE, "what?", (), SHORT)
     assert pipe.ask(PICTURE, "what?", (), SHORT).token_ids == expected.token_ids
     assert not pipe.model.training and not any(p.requires_grad for p in pipe.model.parameters())
     assert pipe.describe()["model"] == saved[family].name

@@ -1,6 +1,7 @@
 """Puts the trained parts together as a `Blip2ForConditionalGeneration` and saves it in the transformers format."""
 
 import copy
+import json
 from pathlib import Path
 
 import torch
@@ -17,8 +18,10 @@ from transformers import (
     InstructBlipProcessor,
 )
 
+from model.checkpoints import CARD
+
 from .language import language_config
-from .text import DESCRIPTION_SLOTS
+from .text import CAPTION_PROMPT, DESCRIPTION_SLOTS, QUESTION_PROMPT
 from .tokenizer import IMAGE
 from .vision import HIDDEN, IMAGE_SIZE, MEAN, STD, vision_config
 
@@ -133,7 +136,8 @@ def build_instruct_processor(tokenizer) -> InstructBlipProcessor:
 
 
 def save_checkpoint(model, tokenizer, folder: Path) -> None:
-    """A BLIP-2 or InstructBLIP: weights in float16 (no measurable loss), processor, greedy generation."""
+    """A BLIP-2 or InstructBLIP: weights in float16 (no measurable loss), processor, greedy generation, and a card that
+    says how it is spoken to."""
     model.language_model.generation_config = model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -143,3 +147,5 @@ def save_checkpoint(model, tokenizer, folder: Path) -> None:
     model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
     build = build_instruct_processor if model.config.model_type == "instructblip" else build_processor
     build(tokenizer).save_pretrained(folder)
+    card = {"question_prompt": QUESTION_PROMPT, "caption_prompt": CAPTION_PROMPT, "world": "emoji scenes"}
+    (Path(folder) / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -40,8 +40,9 @@ class Case:
         return list(range(len(self.scorer.words)) if self.asked is None else self.asked)
 
     def looked(self) -> Tensor:
-        """Where each query looked: [q, N], the patch part as a probability, heads averaged."""
-        return patches(select(self.capture.cross_attention, self.layer)[0])
+        """Where each query looked: [q, N], the patch part as a probability, heads averaged; of a film, frame by frame
+        [f·q, N]."""
+        return patches(select(self.capture.cross_attention, self.layer)).flatten(0, 1)
 
     def once(self, what: Any, compute: Callable[[], Any]) -> Any:
         """compute(), or what it gave before, also to a method that reads another layer or other words."""

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,17 +26,31 @@ STEPS = (255, 223, 191, 159, 127, 111, 95, 79, 63, 47, 31, 23, 15)
 _U16 = 65535
 
 
-def canvas_payload(capture: Capture, image: Image.Image, *, meta: dict | None = None, index: int = 0) -> dict:
+def canvas_payload(
+    capture: Capture,
+    image: Image.Image,
+    *,
+    meta: dict | None = None,
+    index: int = 0,
+    film: Sequence[tuple[Image.Image, str]] = (),
+) -> dict:
     """Pack image `index` of a capture for `QFormerViz.mount`.
 
     image: the picture at its original geometry; it is embedded at most 768 px long.
+    film: (picture, when it is) of every image of the capture, where they are the frames of a film; the first is the
+        payload itself, the others are in its `film`.
     meta: JSON-able facts shown as plain text, all optional: `model`, `precision`, `caption`,
         `conversation` (pairs of question and answer), `scope` ("image", "image and question" or "image and text"),
         `notes` (sentences), `facts` (name to value).
-    The dictionary without its image takes at most `MAX_BYTES` of JSON beyond what `meta` itself takes.
+    The dictionary without its images takes at most `MAX_BYTES` of JSON for each frame, beyond what `meta` takes.
     """
     cross = capture.image(index).cross_attention[:, 0].numpy()
     packed = pack(cross)
+    frames = [
+        pack(capture.image(at).cross_attention[:, 0].numpy()) | {"image": embed(picture), "moment": moment}
+        for at, (picture, moment) in enumerate(film)
+        if at
+    ]
     gh, gw = capture.grid
     return {
         "version": VERSION,
@@ -44,6 +59,8 @@ def canvas_payload(capture: Capture, image: Image.Image, *, meta: dict | None = 
         "cross_layers": list(capture.cross_layers),
         **packed,
         "image": embed(image),
+        "film": frames,
+        "moment": film[0][1] if film else "",
         "palettes": {name: list(stops) for name, stops in STOPS.items()},
         "outlines": list(OUTLINES),
         "meta": json.loads(json.dumps(meta or {}, allow_nan=False)),

@@ -1,0 +1,304 @@
+"""Moving pictures: which frames are seen, what InstructBLIP makes of them, and what is refused."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import model
+import qformer_viz
+from model import films
+from model.errors import ImageError
+from model.images import decode
+from model.types import Decoding
+from qformer_viz.errors import BadSelection
+from qformer_viz.explain import attribute, explain, prepare
+from tests import checkpoint_factory as factory
+
+SHORT = Decoding(max_new_tokens=6)
+FILM_KINDS = [kind for kind, (family, _) in factory.KINDS.items() if family != "blip2"]
+
+
+def noise(seed, size=(40, 50)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def gif(count, size=(40, 50), format="PNG"):
+    """An animated file without loss."""
+    file, frames = io.BytesIO(), [noise(seed, size) for seed in range(count)]
+    frames[0].save(file, format, save_all=True, append_images=frames[1:], duration=100)
+    return file.getvalue()
+
+
+def same(one, other):
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize(
+    ("length", "indices"), [(4, [0, 1, 2, 3]), (8, [0, 2, 4, 6]), (10, [0, 2, 5, 7]), (2, [0, 0, 1, 1])]
+)
+def test_frames_are_spread_evenly_from_the_first_on(length, indices):
+    assert films.sample(length) == indices
+    decoded = decode(gif(length))
+    assert [same(frame, noise(index)) for frame, index in zip(decoded.frames, indices, strict=True)] == [
+        True
+    ] * 4
+    assert decoded.film.moments == tuple(f"frame {index + 1}" for index in indices)
+    assert decoded.film.length == length and same(decoded.image, noise(0))
+    assert f"4 frames of {length} are seen" in decoded.notices[0]
+
+
+def test_the_digest_is_that_of_all_frames_and_a_still_has_its_own():
+    film, other = decode([noise(0), noise(1)]), decode([noise(0), noise(2)])
+    assert film.sha256 != other.sha256 and film.still().sha256 == decode(noise(0)).sha256
+    assert film.still().film is None and "only the first frame of 2" in film.still().notices[0]
+    assert decode(noise(0)).still() is not None and decode(noise(0)).film is None
+
+
+def test_a_list_of_pictures_is_a_film():
+    decoded = decode([np.asarray(noise(seed)) for seed in range(6)])
+    assert decoded.film.moments == ("picture 1", "picture 2", "picture 4", "picture 5")
+    assert same(decoded.frames[2], noise(3))
+
+
+def test_pictures_of_several_sizes_and_of_none_are_no_film():
+    with pytest.raises(ImageError, match=r"one size; these have 20 × 10, 50 × 40"):
+        decode([noise(0), noise(1, (10, 20))])
+    with pytest.raises(ImageError, match="no pictures"):
+        decode([])
+
+
+def test_one_too_long_to_look_through_is_sampled_from_its_beginning(monkeypatch):
+    monkeypatch.setattr(films, "MAX_PIXELS", 40 * 50 * 8)
+    assert decode(gif(20)).film.moments == ("frame 1", "frame 3", "frame 5", "frame 7")
+    monkeypatch.setattr(films, "MAX_PIXELS", 40 * 50 * 3)
+    assert decode(gif(20)).film is None and "only the first frame of 20" in decode(gif(20)).notices[0]
+
+
+def test_one_with_a_damaged_frame_is_a_still():
+    data = gif(8)
+    assert decode(data[: 3 * len(data) // 4]).film is None
+
+
+def video(count=20, size=(48, 64), rate=10, rotation=0, format="mp4", codec="mpeg4"):
+    """A grey film that grows lighter: frame k has the value 10 k."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=format) as out:
+        stream = out.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
+        stream.gop_size = 5
+        for number in range(count):
+            array = np.full((*size, 3), 10 * number, np.uint8)
+            array[: size[0] // 2, : size[1] // 2] = 255
+            for packet in stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")):
+                out.mux(packet)
+        for packet in stream.encode():
+            out.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska", "avi"])
+def test_a_video_file_is_a_film(format):
+    decoded = decode(video(format=format))
+    levels = [round(np.asarray(frame)[-4:, -4:].mean() / 10) for frame in decoded.frames]
+    assert levels == [0, 5, 10, 15]
+    assert decoded.film.moments == ("0.0 s", "0.5 s", "1.0 s", "1.5 s")
+    assert decoded.image.size == (64, 48) and "are seen" in decoded.notices[0]
+
+
+def test_a_video_needs_pyav_and_says_so(monkeypatch):
+    data = video()
+    monkeypatch.setattr(films, "can_read_videos", lambda: False)
+    with pytest.raises(ImageError, match="pip install av"):
+        decode(data)
+
+
+@pytest.mark.parametrize("cut", [40, 200, 0.5])
+def test_a_damaged_video_is_an_image_error(cut):
+    data = video()
+    cut = int(cut * len(data)) if cut < 1 else cut
+    with pytest.raises(ImageError, match=r"video"):
+        decode(data[:cut])
+
+
+def test_a_video_that_is_too_large_is_refused(monkeypatch):
+    data = video()
+    monkeypatch.setattr(films, "MAX_SIZE", 64 * 48 - 1)
+    with pytest.raises(ImageError, match="64 × 48, too large"):
+        decode(data)
+
+
+def test_sound_alone_is_no_film():
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        stream = out.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.rate = 16000
+        for packet in [*stream.encode(sound), *stream.encode()]:
+            out.mux(packet)
+    with pytest.raises(ImageError, match="only sound"):
+        decode(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "data", [b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile '/etc/passwd'\n"]
+)
+def test_a_playlist_which_could_name_other_files_is_never_opened(data):
+    assert films.container(data) is None
+    with pytest.raises(ImageError, match="not an image"):
+        decode(data)
+
+
+def test_a_picture_costs_no_video_library():
+    before = {name for name in sys.modules if name == "av" or name.startswith("av.")}
+    decode(gif(8))
+    assert {name for name in sys.modules if name == "av" or name.startswith("av.")} == before
+
+
+# What a model makes of it.
+
+
+@pytest.fixture(scope="module")
+def pipes(tmp_path_factory):
+    return {
+        kind: model.load(
+            factory.write(tmp_path_factory.mktemp(kind), kind), device="cpu", observe=qformer_viz.capture
+        )
+        for kind in factory.KINDS
+    }
+
+
+FILM = [noise(seed) for seed in range(4)]
+
+
+def stock(pipe, question, tokens=6):
+    """The library's own InstructBlipVideo on the same weights and frames."""
+    hf_model, processor = pipe.model, pipe.processor
+    if not isinstance(hf_model, transformers.InstructBlipVideoForConditionalGeneration):
+        config = hf_model.config.to_dict()
+        config |= {"model_type": "instructblipvideo", "video_token_index": config["image_token_index"]}
+        config = transformers.InstructBlipVideoConfig(
+            **{key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+        )
+        other = transformers.InstructBlipVideoForConditionalGeneration(config).eval()
+        other.load_state_dict(hf_model.state_dict())
+        other.language_model.generation_config = hf_model.language_model.generation_config
+        hf_model = other
+    pixels = processor.image_processor(FILM, return_tensors="pt")["pixel_values"][None]
+    reading = processor.qformer_tokenizer(question, return_tensors="pt", return_token_type_ids=False)
+    slots = [hf_model.config.video_token_index] * 4 * factory.QUERIES
+    ids = torch.tensor([slots + processor.tokenizer(question)["input_ids"]])
+    out = hf_model.generate(
+        pixel_values=pixels,
+        qformer_input_ids=reading["input_ids"],
+        qformer_attention_mask=reading["attention_mask"],
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=tokens,
+        do_sample=False,
+    )[0].tolist()
+    ends = pipe._generator.ends
+    new = out[1:] if hf_model.config.text_config.model_type == "t5" else out[ids.shape[1] :]
+    return next((new[:at] for at, token in enumerate(new) if token in ends), new)
+
+
+@pytest.mark.parametrize("kind", FILM_KINDS)
+def test_an_answer_about_a_film_is_the_librarys_own(pipes, kind):
+    pipe, question = pipes[kind], "how many are there?"
+    assert list(pipe.ask(FILM, question, (), SHORT).token_ids) == stock(pipe, question)
+    assert pipe.checkpoint.question_prompt == "{}"
+    assert list(pipe.caption(FILM, SHORT).token_ids) == stock(pipe, pipe.checkpoint.caption_prompt)
+
+
+@pytest.mark.parametrize("kind", FILM_KINDS)
+def test_every_frame_is_seen_as_if_it_were_alone(pipes, kind):
+    pipe = pipes[kind]
+    whole, alone = pipe.encode(FILM), [pipe.encode(frame) for frame in FILM]
+    assert whole.queries.shape[1] == 4 * factory.QUERIES and whole.frames[3].size == (50, 40)
+    torch.testing.assert_close(whole.queries, torch.cat([each.queries for each in alone], 1))
+    maps = whole.record.result.cross_attention
+    assert maps.shape[1] == 4
+    for frame, each in enumerate(alone):
+        torch.testing.assert_close(maps[:, frame], each.record.result.cross_attention[:, 0])
+        torch.testing.assert_close(maps[:, frame], pipe.library_attention(whole, frame), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FILM_KINDS)
+def test_a_conversation_about_a_film_streams_and_ends_alike(pipes, kind):
+    pipe = pipes[kind]
+    encoded = pipe.encode(FILM, "what is it?")
+    first = pipe.ask(encoded, "what is it?", (), SHORT)
+    history = [("what is it?", first.text)]
+    *_, last = pipe.stream_ask(encoded, "where?", history, SHORT)
+    fresh = model.pipeline.Pipeline(pipe.checkpoint, pipe.model, pipe.processor)
+    assert last.token_ids == fresh.ask(FILM, "where?", history, SHORT).token_ids
+    assert "4 frames of 4" in last.notices[0]
+
+
+def test_blip2_sees_the_first_frame_and_says_so(pipes):
+    pipe = pipes["blip2-opt"]
+    encoded, still = pipe.encode(FILM), pipe.encode(FILM[0])
+    assert torch.equal(encoded.queries, still.queries) and encoded.sha256 == still.sha256
+    assert "only the first frame of 4" in pipe.caption(FILM, SHORT).notices[0] and encoded.moments == ()
+
+
+def test_another_model_sees_the_film_again(pipes):
+    """A visitor who changes to BLIP-2 and back has not lost the film."""
+    first = pipes["blip2-opt"].encode(FILM)
+    again = pipes["instructblip-vicuna"].encode(first)
+    assert len(again.frames) == 4 and torch.equal(
+        again.queries, pipes["instructblip-vicuna"].encode(FILM).queries
+    )
+
+
+@pytest.mark.parametrize("kind", FILM_KINDS)
+def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):
+    pipe = pipes[kind]
+    encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
+    if not answer.token_ids:
+        pytest.skip("random weights that say nothing")
+    found = explain(pipe, encoded, answer)
+    rows, columns = found.grid
+    assert found.scores.shape == (len(found.words), 4 * factory.QUERIES, rows * columns)
+    assert found.by_frame.shape == (len(found.words), 4, rows, columns) and found.cls.shape == (
+        4 * factory.QUERIES,
+    )
+    # Query 1 of the third frame, by hand.
+    at = 2 * factory.QUERIES + 1
+    changed = encoded.queries.clone()
+    changed[:, at] = pipe.mean_queries(encoded.question)[:, 1]
+    scorer = pipe.scorer(encoded, answer)
+    was, now = scorer.score(torch.cat([encoded.queries, changed]))
+    torch.testing.assert_close(found.queries[:, at], was - now, atol=1e-4, rtol=1e-3)
+    third = found.scores[:, 2 * factory.QUERIES : 3 * factory.QUERIES].sum(1).unflatten(-1, found.grid)
+    torch.testing.assert_close(found.by_frame[:, 2], third)
+    torch.testing.assert_close(found.patches, found.by_frame.sum(1))
+
+
+def test_methods_that_cannot_take_a_film_apart_say_which_can(pipes):
+    pipe = pipes["instructblip-vicuna"]
+    encoded, answer = pipe.encode(FILM), pipe.caption(FILM, SHORT)
+    case = prepare(pipe, encoded, answer)
+    for name, method in qformer_viz.METHODS.items():
+        if method.films:
+            assert attribute(case, name).frames == 4
+        else:
+            with pytest.raises(BadSelection, match="knockout, raw, difference"):
+                attribute(case, name)
+
+
+@pytest.mark.parametrize("where", ["qformer", "vit"])
+def test_patches_are_hidden_in_every_frame(pipes, where):
+    pipe = pipes["instructblipvideo-vicuna"]
+    keep = torch.tensor([True, False, True, True])
+    whole = pipe.hidden(pipe.encode(FILM), keep, where)
+    alone = [pipe.hidden(pipe.encode(frame), keep, where).queries for frame in FILM]
+    torch.testing.assert_close(whole.queries, torch.cat(alone, 1))
