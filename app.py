@@ -22,6 +22,10 @@ from qformer_viz.__main__ import backend
 from qformer_viz.cli import PRECISIONS, load, model_arguments, precision
 
 ROOT = Path(__file__).resolve().parent
+FILM_IS_NEW = (
+    "The bundled model was trained on single scenes: what it says of several at once it has never been taught, and it "
+    "may count a thing more than once."
+)
 FIRST_PORT, PORTS = 7860, 20
 MATCHER = "blip2-emoji-itm"
 
@@ -274,9 +278,9 @@ def unfamiliar(folder: Path | None) -> Any:
     from qformer_viz.ui.about import PHOTO_COMMAND
 
     def notice(encoded: Any) -> str | None:
-        found = known(encoded.vision.float().cpu())
+        found = known(encoded.vision[:1].float().cpu())  # of a film the first frame
         if found.familiar:
-            return None
+            return FILM_IS_NEW if len(encoded.frames) > 1 else None
         return (
             "This image looks unlike anything the bundled model has seen (strangeness "
             f"{found.strangeness:.1f}; 99 of 100 emoji scenes stay below {found.threshold:.1f}). It only knows emoji "

@@ -38,6 +38,8 @@ class Film:
 
     @property
     def notice(self) -> str:
+        if self.length == len(self.frames):
+            return f"A film: its {self.length} frames are seen."
         whole = f" of {self.length}" if self.length else ""
         return f"A film: {len(self.frames)} frames{whole} are seen ({', '.join(self.moments)})."
 

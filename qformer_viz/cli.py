@@ -151,9 +151,10 @@ def main(argv: Sequence[str] | None, backend: Backend) -> int:
 def _about_image(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     decoded = backend.decode(args.image)
     pipe = load(backend, args)
-    for notice in decoded.notices:
+    encoded = pipe.encode(decoded)
+    for notice in encoded.notices:
         print(f"note: {notice}", file=sys.stderr)
-    return COMMANDS[args.command](pipe, decoded, args)
+    return COMMANDS[args.command](pipe, encoded, args)
 
 
 def run_doctor(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
@@ -228,24 +229,23 @@ def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, An
     return found | asdict(result)
 
 
-def run_caption(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:
-    return _told(pipe, pipe.caption(decoded.image))
+def run_caption(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+    return _told(pipe, pipe.caption(encoded))
 
 
-def run_ask(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:
-    return _told(pipe, pipe.ask(decoded.image, args.question))
+def run_ask(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+    return _told(pipe, pipe.ask(encoded, args.question))
 
 
-def run_explain(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Write the four files; the text lists them."""
     from . import export
     from .meta import view_meta
     from .view import overlay, page, payload
 
-    encoded = pipe.encode(decoded.image)
     turns = [("", pipe.caption(encoded).text)]
     if args.question:
-        encoded = pipe.encode(decoded.image, args.question) if pipe.family == "instructblip" else encoded
+        encoded = pipe.encode(encoded, args.question) if pipe.family == "instructblip" else encoded
         turns.append((args.question, pipe.ask(encoded, args.question, turns).text))
     capture, about = encoded.record.result, pipe.describe()
     manifest = export.manifest(
@@ -256,7 +256,8 @@ def run_explain(pipe: Any, decoded: Any, args: argparse.Namespace) -> dict[str, 
         name: args.out / name for name in ("page.html", "capture.npz", "manifest.json", "contact_sheet.png")
     }
     meta = view_meta(pipe, encoded, turns)
-    shown = payload.canvas_payload(capture, encoded.image, meta=meta)
+    film = list(zip(encoded.frames, encoded.moments, strict=False))  # a still picture has no moments
+    shown = payload.canvas_payload(capture, encoded.image, meta=meta, film=film)
     files["page.html"].write_text(page.standalone_page(shown), encoding="utf-8")
     export.save_npz(capture, files["capture.npz"], manifest)
     files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")

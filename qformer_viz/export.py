@@ -109,7 +109,7 @@ def manifest(
 
 def plain(found: Attribution) -> dict[str, Any]:
     """An attribution in plain JSON types: words [t], logprobs, gains, visual, queries [t][q] or None, patches
-    [t][gh][gw], cls [q], method, unit, layer, grid, note."""
+    [t][gh][gw], by_frame [t][f][gh][gw] of a film or None, cls [q], method, unit, layer, grid, note."""
     return {
         "words": list(found.words),
         "logprobs": found.logprobs.tolist(),
@@ -121,6 +121,7 @@ def plain(found: Attribution) -> dict[str, Any]:
         "grid": list(found.grid),
         "queries": found.queries.tolist() if found.scores.shape[1] > 1 else None,
         "patches": found.patches.tolist(),
+        "by_frame": found.by_frame.tolist() if found.frames > 1 else None,
         "cls": found.cls.tolist(),
         "note": found.note,
     }

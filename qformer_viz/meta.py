@@ -8,6 +8,11 @@ NOTES = {
     "image and question": "The Q-Former of this model reads the question: these maps belong to both.",
 }
 
+FILM = (
+    "Every frame goes through the Q-Former alone, and the language model reads the queries of all frames in order. "
+    "InstructBLIP's published weights were trained on single pictures; what they say of films is zero-shot."
+)
+
 
 def view_meta(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The `meta` of a canvas payload; turns are (question, answer), a caption's question is empty."""
@@ -20,7 +25,7 @@ def view_meta(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict
         "scope": scope,
         "caption": captions[0] if captions else "",
         "conversation": [list(turn) for turn in turns if turn[0]],
-        "notes": [NOTES[scope]],
+        "notes": [NOTES[scope], *([FILM] if encoded.moments else [])],
         "facts": {"image": encoded.sha256[:16]}
         | {name: value for name, value in described.items() if isinstance(value, str) and value},
     }

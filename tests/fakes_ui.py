@@ -52,14 +52,39 @@ def fake_capture(seed: int = 0) -> Capture:
     )
 
 
+def pictured(encoded: "FakeEncoded", image: Image.Image) -> "FakeEncoded":
+    """The same of another picture."""
+    source = decode(image)
+    return replace(encoded, source=source, frames=source.frames)
+
+
+def joined(captures: list[Capture]) -> Capture:
+    """Captures of single images as one of a batch."""
+    batched = ("cross_attention", "self_attention", "query_states")
+    return replace(
+        captures[0], **{name: torch.cat([getattr(c, name) for c in captures], 1) for name in batched}
+    )
+
+
+def _number(image: Image.Image) -> int:
+    return int(hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:6], 16)
+
+
 @dataclass(frozen=True, eq=False)
 class FakeEncoded:
-    image: Any
+    source: Any
+    frames: tuple
+    moments: tuple[str, ...]
     sha256: str
     record: Any
     question: str | None
     vision: Any
     queries: torch.Tensor
+    notices: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> Image.Image:
+        return self.source.image
 
 
 @dataclass
@@ -78,19 +103,21 @@ class FakePipeline:
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def encode(self, image: Any, question: str | None = None) -> Any:
-        if isinstance(image, FakeEncoded):
-            image = image.image
+        source = decode(image.source if isinstance(image, FakeEncoded) else image)
         self.encoded += 1
-        digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-        capture = fake_capture(int(digest[:6], 16) + len(question or ""))
         reads = question if self.family == "instructblip" else None
+        seen = source if self.family == "instructblip" else source.still()
+        captures = [fake_capture(_number(frame) + len(question or "")) for frame in seen.frames]
         return FakeEncoded(
-            image=image,
-            sha256=digest,
-            record=SimpleNamespace(result=capture),
+            source=source,
+            frames=seen.frames,
+            moments=seen.film.moments if seen.film else (),
+            sha256=hashlib.sha256(np.asarray(source.image).tobytes()).hexdigest(),
+            record=SimpleNamespace(result=joined(captures)),
             question=reads,
             vision=None,
-            queries=capture.query_tokens[None],
+            queries=torch.cat([capture.query_tokens for capture in captures])[None],
+            notices=seen.notices,
         )
 
     def mean_queries(self, question: str | None = None) -> torch.Tensor:
@@ -198,7 +225,7 @@ class FakeScorer:
         return self.queries * keep[:, 1 : QUERIES + 1, None]
 
     def attention(self, queries: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.eye(len(self.words), QUERIES) + 0.01
+        return torch.eye(len(self.words), self.queries.shape[1]) + 0.01
 
 
 class FakeMatcher:

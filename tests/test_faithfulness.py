@@ -200,7 +200,7 @@ def test_a_method_of_ones_own_is_in_page_api_and_benchmark(monkeypatch, tmp_path
     services = fake_services()
     session = ask(services, looked(services, Session(), tmp_path), "what?")
     shown = json.loads(why.told_and_view(services, session, still)[1])["methods"][-1]
-    assert shown["title"] == "The corner" and shown["patches"][1][:2] == [1, 0]
+    assert shown["title"] == "The corner" and shown["patches"][1][0][:2] == [1, 0]
     assert shown["notes"][1] == "It always names the corner."
     pipe = model.load("blip2-emoji", observe=qformer_viz.capture)
     scenes = [

@@ -9,7 +9,7 @@ from PIL import Image
 
 from qformer_viz.ui import whatif
 from qformer_viz.ui.conversation import Session
-from tests.fakes_ui import GREEN, GRID, QUERIES, fake_services
+from tests.fakes_ui import GREEN, GRID, QUERIES, fake_services, pictured
 from tests.test_conversation import ask, looked
 
 CELLS = r"<tr><td>(.*?)</td><td>.*?</td><td>.*?</td><td>(.*?)</td>"
@@ -28,7 +28,7 @@ def session(services, tmp_path):
 @pytest.fixture
 def scene(services, session):
     """The same conversation about an image whose objects are known."""
-    return replace(session, encoded=replace(session.encoded, image=Image.new("RGB", (40, 30), GREEN)))
+    return replace(session, encoded=pictured(session.encoded, Image.new("RGB", (40, 30), GREEN)))
 
 
 def queries(services, session, numbers, how=whatif.AWAY):

@@ -12,7 +12,7 @@ from PIL import Image
 from qformer_viz.attribution import METHODS
 from qformer_viz.ui import conversation, explained, export, why
 from qformer_viz.ui.conversation import Session
-from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services
+from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services, pictured
 from tests.test_conversation import ask, looked
 
 FAST = [name for name, method in METHODS.items() if not method.slow]
@@ -57,7 +57,7 @@ def test_every_word_with_its_queries_and_patches(services, session):
     for word, row in enumerate(methods["knockout"]["queries"]):
         assert row == [float(word > 0 and q == word) for q in range(QUERIES)]
     cross = session.capture.cross_attention[-1, 0].mean(0)[3, 1:]
-    assert methods["knockout"]["patches"][3] == pytest.approx((cross / cross.sum()).tolist(), rel=1e-3)
+    assert methods["knockout"]["patches"][3][0] == pytest.approx((cross / cross.sum()).tolist(), rel=1e-3)
 
 
 def test_slow_methods_run_only_when_asked_for(services, session):
@@ -67,7 +67,7 @@ def test_slow_methods_run_only_when_asked_for(services, session):
     told, shown = compute(services, session, method="occlusion", word=2)
     occlusion = by_name(shown)["occlusion"]
     assert told == "" and occlusion["queries"] == [None] * 5
-    assert occlusion["patches"][2] == [float(p == 2) for p in range(N)] and None not in occlusion["patches"]
+    assert occlusion["patches"][2] == [[float(p == 2) for p in range(N)]] and None not in occlusion["patches"]
 
 
 def test_a_method_that_works_word_by_word_runs_for_the_one_asked_for(services, session):
@@ -75,7 +75,7 @@ def test_a_method_that_works_word_by_word_runs_for_the_one_asked_for(services, s
     gradient = by_name(shown)["gradient"]
     assert [patches is not None for patches in gradient["patches"]] == [word == 2 for word in range(5)]
     assert gradient["queries"][2] == [float(q == 2) for q in range(QUERIES)]
-    assert gradient["patches"][2] == pytest.approx([float(p == 2) for p in range(N)])
+    assert gradient["patches"][2][0] == pytest.approx([float(p == 2) for p in range(N)])
     _, shown = compute(services, session, method="gradient", word=3)
     assert [p is not None for p in by_name(shown)["gradient"]["patches"]] == [w in (2, 3) for w in range(5)]
 
@@ -173,7 +173,7 @@ def test_the_verdict_on_a_map(services, session):
 
 
 def test_the_verdict_knows_the_objects_of_a_known_scene(services, session):
-    green = replace(session.encoded, image=Image.new("RGB", (40, 30), GREEN))
+    green = pictured(session.encoded, Image.new("RGB", (40, 30), GREEN))
     about_dog = replace(ask(services, session, "dog"), encoded=green)
     # The fake's word hangs on the patch of its number, the third, and the dog is on the last.
     told = why.judged(services, about_dog, {"method": "occlusion", "word": 2}, still)[0]

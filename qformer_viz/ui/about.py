@@ -46,6 +46,9 @@ between: the last map alone does not tell what a query knows.</p>
 to its own range, so that magnitudes no longer compare. The legend says which, in real numbers.</p>
 <p><b>Likeness.</b> Cosine is centred by default: a common offset makes raw cosines high even where the
 queries differ. Redundancy counts pairs above your threshold.</p>
+<p><b>Films.</b> Models of the InstructBLIP family see four frames of a moving picture, each through the Q-Former alone;
+the strip above the canvas chooses the frame that canvas and tabs are about. How far a map has moved is half the summed
+difference to the frame before. The published weights were trained on single pictures.</p>
 <p><b>Privacy.</b> Images and conversation stay in this server's memory for this browser tab, files for
 at most an hour. Nothing is sent elsewhere, nothing is kept in the browser.</p>
 </div>

@@ -113,7 +113,7 @@ def npz(services: Services, image: str, question: str) -> str:
     if answer is not None:
         session = session.add("question", asked).add("answer", answer.text, "eos")
     path = export.fresh_folder() / "capture.npz"
-    return str(files.save_npz(session.capture, path, export.about(services, session)))
+    return str(files.save_npz(encoded.record.result, path, export.about(services, session)))
 
 
 def answered(services: Services, image: str | None, question: str) -> tuple[Any, Any]:
@@ -123,7 +123,7 @@ def answered(services: Services, image: str | None, question: str) -> tuple[Any,
         return encoded, pipe.caption(encoded)
     question = checked(services, question)
     if services.speaker.reads_questions:
-        encoded = pipe.encode(encoded.image, question)
+        encoded = pipe.encode(encoded, question)
     return encoded, pipe.ask(encoded, question)
 
 
@@ -132,7 +132,7 @@ def encode(services: Services, image: str | None):
         raise gr.Error(
             "There is no image. Send one: handle_file(path) or a data: URL.", print_exception=False
         )
-    return services.speaker.pipe.encode(services.decode(image).image)
+    return services.speaker.pipe.encode(services.decode(image))
 
 
 def checked(services: Services, question: str) -> str:

@@ -12,6 +12,7 @@ from . import (
     api,
     chat,
     export,
+    films,
     matching,
     models,
     precision,
@@ -104,6 +105,7 @@ def build(services: Services) -> gr.Blocks:
                 models.wire(services, session, choice, [parts["log"], header, said, *controls], chat.halt)
             ]
         chat.wire(services, session, parts, looked, answered, switched)
+        films.wire(session, view, tabs)
         export.wire(services, session, files)
         api.endpoints(services)
     page.queue(max_size=limits.queue, api_open=False, default_concurrency_limit=4)

@@ -1,6 +1,7 @@
 """The left column: image, examples, scene maker, conversation and its settings."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from html import escape
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from . import conversation
-from .components import UploadedImage
+from .components import UploadedImage, uploaded
 from .conversation import Session, messages
 from .services import Limits, Services
 
@@ -31,6 +32,10 @@ def picture(services: Services) -> dict[str, gr.Component]:
         placeholder="Drop an image here, or tap to choose one",
     )
     parts: dict[str, Any] = {"image": image}
+    if services.compares_questions:
+        parts["film"] = gr.UploadButton(
+            "Upload a film", file_types=["video", "image"], size="sm", elem_id="film", variant="secondary"
+        )
     if services.examples:
         parts["examples"] = gr.Gallery(
             value=[(str(path), title) for path, title in services.examples],
@@ -159,6 +164,16 @@ def look(services: Services, session: Session, source: str | None) -> tuple:
     return session, messages(session), gr.skip()
 
 
+def look_at_film(services: Services, session: Session, path: str) -> tuple:
+    """As `look`, for a file that the image box would not take; the box shows its first frame."""
+    source = str(uploaded(path))
+    session, lines, preview = look(services, session, source)
+    if session.preview != source:
+        return session, lines, preview
+    session = replace(session, preview=session.encoded.image)
+    return session, lines, session.preview
+
+
 def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
     """Stream (session, chat) until the last question, or the caption, is answered."""
     # Gradio empties the outputs of a generator that yields nothing.
@@ -238,6 +253,13 @@ def wire(
         begun.success(partial(look, services), [session, image], [session, log, image], **lane)
         for begun in new_image
     ] + switched
+    if "film" in parts:
+        begun = parts["film"].upload(halt, session, None, **light)
+        looked.append(
+            begun.success(
+                partial(look_at_film, services), [session, parts["film"]], [session, log, image], **lane
+            )
+        )
     for seen in looked:
         for fn, inputs, outputs in after_look:
             seen.success(fn, inputs, outputs, **light)

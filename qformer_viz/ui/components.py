@@ -27,13 +27,13 @@ class UploadedImage(gr.Image):
             return None
         if payload.url and payload.url.startswith("data:"):
             return payload.url
-        return str(_uploaded(payload.path))
+        return str(uploaded(payload.path))
 
     def get_block_name(self) -> str:
         return "image"
 
 
-def _uploaded(path: str | None) -> Path:
+def uploaded(path: str | None) -> Path:
     folder = Path(get_upload_folder()).resolve()
     resolved = Path(path or "").resolve()
     if not path or not resolved.is_relative_to(folder) or not resolved.is_file():

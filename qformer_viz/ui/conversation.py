@@ -33,8 +33,9 @@ class StopFlag(threading.Event):
 @dataclass(frozen=True, eq=False)
 class Session:
     """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `answer` is the
-    last finished one, about `encoded`; `kept` is what tabs have computed of it (`ui.explained`); `model` is the name
-    chosen of `Services.speakers`, None: the one that the page opened with."""
+    last finished one, about `encoded`; `kept` is what tabs have computed of it (`ui.explained`), and which `frame` of a
+    film is on the canvas; `model` is the name chosen of `Services.speakers`, None: the one that the page opened with.
+    """
 
     model: str | None = None
     encoded: Any = None
@@ -54,9 +55,22 @@ class Session:
         return replace(self, stop=StopFlag(), kept={})
 
     @property
+    def frame(self) -> int:
+        """Of a film, the frame on the canvas; 0 for a still picture."""
+        return self.kept.get("frame", 0)
+
+    @property
+    def picture(self) -> Any:
+        """What is on the canvas: the image, or the chosen frame of a film."""
+        return self.encoded.frames[self.frame]
+
+    @property
     def capture(self) -> Any:
-        """The Capture of the current image, or None."""
-        return None if self.encoded is None else self.encoded.record.result
+        """The Capture of what is on the canvas, or None."""
+        if self.encoded is None:
+            return None
+        whole = self.encoded.record.result
+        return whole.image(self.frame) if len(self.encoded.frames) > 1 else whole
 
     def turns(self) -> tuple[tuple[str, str], ...]:
         """(question, answer) for every answer with words; the caption's question is empty."""
@@ -90,18 +104,19 @@ def look(services: Services, session: Session, source: Any, preview: str | None)
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
     session.stop.clear()
     decoded = services.decode(source)
+    found = seen(services.of(session), replace(session, preview=preview, lines=(), answer=None), decoded)
     session.kept.clear()
-    fresh = replace(session, preview=preview, lines=(), answer=None)
-    for notice in decoded.notices:
-        fresh = fresh.add("notice", notice)
-    return seen(services.of(session), fresh, decoded.image)
+    return found
 
 
 def seen(speaker: Speaker, session: Session, image: Any) -> Session:
-    """The session with the image encoded by this model, and its word of warning if the image is unlike its world."""
+    """The session with the image encoded by this model, what there is to say of it, and a word of warning if it is
+    unlike the model's world. image: decoded, or encoded by another model."""
     encoded = speaker.pipe.encode(image)
     unlike = speaker.familiar(encoded) if speaker.familiar else None
     session = replace(session, encoded=encoded)
+    for notice in encoded.notices:
+        session = session.add("notice", notice)
     return session.add("notice", unlike) if unlike else session
 
 
@@ -110,7 +125,7 @@ def switch(services: Services, session: Session, name: str) -> Session:
     session.stop.clear()
     fresh = replace(session, model=name, lines=(), answer=None)
     speaker = services.of(fresh)
-    found = fresh if session.encoded is None else seen(speaker, fresh, session.encoded.image)
+    found = fresh if session.encoded is None else seen(speaker, fresh, session.encoded)
     session.kept.clear()
     return found
 
@@ -197,7 +212,7 @@ def for_question(speaker: Speaker, session: Session, question: str) -> Session:
     """InstructBLIP's Q-Former reads the question, so there the maps belong to the question."""
     if not speaker.reads_questions or not question:
         return session
-    return replace(session, encoded=speaker.pipe.encode(session.encoded.image, question))
+    return replace(session, encoded=speaker.pipe.encode(session.encoded, question))
 
 
 def _stream(pipe: Any, session: Session, question: str, decoding: Any) -> Iterator[Any]:

@@ -25,7 +25,7 @@ def about(services: Services, session: Session) -> dict:
     """The manifest of what is on the page."""
     question, answer = session.turns()[-1] if session.turns() else (None, None)
     return files.manifest(
-        session.capture,
+        session.encoded.record.result,
         services.of(session).pipe.describe(),
         image_sha256=session.encoded.sha256,
         question=question or None,
@@ -34,7 +34,7 @@ def about(services: Services, session: Session) -> dict:
 
 
 def write_npz(services: Services, session: Session, folder: Path) -> Path:
-    return files.save_npz(session.capture, folder / "capture.npz", about(services, session))
+    return files.save_npz(session.encoded.record.result, folder / "capture.npz", about(services, session))
 
 
 def write_manifest(services: Services, session: Session, folder: Path) -> Path:
@@ -45,7 +45,7 @@ def write_manifest(services: Services, session: Session, folder: Path) -> Path:
 
 def write_sheet(services: Services, session: Session, folder: Path) -> Path:
     path = folder / "contact_sheet.png"
-    overlay.contact_sheet(session.capture, session.encoded.image).save(path)
+    overlay.contact_sheet(session.capture, session.picture).save(path)
     return path
 
 

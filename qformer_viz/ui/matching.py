@@ -64,7 +64,7 @@ def rank(services: Services, session: Session, texts: str) -> tuple:
     if long := too_long("A text", max(lines, key=len), services.limits):
         return trouble(long)
     try:
-        matches = tuple(services.matcher.rank(session.encoded.image, lines))
+        matches = tuple(services.matcher.rank(session.picture, lines))
     except services.user_errors as error:
         return trouble(str(error))
     choices = [(match.text, index) for index, match in enumerate(matches)]

@@ -13,7 +13,8 @@ def payload(services: Services, session: Session) -> dict:
     encoded = session.encoded
     meta = view_meta(services.of(session).pipe, encoded, session.turns())
     meta["example"] = services.example_titles.get(encoded.sha256)
-    return canvas_payload(session.capture, encoded.image, meta=meta)
+    film = list(zip(encoded.frames, encoded.moments, strict=False))  # a still picture has no moments
+    return canvas_payload(encoded.record.result, encoded.image, meta=meta, film=film)
 
 
 def as_text(services: Services, session: Session) -> str:

@@ -53,7 +53,7 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, Any]
             raise ValueError("Choose a precision of the list.")
         asked = [question for question, _ in session.turns() if question]
         pair = services.speaker.pipe, services.precisions[name]()
-        found = fidelity.compare(*pair, [session.encoded.image], asked[-1] if asked else "")
+        found = fidelity.compare(*pair, [session.picture], asked[-1] if asked else "")
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), gr.update(visible=False)
     lead = f"{name} against what the page runs ({spoken(services)}), this image:"

@@ -70,12 +70,11 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
             raise ValueError(long)
     if asked[0] == asked[1]:
         raise ValueError("Both questions are the same. Choose or type another one, then compare.")
-    image = session.encoded.image
-    seen = [speaker.pipe.encode(image, None if text in ("", CAPTION) else text) for text in asked]
+    seen = [speaker.pipe.encode(session.encoded, None if text in ("", CAPTION) else text) for text in asked]
     return {
         "questions": [text or CAPTION for text in asked],
         "colours": list(DIVERGING),
-        "maps": [canvas_payload(each.record.result, image) for each in seen],
+        "maps": [canvas_payload(each.record.result, session.picture, index=session.frame) for each in seen],
     }
 
 

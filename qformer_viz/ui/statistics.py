@@ -57,7 +57,7 @@ def draw(session: Session, measure: str, layer: str):
         return None
     capture, stats = session.capture, measures.query_statistics(session.capture)
     if measure == CENTRE:
-        row, picture = row_of(capture, layer), session.encoded.image
+        row, picture = row_of(capture, layer), session.picture
         focus = 1 / stats.effective_patches[row]
         aspect = picture.height / picture.width
         return centre_figure(stats.centre[row], focus, stats.cls_share[row], "CLS share", aspect)

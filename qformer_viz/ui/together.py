@@ -59,12 +59,19 @@ def tab() -> dict:
     }
 
 
+STILL = (
+    "This tab weighs the queries of one picture. The Why tab takes a film apart; to weigh those of a frame, upload it."
+)
+
+
 def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
     """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
     from ..view.figures import effects_figure
 
     try:
         kept = of(services, session)
+        if len(session.encoded.frames) > 1:
+            raise ValueError(STILL)
         told = telling(session, progress, "Weighing queries")
         case = replace(kept.case, told=told)
         case.once("shapley", lambda: shapley(case))

@@ -90,7 +90,7 @@ def shown(services: Services, session: Session) -> list:
     picture = {"image": embed(image), "grid": list(session.capture.grid), "from": HIDDEN_FROM}
     if not services.scene_maker:
         return [as_json(picture)]
-    drawn = services.scene_maker.recall(image)
+    drawn = _drawn(services, session)
     names = list(drawn.objects) if drawn else []
     return [as_json(picture), gr.update(choices=names, value=names[0] if names else None)]
 
@@ -99,13 +99,15 @@ def without_queries(services: Services, session: Session, numbers: str, how: str
     """Some queries say what they say of any image."""
     of(services, session)
     encoded = session.encoded
-    chosen = parsed(numbers, encoded.queries.shape[1])
-    away = torch.zeros(1, encoded.queries.shape[1], dtype=torch.bool)
+    mean = services.of(session).pipe.mean_queries(encoded.question)
+    chosen = parsed(numbers, mean.shape[1])
+    away = torch.zeros(1, mean.shape[1], dtype=torch.bool)
     away[0, chosen] = True
     away = ~away if how == KEEP else away
-    mean = services.of(session).pipe.mean_queries(encoded.question)
-    changed = replace(encoded, queries=replaced(encoded.queries, mean, away))
-    lead = f"With {int(away.sum())} of {away.numel()} queries saying what they say of any image:"
+    frames = len(encoded.frames)
+    each = (mean.repeat(1, frames, 1), away.repeat(1, frames))
+    changed = replace(encoded, queries=replaced(encoded.queries, *each))
+    lead = f"With {int(away.sum())} of {away.numel()} queries saying what they say of any image{_everywhere(frames)}:"
     return consequence(services, session, changed, lead)
 
 
@@ -120,14 +122,24 @@ def without_patches(services: Services, session: Session, data: Any) -> str:
     keep = torch.ones(rows * columns, dtype=torch.bool)
     keep[hidden] = False
     changed = services.of(session).pipe.hidden(session.encoded, keep, where)
-    lead = f"With {int((~keep).sum())} of {keep.numel()} patches hidden from {HIDDEN_FROM[where][0]}:"
+    lead = f"With {int((~keep).sum())} of {keep.numel()} patches hidden from {HIDDEN_FROM[where][0]}"
+    lead += f"{_everywhere(len(session.encoded.frames))}:"
     return consequence(services, session, changed, lead)
+
+
+def _drawn(services: Services, session: Session) -> Any:
+    """What is known of the scene in the image; of a film nothing is."""
+    return services.scene_maker.recall(session.encoded.image) if len(session.encoded.frames) == 1 else None
+
+
+def _everywhere(frames: int) -> str:
+    return f", in all {frames} frames" if frames > 1 else ""
 
 
 def redrawn(services: Services, session: Session, name: str | None, act: str, place: str) -> str:
     """An object of a known scene is taken out or moved, and everything runs again on the new picture."""
     of(services, session)
-    drawn = services.scene_maker.recall(session.encoded.image)
+    drawn = _drawn(services, session)
     if drawn is None:
         raise ValueError(UNKNOWN_SCENE)
     if name not in drawn.objects or place not in PLACES:

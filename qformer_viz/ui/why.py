@@ -16,6 +16,8 @@ from .explained import Explained, chosen, current, of, telling
 from .payload import as_json
 from .services import Services
 
+STILL = "The check hides patches of one picture. To check a frame of a film, upload the frame."
+
 
 def tab() -> dict:
     """One button, the view of words, queries and patches, and the verdict on its map."""
@@ -41,8 +43,8 @@ def told_and_view(services: Services, session: Session, progress: gr.Progress) -
     try:
         kept = of(services, session)
         told = telling(session, progress, "Explaining")
-        for name, method in METHODS.items():
-            if not method.slow:
+        for name in offered(kept):
+            if not METHODS[name].slow:
                 kept.map(name, 0, told)
         return "", as_json(words(session, kept))
     except (ValueError, *services.user_errors) as error:
@@ -64,7 +66,8 @@ def words(session: Session, kept: Explained) -> dict[str, Any]:
     """What the view draws. Everything that was computed is in it, and is chosen from in the browser."""
     first = kept.map(DEFAULT, 0)
     return {
-        "image": embed(session.encoded.image),
+        "frames": [embed(frame) for frame in session.encoded.frames],
+        "moments": list(session.encoded.moments),
         "grid": list(first.grid),
         "layer": first.layer,
         "words": list(first.words),
@@ -72,8 +75,14 @@ def words(session: Session, kept: Explained) -> dict[str, Any]:
         "gains": _rounded(first.gains),
         "visual": first.visual.tolist(),
         "colours": list(DIVERGING),
-        "methods": [_method(name, kept, len(first.words)) for name in METHODS],
+        "methods": [_method(name, kept, len(first.words)) for name in offered(kept)],
     }
+
+
+def offered(kept: Explained) -> list[str]:
+    """The methods that can take this answer apart."""
+    film = kept.case.capture.cross_attention.shape[1] > 1
+    return [name for name, method in METHODS.items() if method.films or not film]
 
 
 def _method(name: str, kept: Explained, count: int) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def _method(name: str, kept: Explained, count: int) -> dict[str, Any]:
     for word in range(count):
         found = kept.known(name, word)
         row = 0 if method.single else word
-        rows["patches"].append(found and _rounded(found.patches[row].flatten()))
+        rows["patches"].append(found and [_rounded(frame.flatten()) for frame in found.by_frame[row]])
         rows["queries"].append(_rounded(found.queries[row]) if found and found.scores.shape[1] > 1 else None)
         rows["notes"].append(found.note if found else "")
         rows["seconds"].append(round(found.seconds, 2) if found else None)
@@ -105,6 +114,8 @@ def judged(services: Services, session: Session, data: Any, progress: gr.Progres
     try:
         kept = of(services, session)
         method, word = chosen(data, len(kept.case.scorer.words))
+        if len(session.encoded.frames) > 1:
+            raise ValueError(STILL)
         told = telling(session, progress, "Hiding patches")
         found = kept.map(method, word, told)
         mask = services.mask(session.encoded.image, kept.case.scorer.words[word])

@@ -17,6 +17,7 @@ STATIC_SCRIPTS: tuple[str, ...] = (
     "canvas.maps.js",
     "canvas.paint.js",
     "canvas.parts.js",
+    "canvas.film.js",
     "canvas.layout.js",
     "canvas.link.js",
     "canvas.panels.js",

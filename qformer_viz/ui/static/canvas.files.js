@@ -94,7 +94,7 @@
     const add = (tag, attributes, text) => root.appendChild(svgNode(tag, attributes, text));
     add("title", {}, title);
     add("rect", { width, height, fill: "#fff" });
-    const picture = add("image", { x: PAD, y: PAD, width: WIDTH, height: high, preserveAspectRatio: "none", href: view.payload.image.src });
+    const picture = add("image", { x: PAD, y: PAD, width: WIDTH, height: high, preserveAspectRatio: "none", href: view.frames[view.state.frame].image.src });
     if (view.state.grey) picture.setAttribute("style", "filter:grayscale(1)");
     const [sx, sy] = [WIDTH / scene.columns, high / scene.rows];
     const cells = root.appendChild(svgNode("g", { "shape-rendering": "crispEdges" }));
@@ -133,7 +133,7 @@
     const rows = Math.ceil(maps.queries / columns);
     const perMap = state.scale === "map";
     const title = "All " + maps.queries + " queries · " + view.describe(scene).title.split(" · ").slice(1).join(" · ");
-    const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token.";
+    const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale, view.films.length) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token.";
     const meta = view.payload.meta;
     const lines = [...wrap(text, WIDTH, 18), ...wrap(["QFormer-Viz", meta.model, meta.precision].filter(Boolean).join(" · "), WIDTH, 18)];
     const [head, under] = [60, 66]; // above all thumbnails, below each
@@ -151,7 +151,7 @@
     });
     const y = PAD + head + rows * (thumb + under) + 10;
     colourBar(context, scene.colours, PAD, y, WIDTH, 12);
-    const ends = perMap ? ["0", "half of each map’s maximum", "each map’s maximum"] : { raw: ["0", "0.5", "1"], shared: [0, scene.block.top / 2, scene.block.top].map(number) }[state.scale];
+    const ends = perMap ? ["0", "half of each map’s maximum", "each map’s maximum"] : { raw: ["0", "0.5", "1"], shared: [0, view.top() / 2, view.top()].map(number) }[state.scale];
     ends.forEach((t, i) => write(context, t || ticks[i], PAD + (i * WIDTH) / 2, y + 34, 18, { align: ["left", "center", "right"][i] }));
     lines.forEach((line, i) => write(context, line, PAD, y + 66 + 26 * i, 18, { colour: "#56606b" }));
     return finish(canvas);

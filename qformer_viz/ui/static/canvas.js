@@ -8,7 +8,7 @@
   const MAX_OUTLINES = 8;
   // No query: the one whose map is most focused, for many others may be idle.
   const DEFAULTS = { queries: [], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
-    palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false };
+    palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false, frame: 0 };
 
   class Explorer {
     constructor(root, options) {
@@ -31,15 +31,20 @@
     async setPayload(payload) {
       const turn = ++this.turn;
       if (!payload) return this.empty();
-      const maps = await QFV.maps.load(payload);
+      const frames = QFV.film.frames(payload);
+      const films = await Promise.all(frames.map(QFV.maps.load));
       if (turn !== this.turn) return;
-      const again = Boolean(this.payload); // a patch of one picture means nothing in the next
+      const again = Boolean(this.payload); // a patch or a frame of one picture means nothing in the next
+      const frame = again && this.payload.image.src !== payload.image.src ? 0 : this.state.frame;
       this.payload = payload;
-      this.maps = maps;
+      this.frames = frames;
+      this.films = films;
+      this.maps = films[0];
       this.sheetKey = null;
       this.compare = false;
-      this.state = this.valid(again ? { ...this.state, patch: null } : { ...this.state, pinned: this.state.patch !== null });
-      this.parts = QFV.layout.build(this, payload, maps);
+      this.state = this.valid(again ? { ...this.state, patch: null, frame } : { ...this.state, pinned: this.state.patch !== null });
+      this.show();
+      this.parts = QFV.layout.build(this, payload, this.maps);
       QFV.link.header(this);
       this.root.replaceChildren(...[this.header, this.parts.node].filter(Boolean));
       this.furnish();
@@ -56,12 +61,10 @@
 
     furnish() {
       const { stage, sheet, note } = this.parts;
-      const { image } = this.payload;
       // A strip thinner than 6 : 1 would leave no patch to point at; it is drawn wider, and the caption says so.
-      const aspect = image.width / image.height;
+      const aspect = this.payload.image.width / this.payload.image.height;
       this.aspect = Math.min(Math.max(aspect, 1 / 3), 6);
       this.stretched = this.aspect !== aspect;
-      stage.image.src = image.src;
       this.root.style.setProperty("--qfv-aspect", this.aspect);
       this.root.style.setProperty("--qfv-thumb", Math.min(Math.max(aspect, 0.6), 1.8));
       note.textContent = QFV.link.note(this.payload.meta);
@@ -91,6 +94,7 @@
       if (!whole(out.head, maps.heads)) out.head = "mean";
       if (!whole(out.patch, maps.patches)) out.patch = null;
       if (out.patch === null) out.pinned = false;
+      if (!whole(out.frame, this.films.length)) out.frame = 0;
       if (!payload.palettes[out.palette]) out.palette = Object.keys(payload.palettes)[0];
       return out;
     }
@@ -106,8 +110,24 @@
         return;
       }
       this.state = this.valid(next);
+      this.show();
       this.render();
       if (source !== "hover") this.announce(source);
+    }
+
+    // The frame that everything but the strip is about.
+    show() {
+      this.maps = this.films[this.state.frame];
+    }
+
+    // What every frame's maps are, of the layer and head chosen.
+    blocks() {
+      return this.films.map((film) => film.block(this.state.layer, this.state.head));
+    }
+
+    // The largest weight of the layer and head chosen, over all frames.
+    top() {
+      return Math.max(...this.blocks().map((block) => block.top));
     }
 
     announce(source) {
@@ -132,7 +152,9 @@
     order() {
       const block = this.block();
       const all = Array.from({ length: this.maps.queries }, (_, q) => q);
-      const by = { entropy: (q) => block.entropy[q], cls: (q) => -block.cls[q] }[this.state.sort];
+      const blocks = this.state.sort === "moved" && this.films.length > 1 ? this.blocks() : null;
+      const by = { entropy: (q) => block.entropy[q], cls: (q) => -block.cls[q],
+        moved: blocks && ((q) => -QFV.film.restless(this.films, blocks, q)) }[this.state.sort];
       return by ? all.sort((a, b) => by(a) - by(b) || a - b) : all;
     }
 
@@ -224,7 +246,7 @@
       const { state, maps } = this;
       const block = this.block();
       const values = maps.mean(block, state.queries);
-      const top = { raw: 1, shared: block.top, map: Math.max(...values) }[state.scale];
+      const top = { raw: 1, shared: this.top(), map: Math.max(...values) }[state.scale];
       const several = state.queries.length > 1 && state.queries.length <= MAX_OUTLINES;
       const outlines = several ? state.queries.map((q, i) => this.outline(block, q, i)) : [];
       return { block, values, top, outlines, columns: maps.columns, rows: maps.rows, opacity: state.opacity,
@@ -243,8 +265,9 @@
     // What is drawn, in words: the caption under the picture, the file names and the status line agree.
     describe(scene) {
       const { state, maps } = this;
-      const title = words.queries(state.queries) + " · " + words.layer(maps, state.layer) + " · " + words.head(maps, state.head);
-      const parts = ["Attention weight; " + words.scale(maps, state.scale)];
+      const title = words.queries(state.queries) + " · " + words.layer(maps, state.layer) + " · " + words.head(maps, state.head)
+        + (this.films.length > 1 ? " · " + this.frames[state.frame].moment + " (" + (state.frame + 1) + " of " + this.films.length + ")" : "");
+      const parts = ["Attention weight; " + words.scale(maps, state.scale, this.films.length)];
       if (scene.smooth) parts.push("Interpolated between patches, for the eye only");
       if (scene.outlines.length) parts.push("Outlines: the patches that hold half of each query’s attention on patches");
       if (this.stretched) parts.push("Picture not at its own aspect ratio, which is too thin to draw");
@@ -276,7 +299,7 @@
 
     async save(kind) {
       const name = "qformer-viz_" + (kind === "sheet" ? "sheet" : this.state.queries.slice(0, 4).map((q) => "q" + label(q)).join("-"));
-      const where = "_layer-" + this.state.layer + "_head-" + this.state.head;
+      const where = "_layer-" + this.state.layer + "_head-" + this.state.head + (this.films.length > 1 ? "_frame-" + (this.state.frame + 1) : "");
       QFV.files.download(await QFV.files[kind](this), name + where + (kind === "svg" ? ".svg" : ".png"));
     }
 

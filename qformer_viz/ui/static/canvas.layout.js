@@ -101,6 +101,7 @@
       { value: "index", text: "index", title: "In the order the language model reads them" },
       { value: "entropy", text: "entropy", title: "Most focused first" },
       { value: "cls", text: "CLS", title: "Largest share on CLS first" },
+      ...(view.films.length > 1 ? [{ value: "moved", text: "movement", title: "Those first whose map moves most from frame to frame" }] : []),
     ], (sort) => view.change({ sort }, "control"));
     const items = Array.from({ length: maps.queries }, (_, q) => {
       const canvas = el("canvas", { class: "qfv-thumb", width: maps.columns, height: maps.rows, "aria-hidden": "true" });
@@ -112,10 +113,11 @@
     });
     const list = el("div", { class: "qfv-list", role: "listbox", "aria-multiselectable": "true", "aria-orientation": "horizontal",
       "aria-label": "Contact sheet of all queries" }, ...items.map((i) => i.node));
+    const key = el("span", { class: "qfv-key" });
     const node = el("section", { class: "qfv-sheet" },
       el("div", { class: "qfv-sheethead" }, el("h3", { class: "qfv-title" }, "All " + maps.queries + " queries"),
-        el("span", { class: "qfv-key" }, "entropy in nats · bar: share on CLS"), field("Sort", sort.group)), list);
-    return { node, sort, items, list };
+        key, field("Sort", sort.group)), list);
+    return { node, sort, items, key, list };
   }
 
   function build(view, payload, maps) {
@@ -126,6 +128,7 @@
       read: readings(maps),
       rank: ranking(view, maps),
       sheet: sheet(view, maps),
+      strip: QFV.film.strip(view),
       status: el("p", { class: "qfv-status", role: "status", "aria-live": "polite" }),
       note: el("p", { class: "qfv-note" }),
     };
@@ -133,7 +136,7 @@
     keys.id = "qfv-keys-" + Math.random().toString(36).slice(2);
     parts.stage.node.setAttribute("aria-describedby", keys.id);
     parts.node = el("div", { class: "qfv-explorer" },
-      parts.controls.node, parts.status,
+      parts.controls.node, parts.status, ...(parts.strip ? [parts.strip.node] : []),
       el("div", { class: "qfv-body" },
         el("div", { class: "qfv-main" }, parts.stage.node, parts.stage.legend, parts.display.node, parts.note, keys),
         el("div", { class: "qfv-side" }, parts.sheet.node, el("div", { class: "qfv-about" }, parts.read.node, parts.rank.node))));

@@ -8,7 +8,7 @@
   // context: what else the page says of the view, name to value; nothing for what is null or undefined.
   function write(state, context) {
     const out = "q=" + state.queries.join(",") + "&layer=" + state.layer + "&head=" + state.head;
-    const more = Object.entries({ patch: state.pinned ? state.patch : null, ...context }).filter(([, value]) => value !== null && value !== undefined);
+    const more = Object.entries({ frame: state.frame || null, patch: state.pinned ? state.patch : null, ...context }).filter(([, value]) => value !== null && value !== undefined);
     return [out, ...more.map(([name, value]) => name + "=" + encodeURIComponent(value))].join("&");
   }
 
@@ -19,6 +19,7 @@
     if (queries.length) out.queries = queries;
     if (given.has("layer")) out.layer = numeric(given.get("layer")) ?? "mean";
     if (given.has("head")) out.head = numeric(given.get("head")) ?? "mean";
+    if (given.has("frame")) out.frame = numeric(given.get("frame")) ?? 0;
     if (numeric(given.get("patch")) !== null) out.patch = numeric(given.get("patch"));
     return out;
   }

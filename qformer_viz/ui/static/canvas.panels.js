@@ -18,7 +18,10 @@
     display.opacity.value = Math.round(100 * state.opacity);
     display.grey.checked = state.grey;
     sheet.sort.show(state.sort);
-    view.parts.stage.image.classList.toggle("qfv-grey", state.grey);
+    const { image } = view.parts.stage;
+    const source = view.frames[state.frame].image.src;
+    if (image.getAttribute("src") !== source) image.src = source;
+    image.classList.toggle("qfv-grey", state.grey);
   }
 
   function legend(view, scene) {
@@ -106,14 +109,18 @@
   function sheet(view, scene) {
     const { sheet } = view.parts;
     const { state, maps } = view;
-    const key = [state.layer, state.head, state.palette, state.scale, state.drawing].join("/");
+    const moving = view.films.length > 1 && state.sort === "moved";
+    const key = [state.layer, state.head, state.palette, state.scale, state.drawing, state.frame, moving].join("/");
     if (view.sheetKey !== key) {
       view.sheetKey = key;
+      const blocks = moving && view.blocks();
+      const top = view.top();
+      sheet.key.textContent = moving ? "how far the map moves from frame to frame, 0 to 1 · bar: share on CLS" : "entropy in nats · bar: share on CLS";
       sheet.items.forEach((item, q) => {
-        const top = { raw: 1, shared: scene.block.top, map: scene.block.peak[q] }[state.scale];
-        QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, top, scene.colours);
+        const most = { raw: 1, shared: top, map: scene.block.peak[q] }[state.scale];
+        QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, most, scene.colours);
         item.canvas.classList.toggle("qfv-smooth", scene.smooth);
-        item.entropy.textContent = scene.block.entropy[q].toFixed(2);
+        item.entropy.textContent = (moving ? QFV.film.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
         item.cls.set(scene.block.cls[q]);
         item.node.setAttribute("aria-label", "Query " + label(q) + ", entropy " + scene.block.entropy[q].toFixed(2) +
           " nats, " + percent(scene.block.cls[q]) + " on CLS");
@@ -151,6 +158,7 @@
       readings(view, scene);
       ranking(view, scene);
       sheet(view, scene);
+      QFV.film.update(view, scene);
       status(view, scene);
     },
   };

@@ -76,10 +76,10 @@
       queries.length === 1
         ? "Query " + label(queries[0])
         : "Mean of queries " + queries.slice(0, 8).map(label).join(", ") + (queries.length > 8 ? " and " + (queries.length - 8) + " more" : ""),
-    scale: (maps, scale) =>
+    scale: (maps, scale, frames = 1) =>
       ({
         raw: "raw probability, 0 to 1",
-        shared: "one scale for all " + maps.queries + " maps of this layer and head",
+        shared: "one scale for all " + maps.queries + " maps of this layer and head" + (frames > 1 ? ", in all frames" : ""),
         map: "this map’s own maximum; do not compare maps",
       })[scale],
     patch: (maps, p) => "row " + (Math.floor(p / maps.columns) + 1) + ", column " + ((p % maps.columns) + 1),

@@ -1,12 +1,22 @@
 // Runs once in the gr.HTML component: mounts the canvas and feeds it whenever the server sends a payload.
 const host = element.querySelector(".qfv-host");
 let handle = null;
+let source = null;
+let frame = 0;
+// Which frame of a film the other tabs are to be about; a still picture has one, and the server is not asked.
+const tell = () => {
+  const now = handle.get().frame;
+  if (now !== frame) trigger("submit", { frame: (frame = now) });
+};
+host.addEventListener("qfv:select", tell);
 const show = () => {
   if (!props.value || !window.QFormerViz) return;
   const payload = JSON.parse(props.value);
   if (handle && handle.setPayload) handle.setPayload(payload);
   else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, { hash: true, context: window.qfvContext }); }
   window.qfvHandle = handle;
+  if (payload.image.src !== source) [source, frame] = [payload.image.src, 0];
+  handle.ready.then(tell);
   const facts = (payload.meta && payload.meta.facts) || {};
   host.dataset.image = String(facts.image || "ready");
 };

@@ -1,6 +1,6 @@
 // QFormerViz.why(root, shown, {before, ask}): from a word of the answer to the queries and patches it came from.
-// shown: image, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, and by
-// word: queries, patches, notes, seconds}], null where nothing was computed yet.
+// shown: frames (one, or those of a film), moments, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, and by
+// word: queries (of all frames, one after another), patches by frame, notes, seconds}], null where nothing was computed yet.
 // A chosen query goes to the canvas. ask("submit" | "apply", {method, word}) has the server compute a map, or judge the
 // one on screen; nothing else is asked of it.
 (function (global) {
@@ -31,10 +31,14 @@
       this.method = choice("Method", shown.methods.map((m, i) => [i, m.title]), (v) => this.set({ method: Number(v) }));
       this.about = el("p", { class: "qfv-note" });
       this.told = el("p", { class: "qfv-why-told", role: "status" });
-      this.canvas = el("canvas", { role: "img" });
+      this.canvases = shown.frames.map(() => el("canvas", { role: "img" }));
       this.legend = el("span", { class: "qfv-note" });
-      const picture = el("div", { class: "qfv-triple-picture" }, el("img", { src: shown.image.src, alt: "" }), this.canvas);
-      picture.style.aspectRatio = String(Math.min(Math.max(shown.image.width / shown.image.height, 1 / 3), 6));
+      const pictures = shown.frames.map((frame, i) => {
+        const box = el("div", { class: "qfv-triple-picture" }, el("img", { src: frame.src, alt: "" }), this.canvases[i]);
+        box.style.aspectRatio = String(Math.min(Math.max(frame.width / frame.height, 1 / 3), 6));
+        return shown.moments.length ? el("div", {}, box, el("small", { class: "qfv-note" }, shown.moments[i])) : box;
+      });
+      const picture = el("div", { class: pictures.length > 1 ? "qfv-why-film" : "" }, ...pictures);
       this.bars = el("div", { class: "qfv-moved" });
       this.heading = el("b", {});
       this.rest = el("p", { class: "qfv-note" });
@@ -93,24 +97,30 @@
       this.body.hidden = !visual || !known;
       if (visual && known) this.draw(method);
       if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
-      global.qfvWhyMap = visual && known ? method.patches[state.word] : null;
+      const sum = (frames) => frames[0].map((_, p) => frames.reduce((all, frame) => all + frame[p], 0));
+      global.qfvWhyMap = visual && known ? sum(method.patches[state.word]) : null;
     }
 
     draw(method) {
       const { shown, state } = this;
       const [rows, columns] = shown.grid;
-      const patches = method.patches[state.word];
+      const frames = method.patches[state.word];
       const queries = method.queries[state.word];
-      const top = patches.reduce((high, v) => Math.max(high, Math.abs(v)), 0);
-      QFV.paint.signed(this.canvas, patches, columns, rows, top, QFV.paint.table(shown.colours));
-      const at = patches.indexOf(Math.max(...patches));
-      const place = words.patch({ columns }, at);
-      this.canvas.setAttribute("aria-label", "Patches of “" + shown.words[state.word] + "” by " + method.title + ", most at " + place);
+      const top = frames.flat().reduce((high, v) => Math.max(high, Math.abs(v)), 0);
+      const peak = frames.flat().indexOf(Math.max(...frames.flat()));
+      const moment = frames.length > 1 ? " of " + shown.moments[Math.floor(peak / frames[0].length)] : "";
+      const place = words.patch({ columns }, peak % frames[0].length) + moment;
+      frames.forEach((patches, i) => {
+        QFV.paint.signed(this.canvases[i], patches, columns, rows, top, QFV.paint.table(shown.colours));
+        const when = shown.moments.length ? " in " + shown.moments[i] : "";
+        this.canvases[i].setAttribute("aria-label", "Patches of “" + shown.words[state.word] + "” by " + method.title + when + ", most at " + place);
+      });
       const where = method.layered ? " Where the queries looked: layer " + shown.layer + ", mean of its heads." : "";
       const note = method.notes[state.word];
       this.legend.textContent = "Orange speaks for the word, purple against it; up to " + number(top) + " " + method.unit + ", most at " + place + "."
         + where + (note ? " " + note : "");
-      this.heading.textContent = queries ? "Queries by weight (" + method.unit + ")" : "This method judges patches without going through single queries.";
+      const numbered = frames.length > 1 ? ", frame·query" : "";
+      this.heading.textContent = queries ? "Queries by weight (" + method.unit + numbered + ")" : "This method judges patches without going through single queries.";
       const values = queries || [];
       const sorted = [...values.keys()].sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
       const least = LEAST * Math.abs(values[sorted[0]] ?? 0);
@@ -120,16 +130,24 @@
       this.bars.replaceChildren(...order.map((q) => {
         const { track, set } = bar();
         set(Math.abs(values[q]) / (Math.abs(values[order[0]]) || 1));
-        const go = button("", "Show query " + label(q) + " on the canvas, weight " + signed(values[q]), () => this.show(q),
+        const [frame, query] = this.place(q, values.length);
+        const when = frames.length > 1 ? " of frame " + (frame + 1) : "";
+        const go = button("", "Show query " + label(query) + when + " on the canvas, weight " + signed(values[q]), () => this.show(q, frame, query),
           { "data-query": q, class: "qfv-button" + (values[q] < 0 ? " qfv-against" : "") });
-        go.append(el("span", {}, label(q)), track, el("span", {}, signed(values[q])));
+        go.append(el("span", {}, frames.length > 1 ? frame + 1 + "·" + label(query) : label(query)), track, el("span", {}, signed(values[q])));
         return go;
       }));
     }
 
-    show(query) {
-      document.dispatchEvent(new CustomEvent("qfv:set", { detail: { queries: [query], layer: this.shown.layer, head: "mean" } }));
-      for (const each of this.bars.children) each.setAttribute("aria-pressed", String(Number(each.dataset.query) === query));
+    // (frame, query) of one of all frames' queries.
+    place(q, count) {
+      const each = count / this.shown.frames.length;
+      return [Math.floor(q / each), q % each];
+    }
+
+    show(q, frame, query) {
+      document.dispatchEvent(new CustomEvent("qfv:set", { detail: { queries: [query], frame, layer: this.shown.layer, head: "mean" } }));
+      for (const each of this.bars.children) each.setAttribute("aria-pressed", String(Number(each.dataset.query) === q));
     }
 
     destroy() {

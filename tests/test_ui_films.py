@@ -1,0 +1,188 @@
+"""Films on the page, without a browser."""
+
+import json
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qformer_viz.export import load_npz
+from qformer_viz.ui import (
+    chat,
+    conversation,
+    export,
+    films,
+    payload,
+    questions,
+    similarity,
+    statistics,
+    together,
+    whatif,
+    why,
+)
+from qformer_viz.ui.conversation import Session
+from qformer_viz.view.payload import unpack
+from tests.fakes_ui import GRID, QUERIES, FakePipeline, fake_choice, fake_services
+from tests.test_app import build
+from tests.test_conversation import ask, say
+from tests.test_ui_why import still
+
+COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
+N = GRID[0] * GRID[1]
+
+
+@pytest.fixture
+def services():
+    return fake_services(FakePipeline(family="instructblip"), compares_questions=True)
+
+
+@pytest.fixture
+def path(tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in COLOURS]
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:], duration=100)
+    return str(tmp_path / "film.png")
+
+
+@pytest.fixture
+def session(services, path):
+    return ask(services, conversation.look(services, Session(), path, path), "what is it?")
+
+
+def test_a_film_is_said_to_be_one_and_talked_about(services, session):
+    assert [line.kind for line in session.lines] == ["notice", "question", "answer"]
+    assert session.lines[0].text == "A film: its 4 frames are seen."
+    assert [frame.getpixel((0, 0)) for frame in session.encoded.frames] == COLOURS
+
+
+def test_the_canvas_gets_every_frame(services, session):
+    shown = payload.payload(services, session)
+    moments = [frame["moment"] for frame in (shown, *shown["film"])]
+    assert moments == ["frame 1", "frame 2", "frame 3", "frame 4"]
+    whole = session.encoded.record.result.cross_attention
+    for at, frame in enumerate([shown, *shown["film"]]):
+        maps, _ = unpack(shown | frame)
+        assert np.abs(maps - whole[:, at, ..., 1:].numpy()).max() < 0.01
+    assert len({frame["image"]["src"] for frame in [shown, *shown["film"]]}) == 4
+    assert any("zero-shot" in note for note in shown["meta"]["notes"])
+
+
+def test_the_tabs_are_about_the_frame_on_the_canvas(services, session):
+    def drawn():
+        likeness, _, _ = similarity.compare(session.capture, similarity.MAPS, "", "mean", "mean")
+        return statistics.rows(session.capture, "mean"), likeness.tolist()
+
+    first = drawn()
+    films.choose(session, 2)
+    whole = session.encoded.record.result
+    assert torch.equal(session.capture.cross_attention, whole.cross_attention[:, 2:3])
+    assert session.picture.getpixel((0, 0)) == COLOURS[2]
+    assert all(now != before for now, before in zip(drawn(), first, strict=True))
+
+
+@pytest.mark.parametrize("frame", [-1, 4, True, "2", None, 2.0])
+def test_a_frame_that_does_not_exist_is_passed_over(session, frame):
+    films.choose(session, 1)
+    films.choose(session, frame)
+    assert session.frame == 1
+    films.choose(Session(), 0)
+
+
+def test_another_image_begins_at_its_first_frame(services, session, path, tmp_path):
+    films.choose(session, 3)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "still.png")
+    session = conversation.look(services, session, str(tmp_path / "still.png"), None)
+    assert session.frame == 0 and session.capture is session.encoded.record.result
+
+
+def test_a_file_that_cannot_be_read_leaves_the_frame_where_it_was(services, session, tmp_path):
+    films.choose(session, 3)
+    (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(40))
+    with pytest.raises(services.user_errors):
+        conversation.look(services, session, str(tmp_path / "broken.mp4"), None)
+    assert session.frame == 3
+
+
+def test_a_model_that_reads_no_films_sees_the_first_frame_and_the_next_one_all_again(path):
+    services = fake_services(**fake_choice())
+    session = say(services, conversation.look(services, Session(), path, path))
+    assert "only the first frame of 4" in session.lines[0].text and len(session.encoded.frames) == 1
+    session = conversation.switch(services, session, "Fake InstructBLIP")
+    assert len(session.encoded.frames) == 4
+    session = conversation.switch(services, session, "Fake BLIP-2")
+    assert len(session.encoded.frames) == 1
+
+
+def test_why_shows_every_frame_and_offers_what_can_take_a_film_apart(services, session):
+    told, view = why.told_and_view(services, session, still)
+    shown = json.loads(view)
+    assert told == "" and len(shown["frames"]) == 4 and shown["moments"][3] == "frame 4"
+    assert [method["name"] for method in shown["methods"]] == ["knockout", "raw", "difference"]
+    knockout = shown["methods"][0]
+    # The fake's word 3 hangs on query 3 of the first frame alone.
+    assert len(knockout["queries"][3]) == 4 * QUERIES and knockout["queries"][3].index(1.0) == 3
+    frames = knockout["patches"][3]
+    assert len(frames) == 4 and all(len(frame) == N for frame in frames)
+    assert sum(frames[0]) == pytest.approx(1, abs=1e-3) and not np.any(frames[1:])
+    message, _ = why.judged(services, session, {"method": "knockout", "word": 3}, still)
+    assert "upload the frame" in message
+
+
+def test_what_works_on_one_picture_says_so(services, session):
+    told, *rest = together.weighed(services, session, still)
+    assert "one picture" in told and all(each == gr.skip() for each in rest)
+
+
+def test_queries_are_taken_away_in_every_frame(services, session):
+    told = whatif.told(whatif.without_queries, services, session, "3", whatif.AWAY)
+    assert "With 1 of 8 queries" in told and "in all 4 frames" in told
+    assert "0 to 7" in whatif.told(whatif.without_queries, services, session, "8", whatif.AWAY)
+
+
+def test_nothing_of_a_film_can_be_drawn_again(services, session):
+    drawn = whatif.told(whatif.redrawn, services, session, "cat", whatif.REMOVE, "top")
+    assert whatif.UNKNOWN_SCENE in drawn and whatif.shown(services, session)[1]["choices"] == []
+
+
+def test_two_questions_are_compared_on_the_frame_on_the_canvas(services, session):
+    films.choose(session, 1)
+    shown = questions.maps(services, session, "what is it?", "where is it?")
+    maps, _ = unpack(shown["maps"][0])
+    whole = session.encoded.record.result.cross_attention
+    assert np.abs(maps - whole[:, 1, ..., 1:].numpy()).max() < 0.01
+
+
+def test_all_frames_are_exported(services, session, tmp_path):
+    films.choose(session, 1)
+    captured, manifest = load_npz(export.write_npz(services, session, tmp_path))
+    assert captured.cross_attention.shape[1] == 4 and manifest["shapes"]["cross_attention"][1] == 4
+    assert "frame 4" in export.write_page(services, session, tmp_path).read_text()
+    export.write_sheet(services, session, tmp_path)
+    export.write_csv(services, session, tmp_path)
+    why.told_and_view(services, session, still)
+    found = json.loads(export.write_why(services, session, tmp_path).read_text())["attributions"][0]
+    assert np.shape(found["by_frame"])[1:] == (4, *GRID)
+
+
+def test_an_uploaded_video_is_looked_at_and_its_first_frame_shown(services, session, path, monkeypatch):
+    monkeypatch.setattr(chat, "uploaded", lambda given: given)
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+    found, _, preview = chat.look_at_film(services, Session(), path)
+    assert preview.getpixel((0, 0)) == COLOURS[0] and found.preview is preview
+    again, lines, preview = chat.look_at_film(services, found, __file__)
+    assert (
+        again.encoded is found.encoded and preview is found.preview and "not an image" in lines[-1]["content"]
+    )
+
+
+def test_a_path_that_was_not_uploaded_is_refused(services, session):
+    with pytest.raises(gr.Error, match="not uploaded"):
+        chat.look_at_film(services, session, "/etc/passwd")
+
+
+def test_the_button_is_there_where_a_model_reads_films(services):
+    def ids(page):
+        return {block.elem_id for block in page.blocks.values()}
+
+    assert "film" in ids(build(services)) and "film" not in ids(build(fake_services()))
