@@ -143,8 +143,11 @@ def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[
         return {}  # there is one model, read before the page opens
     shared = backend()
     mine = pipe.quantization or str(pipe.dtype).removeprefix("torch.")
+    safe = pipe.checkpoint.precisions
     fitting = [
-        name for name in PRECISIONS if name != mine and not (name == "float16" and pipe.device.type == "cpu")
+        name
+        for name in PRECISIONS
+        if name in safe and name != mine and not (name == "float16" and pipe.device.type == "cpu")
     ]
 
     shelf, options = Shelf(most=1), {"device": args.device, "allow": tuple(args.allow)}

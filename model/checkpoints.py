@@ -10,12 +10,19 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from model.errors import CheckpointError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CARD = "explorer.json"
 """Optional file in a local folder that sets any of title, question_prompt, caption_prompt, world, licence."""
+
+
+PRECISIONS = ("float32", "float16", "bfloat16", "8bit", "4bit")
+WHOLE = PRECISIONS[:3]
+"""Of a retrieval model, which nothing here loads in fewer bits."""
+_NO_HALF = tuple(precision for precision in PRECISIONS if precision != "float16")
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,8 @@ class Checkpoint:
     question_prompt  what the language model reads after the image; {} is the question
     caption_prompt   the same for a caption
     world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
-    parameters       in billions, for choosing a precision; None: judged by the files
+    precisions       in which it is safe to load, of PRECISIONS
+    gigabytes        of its weights in each of PRECISIONS; None: judged by the files
     revision         the hub revision to load; None is the newest
     verified         whether this project has run these very weights
     """
@@ -39,7 +47,8 @@ class Checkpoint:
     caption_prompt: str = "a photo of"
     world: str = "photographs"
     licence: str = "unknown"
-    parameters: float | None = None
+    precisions: tuple[str, ...] = PRECISIONS
+    gigabytes: tuple[float, ...] | None = None
     revision: str | None = None
     verified: bool = False
     folder: Path | None = None
@@ -49,19 +58,28 @@ class Checkpoint:
         """What `from_pretrained` is given."""
         return str(self.folder) if self.folder else self.id
 
-    def memory(self, bytes_per_weight: float = 2.0) -> float | None:
-        """Approximate size of the weights in GB (2 bytes: bf16, 1: int8, 0.5: NF4)."""
-        return None if self.parameters is None else self.parameters * bytes_per_weight
+    @property
+    def parameters(self) -> float | None:
+        """In billions."""
+        return None if self.gigabytes is None else self.gigabytes[0] / 4
+
+    def memory(self, precision: str = "bfloat16") -> float | None:
+        """GB of the weights in one of `precisions`, as `model.memory.weight_bytes` counts them; None: not known."""
+        known = dict(zip(PRECISIONS, self.gigabytes or (), strict=False))
+        return known.get(precision) if precision in self.precisions else None
 
 
 _OPT = "MIT (Salesforce); the OPT language model under Meta's OPT-175B licence, research use"
 _VICUNA = "research use (Salesforce; Vicuna and LLaMA licences)"
+_OPT_3B = (14.98, 7.70, 7.49, 3.99, 2.29)
+_OPT_7B = (31.01, 15.72, 15.51, 8.09, 4.48)
+_T5_XL = (15.51, 8.97, 7.75, 4.56, 3.01)
 _SHORT_ANSWER = "Question: {} Short answer:"
 _INSTRUCTED = {"question_prompt": "{}", "caption_prompt": "A short image description:"}
 _MIT = "MIT (Salesforce); FlanT5 under Apache-2.0"
 
 
-def _blip2(name: str, title: str, parameters: float) -> Checkpoint:
+def _blip2(name: str, title: str, *gigabytes: float) -> Checkpoint:
     opt = "opt" in name
     return Checkpoint(
         id=f"Salesforce/{name}",
@@ -69,62 +87,70 @@ def _blip2(name: str, title: str, parameters: float) -> Checkpoint:
         family="blip2",
         question_prompt="Question: {} Answer:" if opt else _SHORT_ANSWER,
         licence=_OPT if opt else _MIT,
-        parameters=parameters,
+        # T5 overflows in float16.
+        precisions=PRECISIONS if opt else _NO_HALF,
+        gigabytes=gigabytes,
     )
 
 
-def _instructblip(name: str, title: str, parameters: float) -> Checkpoint:
+def _instructblip(name: str, title: str, *gigabytes: float) -> Checkpoint:
+    """These see films too: transformers' InstructBlipVideo is the same weights, given four frames."""
     return Checkpoint(
         id=f"Salesforce/{name}",
         title=title,
         family="instructblip",
         **_INSTRUCTED,
         licence=_VICUNA if "vicuna" in name else _MIT,
-        parameters=parameters,
+        precisions=PRECISIONS if "vicuna" in name else _NO_HALF,
+        gigabytes=gigabytes,
     )
 
 
-def _bundled(name: str, title: str, family: str) -> Checkpoint:
+def _bundled(name: str, title: str, family: str, *gigabytes: float) -> Checkpoint:
     return Checkpoint(
         id=name,
         title=title,
         family=family,
         world="emoji scenes",
         licence="Apache-2.0; trained on openly licensed emoji artwork",
-        parameters=0.01,
+        precisions=WHOLE if family == "retrieval" else PRECISIONS,
+        gigabytes=gigabytes,
         verified=True,
         folder=ASSETS / name,
     )
 
 
 _ENTRIES = (
-    _bundled("blip2-emoji", "BLIP-2 emoji (bundled)", "blip2"),
-    _bundled("instructblip-emoji", "InstructBLIP emoji (bundled)", "instructblip"),
-    _bundled("blip2-emoji-itm", "BLIP-2 emoji retrieval (bundled)", "retrieval"),
+    _bundled("blip2-emoji", "BLIP-2 emoji (bundled)", "blip2", 0.03, 0.02, 0.02, 0.01, 0.01),
+    _bundled(
+        "instructblip-emoji", "InstructBLIP emoji (bundled)", "instructblip", 0.04, 0.02, 0.02, 0.02, 0.01
+    ),
+    _bundled("blip2-emoji-itm", "BLIP-2 emoji retrieval (bundled)", "retrieval", 0.03, 0.03, 0.02),
     *(
         Checkpoint(
             id=f"Salesforce/{name}",
             title=title,
             family="retrieval",
             licence="MIT (Salesforce)",
-            parameters=1.2,
+            precisions=WHOLE,
+            gigabytes=(4.69, 2.67, 2.34),
         )
         for name, title in (
             ("blip2-itm-vit-g", "BLIP-2 retrieval"),
             ("blip2-itm-vit-g-coco", "BLIP-2 retrieval, tuned on COCO"),
         )
     ),
-    _blip2("blip2-opt-2.7b", "BLIP-2 OPT-2.7B", 3.7),
-    _blip2("blip2-opt-6.7b", "BLIP-2 OPT-6.7B", 7.8),
-    _blip2("blip2-opt-2.7b-coco", "BLIP-2 OPT-2.7B, tuned on COCO captions", 3.7),
-    _blip2("blip2-opt-6.7b-coco", "BLIP-2 OPT-6.7B, tuned on COCO captions", 7.8),
-    _blip2("blip2-flan-t5-xl", "BLIP-2 FlanT5-XL", 3.9),
-    _blip2("blip2-flan-t5-xl-coco", "BLIP-2 FlanT5-XL, tuned on COCO captions", 3.9),
-    _blip2("blip2-flan-t5-xxl", "BLIP-2 FlanT5-XXL", 12.2),
-    _instructblip("instructblip-vicuna-7b", "InstructBLIP Vicuna-7B", 7.9),
-    _instructblip("instructblip-vicuna-13b", "InstructBLIP Vicuna-13B", 14.2),
-    _instructblip("instructblip-flan-t5-xl", "InstructBLIP FlanT5-XL", 4.0),
-    _instructblip("instructblip-flan-t5-xxl", "InstructBLIP FlanT5-XXL", 12.3),
+    _blip2("blip2-opt-2.7b", "BLIP-2 OPT-2.7B", *_OPT_3B),
+    _blip2("blip2-opt-6.7b", "BLIP-2 OPT-6.7B", *_OPT_7B),
+    _blip2("blip2-opt-2.7b-coco", "BLIP-2 OPT-2.7B, tuned on COCO captions", *_OPT_3B),
+    _blip2("blip2-opt-6.7b-coco", "BLIP-2 OPT-6.7B, tuned on COCO captions", *_OPT_7B),
+    _blip2("blip2-flan-t5-xl", "BLIP-2 FlanT5-XL", *_T5_XL),
+    _blip2("blip2-flan-t5-xl-coco", "BLIP-2 FlanT5-XL, tuned on COCO captions", *_T5_XL),
+    _blip2("blip2-flan-t5-xxl", "BLIP-2 FlanT5-XXL", 48.39, 28.43, 24.20, 14.36, 9.59),
+    _instructblip("instructblip-vicuna-7b", "InstructBLIP Vicuna-7B", 31.65, 15.83, 15.83, 8.37, 4.75),
+    _instructblip("instructblip-vicuna-13b", "InstructBLIP Vicuna-13B", 56.77, 28.38, 28.38, 14.72, 8.09),
+    _instructblip("instructblip-flan-t5-xl", "InstructBLIP FlanT5-XL", 15.83, 8.97, 7.91, 4.72, 3.17),
+    _instructblip("instructblip-flan-t5-xxl", "InstructBLIP FlanT5-XXL", 48.71, 28.43, 24.36, 14.53, 9.75),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {entry.id: entry for entry in _ENTRIES}
@@ -162,13 +188,16 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
     )
 
 
-def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, str]:
-    """family, question_prompt and caption_prompt of a checkpoint that is on no list, by the types that its
-    configuration and its language model's give."""
+def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
+    """family, prompts and safe precisions of a checkpoint that is on no list, by the types that its configuration and
+    its language model's give."""
+    t5 = text_type == "t5"
+    precisions = _NO_HALF if t5 else PRECISIONS
     if model_type in ("instructblip", "instructblipvideo"):
-        return {"family": "instructblip"} | _INSTRUCTED
-    asked = _SHORT_ANSWER if text_type == "t5" else "Question: {} Answer:"
-    return {"family": "blip2" if model_type == "blip-2" else str(model_type), "question_prompt": asked}
+        return {"family": "instructblip", "precisions": precisions} | _INSTRUCTED
+    asked = _SHORT_ANSWER if t5 else "Question: {} Answer:"
+    family = "blip2" if model_type == "blip-2" else str(model_type)
+    return {"family": family, "precisions": precisions, "question_prompt": asked}
 
 
 def _local(folder: Path) -> Checkpoint:
@@ -197,10 +226,31 @@ def _local(folder: Path) -> Checkpoint:
     return replace(entry, **texts)
 
 
-def _spoken_to(folder: Path) -> dict[str, str]:
+def _spoken_to(folder: Path) -> dict[str, Any]:
     """`spoken_to` for a folder; nothing where its configuration cannot be read, which is for the loader to say."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return spoken_to(config.get("model_type"), (config.get("text_config") or {}).get("model_type"))
     except (OSError, ValueError, AttributeError):
         return {}
+
+
+def table(free: float) -> str:
+    """The list as a table in Markdown: weights in GB by precision, and the best precision that fits into `free` bytes.
+
+    What fits is a guess from the list; loading counts again, and refuses with the figures.
+    """
+    shown = ("float32", "bfloat16", "8bit", "4bit")
+    lines = [
+        f"| checkpoint | kind | {' | '.join(shown)} | fits into {free / 1e9:.1f} GB | weights run by this project |",
+        "|---" * (len(shown) + 4) + "|",
+    ]
+    for entry in CHECKPOINTS.values():
+        sizes = [entry.memory(precision) for precision in shown]
+        room = [p for p, size in zip(shown, sizes, strict=True) if size and 1.05e9 * size + 0.5e9 <= free]
+        cells = ["–" if size is None else f"{size:.2f}" for size in sizes]
+        fits = room[0] if room else "no"
+        lines.append(
+            f"| {entry.id} | {entry.family} | {' | '.join(cells)} | {fits} | {'yes' if entry.verified else 'no'} |"
+        )
+    return "\n".join(lines)

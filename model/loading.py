@@ -15,7 +15,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from model import memory
-from model.checkpoints import Checkpoint, resolve, spoken_to
+from model.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
 from model.lane import lane
@@ -95,7 +95,7 @@ def load_matcher(
             f"{checkpoint.id} has no matching head; expected a {RETRIEVAL}. Load it with model.load, or choose "
             "another checkpoint."
         )
-    checkpoint = replace(checkpoint, family="retrieval")
+    checkpoint = replace(checkpoint, family="retrieval", precisions=WHOLE)
     model, _, reason = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
     processor = _attempt(checkpoint, transformers.Blip2Processor.from_pretrained)
     return Matcher(checkpoint, model, processor, reason=reason, observe=observe)
@@ -115,7 +115,7 @@ def _open(
 ) -> tuple[Any, str | None, str]:
     """The complete model, for inference only, its quantization, and the reason for its device and precision, which is
     printed."""
-    place, place_reason = _choose_device(device)
+    place, place_reason = choose_device(device)
     library_class = getattr(transformers, model_class)
     how = _plan(checkpoint, config, library_class, place, dtype, quantization)
     reason = f"device {place} ({place_reason}), {str(how.precision).removeprefix('torch.')} ({how.reason})"
@@ -237,7 +237,8 @@ def _quantization(kind: str, precision: torch.dtype) -> Any:
     )
 
 
-def _choose_device(device: str | torch.device | None) -> tuple[torch.device, str]:
+def choose_device(device: str | torch.device | None) -> tuple[torch.device, str]:
+    """A device as asked for, or the best that is there, and why."""
     if device is not None:
         try:
             place = torch.device(device)
@@ -272,15 +273,15 @@ def _plan(
             raise CheckpointError(f"dtype is {dtype!r}; expected {', '.join(_DTYPES)} or None.")
     else:
         asked = None
+    if asked is not None and str(asked).removeprefix("torch.") not in checkpoint.precisions:
+        raise CheckpointError(
+            f'{checkpoint.id} has a T5 language model, which overflows in float16. Choose dtype="bfloat16".'
+        )
     known = checkpoint.parameters or _stored_parameters(checkpoint)
     if known is not None and known < 0.5:
         found = None if quantization == AUTO else quantization
         reason = "as asked" if asked is not None else "small enough for full precision"
         return Plan(asked or torch.float32, found, None, reason)
-    if asked == torch.float16 and _is_t5(config):
-        raise CheckpointError(
-            f'{checkpoint.id} has a T5 language model, which overflows in float16. Choose dtype="bfloat16".'
-        )
     sizes: dict[tuple[torch.dtype, str | None], int] = {}
 
     def size(precision: torch.dtype, kind: str | None = None) -> int:
@@ -288,15 +289,16 @@ def _plan(
             sizes[precision, kind] = weight_bytes(model_class, config, precision, kind)
         return sizes[precision, kind]
 
-    choices = _choices(asked, quantization, place, _is_t5(config), size)
-    return plan(checkpoint.id, choices, size, place, memory.free(place))
+    choices = _choices(checkpoint, asked, quantization, place, size)
+    kinds = [kind for kind in memory.SHARE if kind in checkpoint.precisions and place.type != "mps"]
+    return plan(checkpoint.id, choices, size, place, memory.free(place), kinds)
 
 
 def _choices(
+    checkpoint: Checkpoint,
     asked: torch.dtype | None,
     quantization: str | None,
     place: torch.device,
-    t5: bool,
     size: Callable[..., int],
 ) -> list[memory.Choice]:
     """(precision, quantization, why), the best first."""
@@ -304,8 +306,9 @@ def _choices(
     if asked is not None:
         whole = [(asked, "as asked")]
     elif place.type == "cuda" and not torch.cuda.is_bf16_supported():
-        half = (torch.float32, "this GPU has no bfloat16, and T5 overflows in float16")
-        whole = [half if t5 else (torch.float16, "this GPU has no bfloat16")]
+        half = (torch.float16, "this GPU has no bfloat16")
+        whole_only = (torch.float32, "this GPU has no bfloat16, and T5 overflows in float16")
+        whole = [half if "float16" in checkpoint.precisions else whole_only]
     elif place.type == "cpu" and size(torch.float32) < 0.5 * memory.physical():
         whole = [(torch.float32, "it fits into memory in full"), (torch.bfloat16, "half of full precision")]
     else:
@@ -319,10 +322,6 @@ def _choices(
             (precision, kind, "the rest of the memory is too small for more") for kind in memory.SHARE
         ]
     return choices
-
-
-def _is_t5(config: Any) -> bool:
-    return getattr(config, "text_config", None) is not None and config.text_config.model_type == "t5"
 
 
 def _stored_parameters(checkpoint: Checkpoint) -> float | None:

@@ -66,9 +66,15 @@ def _among(name: str, parts: Collection[str]) -> bool:
 
 
 def plan(
-    name: str, choices: Sequence[Choice], size: Callable[..., int], place: torch.device, free: float
+    name: str,
+    choices: Sequence[Choice],
+    size: Callable[..., int],
+    place: torch.device,
+    free: float,
+    kinds: Sequence[str] = tuple(SHARE),
 ) -> Plan:
-    """The first of the choices that fits into what is free. size(precision, quantization) -> bytes of weights.
+    """The first of the choices that fits into what is free. size(precision, quantization) -> bytes of weights; kinds:
+    the quantizations that may be advised.
 
     Raises MemoryError_ with the figures, and with what would fit.
     """
@@ -81,20 +87,18 @@ def plan(
     needed = _gb(_needed(size(precision, quantization)))
     raise MemoryError_(
         f"{name} needs {needed} in {quantization or _title(precision)} (weights and room to work), and {place} has "
-        f"{_gb(free)} free. {_advice(size, place, free)}"
+        f"{_gb(free)} free. {_advice(size, kinds, free)}"
     )
 
 
-def _advice(size: Callable[..., int], place: torch.device, free: float) -> str:
-    for title, quantization in (("bfloat16", None), ("8bit", "8bit"), ("4bit", "4bit")):
-        if quantization and place.type == "mps":
-            continue
+def _advice(size: Callable[..., int], kinds: Sequence[str], free: float) -> str:
+    for title, quantization in (("bfloat16", None), *((kind, kind) for kind in kinds)):
         needed = _needed(size(torch.bfloat16, quantization))
         if needed <= free:
             asked = f'quantization="{quantization}"' if quantization else 'dtype="bfloat16"'
             option = f" (--quantization {quantization})" if quantization else ""
             return f"It would fit in {title}, {_gb(needed)}: load it with {asked}{option}."
-    least = _needed(size(torch.bfloat16, None if place.type == "mps" else "4bit"))
+    least = min(_needed(size(torch.bfloat16, kind)) for kind in (None, *kinds))
     return (
         f"It fits in no precision (the least is {_gb(least)}): free memory, or choose a smaller checkpoint."
     )

@@ -41,13 +41,22 @@ def pictures(pipe: Any, count: int) -> Any:
     return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
 
 
+def checkpoints(device: str | None) -> str:
+    """The list, with what fits into the free memory of a device."""
+    from model import memory
+    from model.checkpoints import table
+    from model.loading import choose_device
+
+    return table(memory.free(choose_device(device)[0]))
+
+
 def backend() -> Backend:
     """Loader, decoder and the errors that carry a message for the user."""
     from model.errors import ModelError
 
     from .errors import QFormerVizError
 
-    return Backend(load, decode, (ModelError, QFormerVizError), truths, pictures, PHOTOGRAPH)
+    return Backend(load, decode, (ModelError, QFormerVizError), truths, pictures, PHOTOGRAPH, checkpoints)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ PRECISIONS = ("float32", "bfloat16", "float16", "8bit", "4bit")
 class Backend:
     """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
     truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each;
-    pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped."""
+    pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped; checkpoints(device) -> the
+    list of them, as text."""
 
     load: Callable[..., Any]
     decode: Callable[[Any], Any]
@@ -28,6 +29,7 @@ class Backend:
     truths: Callable[[int], Any] | None = None
     pictures: Callable[[Any, int], Any] | None = None
     photograph: Path | None = None
+    checkpoints: Callable[[str | None], str] | None = None
 
 
 def model_arguments(parser: argparse.ArgumentParser, quantization: bool = True) -> None:
@@ -86,6 +88,11 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
     )
+    listed = commands.add_parser(
+        "checkpoints", help="list what can be loaded, its size in every precision, and what fits here"
+    )
+    listed.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
+    listed.add_argument("--json", action="store_true", help="print the table as JSON")
     doctor = commands.add_parser(
         "doctor",
         help="load a checkpoint, check what can be checked, and print a report to paste into an issue",
@@ -155,6 +162,11 @@ def _about_image(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     for notice in encoded.notices:
         print(f"note: {notice}", file=sys.stderr)
     return COMMANDS[args.command](pipe, encoded, args)
+
+
+def run_checkpoints(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """The list of checkpoints."""
+    return {"text": backend.checkpoints(args.device)}
 
 
 def run_doctor(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
@@ -278,4 +290,9 @@ def _told(pipe: Any, answer: Any) -> dict[str, Any]:
 
 
 COMMANDS = {"caption": run_caption, "ask": run_ask, "explain": run_explain}
-WHOLE = {"doctor": run_doctor, "fidelity": run_fidelity, "faithfulness": run_faithfulness}
+WHOLE = {
+    "checkpoints": run_checkpoints,
+    "doctor": run_doctor,
+    "fidelity": run_fidelity,
+    "faithfulness": run_faithfulness,
+}

@@ -32,9 +32,10 @@ def write(folder, kind, *, seed=0, shard="60KB"):
     """A complete checkpoint of one of KINDS; returns the folder."""
     family, language = KINDS[kind]
     inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style}[language]()
-    token = VIDEO_TOKEN if family == "instructblipvideo" else IMAGE_TOKEN
-    inner.add_special_tokens({"additional_special_tokens": [token]})
-    placeholder = {f"{token[1:-1]}_token_index": inner.convert_tokens_to_ids(token)}
+    # The published InstructBLIP folders know both kinds of placeholder.
+    tokens = {"blip2": [IMAGE_TOKEN], "instructblip": [IMAGE_TOKEN, VIDEO_TOKEN]}.get(family, [VIDEO_TOKEN])
+    inner.add_special_tokens({"additional_special_tokens": tokens})
+    placeholder = {f"{token[1:-1]}_token_index": inner.convert_tokens_to_ids(token) for token in tokens}
     reader = None if family == "blip2" else _bert_style()
     text = _text(language, inner)
     kinds = {
@@ -83,7 +84,16 @@ def write(folder, kind, *, seed=0, shard="60KB"):
     else:
         processor = transformers.InstructBlipProcessor(images, inner, reader, num_query_tokens=QUERIES)
     processor.save_pretrained(folder)
+    if family == "instructblip":
+        _as_published(Path(folder), images)
     return folder
+
+
+def _as_published(folder, images):
+    """The processor's files of Salesforce's InstructBLIP folders, which name the class for films."""
+    about = {"processor_class": "InstructBlipVideoProcessor", "num_query_tokens": QUERIES}
+    (folder / "processor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    images.save_pretrained(folder)
 
 
 def _save_film_processor(folder, images, inner, reader):

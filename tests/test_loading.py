@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import model
 from model import loading
-from model.checkpoints import CHECKPOINTS, Checkpoint
+from model.checkpoints import CHECKPOINTS, PRECISIONS, Checkpoint
 from model.errors import CheckpointError, MemoryError_
 from model.pipeline import Pipeline
 from model.types import Decoding
@@ -248,7 +248,9 @@ def test_precision_follows_size_device_and_family(monkeypatch):
         monkeypatch.setattr(loading.memory, "physical", lambda: memory)
         monkeypatch.setattr(loading.memory, "free", lambda _: free)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-        checkpoint = Checkpoint(id="x", title="x", parameters=0.01 if small else 4.0)
+        kind = {"precisions": tuple(p for p in PRECISIONS if p != "float16")} if config is t5 else {}
+        size = 0.04 if small else 16.0
+        checkpoint = Checkpoint(id="x", title="x", gigabytes=(size,), **kind)
         found = loading._plan(checkpoint, config, hf, place, dtype, quantization)
         assert small or ("of weights" in found.reason and "free" in found.reason)
         return found.precision, found.quantization

@@ -59,9 +59,7 @@ def tab() -> dict:
     }
 
 
-STILL = (
-    "This tab weighs the queries of one picture. The Why tab takes a film apart; to weigh those of a frame, upload it."
-)
+STILL = "This tab weighs the queries of one picture. Why takes a film apart; to weigh those of a frame, upload it."
 
 
 def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
