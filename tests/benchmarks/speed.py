@@ -13,13 +13,15 @@ import json
 import resource
 import statistics
 import sys
-import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 
@@ -29,6 +31,7 @@ from model import Decoding
 from model.checkpoints import Checkpoint
 from model.memory import weight_bytes
 from model.pipeline import Pipeline
+from qformer_viz.export import TENSORS
 from qformer_viz.view.payload import canvas_payload
 from tests import published as shapes
 
@@ -52,12 +55,15 @@ def main(arguments=None):
     pipe.model.language_model.generation_config.min_new_tokens = options.tokens
     wanted = (row for row in comparisons(pipe, options.tokens) if options.only in row[0])
     rows = [measure(*comparison, rounds) for comparison in wanted]
+    added, held = memory_of_capture(pipe)
     report = {
         "pipeline": pipe.describe(),
         "threads": torch.get_num_threads(),
         "tokens": options.tokens,
         "rounds": rounds,
-        "memory_added_by_capture_mb": round(memory_of_capture(pipe) / 2**20, 1),
+        "memory_added_by_capture_mb": round(added / 2**20, 1),
+        "memory_held_by_capture_mb": round(held / 2**20, 1),
+        "where_time_goes": where_time_goes(pipe, options.tokens),
         "int8_weights_to_fp16": round(int8_to_fp16(), 3),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "rows": rows,
@@ -68,7 +74,14 @@ def main(arguments=None):
         limit = f"{row['limit']:.2f}" if row["limit"] else ""
         figures = f"{row['ours']:>9.4f}{row['other']:>9.4f}{row['ratio']:>8.3f}{row['cpu_ratio']:>8.3f}"
         print(f"{row['name']:<{width}}{figures}{limit:>8}")
-    print(f"memory added by capture and canvas payload: {report['memory_added_by_capture_mb']} MB, at most")
+    print(
+        f"memory added by capture and canvas payload: {report['memory_added_by_capture_mb']} MB at its peak",
+        end="",
+    )
+    print(f", {report['memory_held_by_capture_mb']} MB held afterwards")
+    whole = sum(seconds for _, seconds in report["where_time_goes"])
+    for name, seconds in report["where_time_goes"]:
+        print(f"  of a caption's {whole:.2f} s: {seconds / whole:6.1%} {name}")
     print(
         f"int8 weights of OPT-2.7B's geometry : fp16 = {report['int8_weights_to_fp16']}, the Q-Former in float"
     )
@@ -84,7 +97,7 @@ def comparisons(pipe, tokens):
     decoding = Decoding(max_new_tokens=tokens)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
-    generator = pipe._generator
+    generator, language = pipe._generator, pipe.model.language_model
 
     def stock(**options):
         inputs = pipe.processor(images=picture, text=pipe.checkpoint.caption_prompt, return_tensors="pt")
@@ -146,7 +159,7 @@ def comparisons(pipe, tokens):
 
         return prepare
 
-    def third():
+    def third(decoding=decoding):
         return pipe.ask(encoded, TURNS[2], history, decoding)
 
     yield (
@@ -156,7 +169,7 @@ def comparisons(pipe, tokens):
         (two_turns(False), third),
     )
 
-    def transcript():
+    def transcript(decoding=decoding):
         spoken = pipe._prompts.question(TURNS[2], history, tokens)
         inputs = pipe.processor.image_processor(picture, return_tensors="pt")
         ids = torch.tensor([spoken.ids], device=pipe.device)
@@ -164,17 +177,30 @@ def comparisons(pipe, tokens):
             pixel_values=inputs["pixel_values"].to(pipe.device, pipe.dtype),
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
+            max_new_tokens=decoding.max_new_tokens,
             do_sample=False,
         )
         return pipe.processor.batch_decode(out, skip_special_tokens=True)
 
-    yield (
-        "third turn of a conversation : stock generate on the whole transcript",
-        0.5,
-        (two_turns(True), third),
-        (two_turns(True), transcript),
-    )
+    # Both sides write an answer of the same length, which is all that they have in common.
+    for length in dict.fromkeys((1, 3, tokens, 2 * tokens)):
+
+        def of_length(call, length=length):
+            def timed():
+                language.generation_config.min_new_tokens = length
+                try:
+                    return call(replace(decoding, max_new_tokens=length))
+                finally:
+                    language.generation_config.min_new_tokens = tokens
+
+            return timed
+
+        yield (
+            f"third turn of a conversation, {length} tokens : stock generate on the whole transcript",
+            0.5,
+            (two_turns(True), of_length(third)),
+            (two_turns(True), of_length(transcript)),
+        )
 
     pictures = [Image.fromarray(np.roll(noise, shift, 1)) for shift in (16, 48, 80, 112)]
 
@@ -204,32 +230,81 @@ def with_all_attention(pipe, stock):
 
 
 def memory_of_capture(pipe):
-    """Bytes by which the process grows at most while it looks at a picture, with the capture and without (medians)."""
-    process, observe, grown = psutil.Process(), pipe._encoder.observe, {True: [], False: []}
-    for turn in range(8):
+    """Most bytes that looking at a picture takes beyond the same without a capture, and what is held afterwards.
+
+    Exact, not the process's size: every allocation of torch as its profiler lists them, and of Python and numpy as
+    tracemalloc does.
+    """
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
+    observe, most = pipe._encoder.observe, {}
+    try:
         for on in (True, False):
-            pipe.forget()
             pipe._encoder.observe = observe if on else None
-            picture = Image.fromarray(
-                np.random.default_rng(turn).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-            )
-            start, most, done = process.memory_info().rss, [0], threading.Event()
 
-            def watch(start=start, most=most, done=done):
-                while not done.wait(0.001):
-                    most[0] = max(most[0], process.memory_info().rss - start)
+            def look(on=on):
+                pipe.forget()
+                encoded = pipe.encode(picture)
+                return encoded, canvas_payload(encoded.record.result, picture) if on else None
 
-            watcher = threading.Thread(target=watch)
-            watcher.start()
-            encoded = pipe.encode(picture)
+            # In the lane: the profiler sees the thread that it was started in.
+            kept, most[on] = pipe._lane.run(partial(allocated, look))
             if on:
-                canvas_payload(encoded.record.result, picture)
-            done.set()
-            watcher.join()
-            if turn > 1:
-                grown[on].append(most[0])
-    pipe._encoder.observe = observe
-    return statistics.median(grown[True]) - statistics.median(grown[False])
+                capture = kept[0].record.result
+                held = sum(getattr(capture, name).nbytes for name in TENSORS) + len(json.dumps(kept[1]))
+    finally:
+        pipe._encoder.observe = observe
+    return most[True] - most[False], held
+
+
+def allocated(work):
+    """(what the second call of work() returns, the most bytes that it holds at once)."""
+    work()
+    tracemalloc.start()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+        kept = work()
+    python = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    events = profile.profiler.kineto_results.events()
+    steps = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return kept, max(accumulate(size for _, size in steps)) + python
+
+
+def where_time_goes(pipe, tokens):
+    """Seconds of one caption by part: [(part, seconds)], measured by hooks around the library's own modules."""
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8))
+    spent, begun, handles = {}, {}, []
+
+    def timed(name, module):
+        handles.append(module.register_forward_pre_hook(lambda *_: begun.update({name: time.perf_counter()})))
+
+        def done(_module, _args, _output):
+            spent.setdefault(name, []).append(time.perf_counter() - begun[name])
+
+        handles.append(module.register_forward_hook(done))
+
+    for name, module in (
+        ("ViT", pipe.model.vision_model),
+        ("Q-Former", pipe.model.qformer),
+        ("language", pipe.model.language_model),
+    ):
+        timed(name, module)
+    pipe.forget()
+    try:
+        start = time.perf_counter()
+        pipe.caption(picture, Decoding(max_new_tokens=tokens))
+        whole = time.perf_counter() - start
+    finally:
+        for handle in handles:
+            handle.remove()
+    steps = spent.pop("language")
+    rows = [(name, sum(each)) for name, each in spent.items()]
+    rows += [
+        ("prompt through the language model", steps[0]),
+        (f"{len(steps) - 1} further steps", sum(steps[1:])),
+    ]
+    rest = whole - sum(seconds for _, seconds in rows)
+    return [*rows, ("all else: preparing, capture, choosing tokens", rest)]
 
 
 def measure(name, limit, ours, other, rounds):
