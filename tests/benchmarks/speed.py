@@ -389,9 +389,7 @@ def published():
     billions = sum(weight.numel() for weight in hf_model.parameters()) / 1e9
     reason = f"device cpu, bfloat16 (published geometry, {billions:.2f} billion random weights)"
     print(reason, file=sys.stderr)
-    checkpoint = Checkpoint(
-        id="published-geometry", title="random weights", family="blip2", parameters=billions
-    )
+    checkpoint = Checkpoint(id="published-geometry", title="random weights", family="blip2")
     return Pipeline(checkpoint, hf_model, processor, reason=reason, observe=qformer_viz.capture)
 
 
