@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -78,6 +78,12 @@ def _next(future: Future, work: Callable[[], object]) -> None:
     except BaseException as error:
         future.set_exception(error)
         del future, work  # an error would hold them, and they the error
+
+
+def apart(work: Callable[[], Result]) -> Result:
+    """work() in a thread that is gone afterwards, and torch's workers of that thread with it; no lane waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(contextvars.copy_context().run, work).result()
 
 
 @cache

@@ -18,7 +18,7 @@ from model import memory
 from model.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
-from model.lane import lane
+from model.lane import apart
 from model.matching import Matcher
 from model.memory import Plan, plan, weight_bytes
 from model.pipeline import Pipeline
@@ -135,8 +135,7 @@ def _open(
             model.to(place)
         return model.eval().requires_grad_(False)
 
-    # What is read on the CPU is computed with there.
-    model = lane(str(place)).run(read) if place.type == "cpu" else read()
+    model = apart(read)
     print(f"{checkpoint.title}: {reason}")
     return model, how.quantization, reason
 

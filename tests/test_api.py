@@ -11,8 +11,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from qformer_viz.export import load_npz
-from qformer_viz.ui.api import said
-from tests.fakes_ui import QUERIES, fake_services
+from qformer_viz.ui.api import npz, said
+from tests.fakes_ui import QUERIES, FakePipeline, fake_services
 from tests.serving import call, serve
 
 
@@ -64,6 +64,21 @@ def test_a_notice_comes_with_the_answer():
     assert said(speaker, image, "what?") == ("you asked what?", "Unlike all.")
     answer, notice = said(speaker, image, "a giraffe ?")
     assert answer and notice.startswith("Unlike all. The model has never read this word: “giraffe”.")
+
+
+def test_what_was_seen_of_a_film_comes_with_the_answer(served, tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:], duration=100)
+    _, notice = served.client.predict(image=handle_file(tmp_path / "film.png"), api_name="/caption")
+    assert notice == "Animated: only the first frame of 3 is used."
+    reader = fake_services(FakePipeline(family="instructblip"))
+    assert "4 frames of 3 are seen" in said(reader, str(tmp_path / "film.png"))[1]
+    assert npz_frames(reader, tmp_path / "film.png") == 4
+
+
+def npz_frames(services, path):
+    capture, _ = load_npz(npz(services, str(path), ""))
+    return capture.cross_attention.shape[1]
 
 
 def test_attention_returns_the_npz_with_its_manifest(served, picture):

@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 
-from model.lane import Lane, lane
+from model.lane import Lane, apart, lane
 from tests import fake_checkpoints as fakes
 from tests.occupied import occupied
 
@@ -111,6 +111,21 @@ def test_a_forked_process_has_a_lane_of_its_own():
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(here, 10) == b"7"
+
+
+def test_work_apart_leaves_no_thread_and_waits_for_no_lane():
+    before, name = threading.active_count(), contextvars.ContextVar("name", default="nobody")
+    name.set("somebody")
+    with occupied(lane("cpu")):
+        during = threading.active_count()
+        assert apart(lambda: (threading.current_thread() is threading.main_thread(), name.get())) == (
+            False,
+            "somebody",
+        )
+        assert threading.active_count() == during
+    with pytest.raises(KeyError, match="mine"):
+        apart(lambda: {}["mine"])
+    assert threading.active_count() <= max(before, during)
 
 
 def test_models_on_one_device_never_run_at_once():

@@ -290,3 +290,15 @@ def test_what_does_not_fit_is_refused_before_it_is_read(saved, monkeypatch):
     )
     with pytest.raises(MemoryError_, match="free memory, or choose a smaller"):
         model.load(saved["blip2"])
+
+
+def test_a_matcher_that_does_not_fit_is_advised_of_nothing_it_cannot_do(tmp_path, monkeypatch):
+    fakes.save(tmp_path, "retrieval")
+    monkeypatch.setattr(loading, "_stored_parameters", lambda _: 4.0)
+    monkeypatch.setattr(
+        loading, "weight_bytes", lambda _c, _m, precision, kind=None: 1e9 * precision.itemsize
+    )
+    monkeypatch.setattr(loading.memory, "free", lambda _: 1e9)
+    with pytest.raises(MemoryError_, match="fits in no precision") as refused:
+        model.load_matcher(tmp_path, device="cpu")
+    assert "bit" not in str(refused.value).replace("bfloat16", "")

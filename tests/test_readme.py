@@ -39,6 +39,7 @@ def test_command_lines_parse():
         "faithfulness",
         "doctor",
         "fidelity",
+        "checkpoints",
     }
 
 

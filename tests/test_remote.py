@@ -65,6 +65,19 @@ def test_it_sees_and_says_the_same(both):
     torch.testing.assert_close(remote.library_attention(encoded), pipe.library_attention(own))
 
 
+def test_a_film_makes_the_trip(both):
+    pipe, remote, lent = both
+    frames = [picture(seed) for seed in range(4)]
+    encoded, own = remote.encode(frames, "what?"), pipe.encode(frames, "what?")
+    assert remote.films == pipe.films and torch.equal(encoded.queries, own.queries)
+    assert [frame.tobytes() for frame in encoded.frames] == [frame.tobytes() for frame in own.frames]
+    assert remote.encode(encoded, "what?") is encoded and encoded.moments == own.moments
+    assert remote.ask(encoded, "what?", (), SHORT).tokens == pipe.ask(own, "what?", (), SHORT).tokens
+    # Two films that begin alike are not taken for one another.
+    other = remote.encode([*frames[:3], picture(9)], "what?")
+    assert torch.equal(other.queries, encoded.queries) != pipe.films and lent.calls.count("encode") == 2
+
+
 def test_what_is_known_here_is_not_asked_again(both):
     _, remote, lent = both
     for _ in range(2):

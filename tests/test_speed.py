@@ -16,7 +16,9 @@ def test_the_benchmark_reports_every_comparison(tmp_path, capsys):
     assert written["pipeline"]["model"] == "tiny" and written["peak_memory_gb"] > 0
     assert "third turn" in capsys.readouterr().out
     parts = dict(written["where_time_goes"])
-    assert {"ViT", "Q-Former", "2 further steps"} < set(parts) and all(second > 0 for second in parts.values())
+    assert {"ViT", "Q-Former", "2 further steps"} < set(parts) and all(
+        second > 0 for second in parts.values()
+    )
     # The capture alone: its tensors are in memory once, and are made from as many projections.
     assert 0 < written["memory_held_by_capture_mb"] <= written["memory_added_by_capture_mb"] + 0.1 < 50
 

@@ -44,7 +44,8 @@ def caption_endpoint(services: Services) -> Callable:
     def caption(image: str) -> tuple[str, str]:
         """Describe an image: an uploaded file (`handle_file(path)`) or a `data:` URL.
 
-        Returns the caption and a notice: what speaks against believing it, mostly nothing.
+        Returns the caption and a notice: what speaks against believing it, and what was seen of a film or an odd
+        picture; mostly nothing.
         """
         return guarded(services, lambda: said(services, image))
 
@@ -98,7 +99,7 @@ def said(services: Services, image: str | None, question: str = "") -> tuple[str
     """(caption or answer, notice)."""
     speaker = services.speaker
     encoded = encode(services, image)
-    notices = [speaker.familiar(encoded) if speaker.familiar else None]
+    notices = [*encoded.notices, speaker.familiar(encoded) if speaker.familiar else None]
     if question and speaker.unknown and (unread := speaker.unknown(question)):
         notices.append(never_read(unread))
     answer = speaker.pipe.ask(encoded, question) if question else speaker.pipe.caption(encoded)
