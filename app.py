@@ -248,6 +248,7 @@ def scene_maker() -> Any:
     from model.emoji import drawn
     from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, Scene, layout_scene, render
     from model.emoji.truths import masks
+    from model.films import FRAMES
     from qformer_viz.ui.services import Drawn, SceneMaker
 
     gallery = json.loads((ROOT / "assets/examples/scenes.json").read_text(encoding="utf-8"))
@@ -255,6 +256,9 @@ def scene_maker() -> Any:
 
     def draw(nouns, layout, style):
         return scenes.draw(layout_scene(nouns, layout, style))
+
+    def film(nouns, layout, style):
+        return [render(scene).image for scene in drawn.walk(layout_scene(nouns, layout, style), FRAMES)]
 
     def recall(image):
         scene = scenes.recall(image)
@@ -267,7 +271,7 @@ def scene_maker() -> Any:
             lambda index, x, y: scenes.draw(drawn.moved(scene, index, x, y)),
         )
 
-    return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS, recall)
+    return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS, recall, film)
 
 
 def unfamiliar(folder: Path | None) -> Any:

@@ -24,8 +24,6 @@ MAX_PIXELS = 200_000_000
 MAX_SIZE = 9_500_000
 """Most pixels of a video's frame, a little over 4096 × 2304."""
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
-
 
 @dataclass(frozen=True, eq=False)
 class Film:

@@ -264,6 +264,9 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
             raise ValueError("choose one to 4 nouns, not 0")
         return Image.new("RGB", (64, 48), (200, 10 * len(nouns), 30))
 
+    def film(nouns, layout, style):
+        return [draw(nouns, layout, style).rotate(90 * step) for step in range(4)]
+
     def recall(image):
         """Green images are a cat on the first patch and a dog on the last."""
         if image.getpixel((0, 0)) != GREEN:
@@ -283,7 +286,7 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
         "decode": decode,
         "decoding": Decoding,
         "user_errors": (ModelError, QFormerVizError, FakeError),
-        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall),
+        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall, film=film),
         "limits": Limits(max_question=60, max_turns=5),
     }
     return Services(**options | changes)

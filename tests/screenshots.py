@@ -36,7 +36,7 @@ def opened(browser, url: str, width: int, height: int, dark: bool = False, touch
 
 
 def main() -> None:
-    """Write desktop.png, phone.png, similarity.png, why.png and whatif.png."""
+    """Write desktop.png, phone.png, similarity.png, why.png, whatif.png and film.png."""
     OUT.mkdir(exist_ok=True)
     with serve("app") as url, sync_playwright() as playwright:
         browser = launch(playwright)
@@ -70,6 +70,17 @@ def main() -> None:
             page.locator("#whatif-outcome table").wait_for()
             page.wait_for_timeout(500)
             page.locator("#tabs").screenshot(path=OUT / "whatif.png")
+        with opened(browser, url, 1440, 900, dark=True) as page:
+            page.locator("#model input").click()
+            page.get_by_role("option", name="InstructBLIP emoji").click()
+            page.wait_for_function("document.querySelector('#header').innerText.includes('InstructBLIP emoji')")
+            page.locator("#scene-maker button").first.click()
+            page.locator("#scene-film").click()
+            page.locator(".qfv-frame").nth(1).click()
+            page.wait_for_function(IDLE, arg=3)
+            page.evaluate("document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 13}}))")
+            page.wait_for_timeout(800)
+            page.locator("#canvas").screenshot(path=OUT / "film.png")
         with opened(browser, url, 390, 844, touch=True) as page:
             page.locator("#canvas").evaluate("node => node.scrollIntoView()")
             page.wait_for_timeout(500)

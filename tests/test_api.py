@@ -60,7 +60,7 @@ def test_a_notice_comes_with_the_answer():
         familiar=lambda encoded: "Unlike all.",
         unknown=lambda question: [word for word in question.split() if word == "giraffe"],
     )
-    image = data_url()
+    image = data_url(32)
     assert said(speaker, image, "what?") == ("you asked what?", "Unlike all.")
     answer, notice = said(speaker, image, "a giraffe ?")
     assert answer and notice.startswith("Unlike all. The model has never read this word: “giraffe”.")

@@ -44,6 +44,17 @@ def test_the_examples_are_known_from_their_files():
     assert maker.recall(Image.new("RGB", (224, 224))) is None
 
 
+def test_a_film_is_one_object_crossing_a_scene_that_stays():
+    scene = layout_scene(["cat", "dog"], "row", "noto")
+    steps = drawn.walk(scene, 4)
+    walker = [next(item for item in step.objects if item.noun == "cat") for step in steps]
+    assert [item.x for item in walker] == sorted({item.x for item in walker})
+    assert {item.y for item in walker} == {scene.objects[0].y}
+    assert all(step.objects[0] == scene.objects[1] for step in steps)
+    frames = app.scene_maker().film(["cat", "dog"], "row", "noto")
+    assert len(frames) == 4 and len({frame.tobytes() for frame in frames}) == 4
+
+
 def test_the_scene_maker_knows_what_it_drew_and_drew_again():
     maker = app.scene_maker()
     image = maker.render(["cat", "dog"], "row", "noto")

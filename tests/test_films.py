@@ -1,6 +1,7 @@
 """Moving pictures: which frames are seen, what InstructBLIP makes of them, and what is refused."""
 
 import io
+import struct
 import sys
 
 import numpy as np
@@ -84,8 +85,8 @@ def test_one_with_a_damaged_frame_is_a_still():
     assert decode(data[: 3 * len(data) // 4]).film is None
 
 
-def video(count=20, size=(48, 64), rate=10, rotation=0, format="mp4", codec="mpeg4"):
-    """A grey film that grows lighter: frame k has the value 10 k."""
+def video(count=20, size=(48, 64), rate=10, format="mp4", codec="mpeg4"):
+    """A film that grows lighter, frame k has the value 10 k, with a white corner at the top left."""
     import av
 
     file = io.BytesIO()
@@ -110,6 +111,21 @@ def test_a_video_file_is_a_film(format):
     assert levels == [0, 5, 10, 15]
     assert decoded.film.moments == ("0.0 s", "0.5 s", "1.0 s", "1.5 s")
     assert decoded.image.size == (64, 48) and "are seen" in decoded.notices[0]
+
+
+def test_a_video_held_upright_is_seen_upright():
+    """A phone stores what its sensor saw and how to turn it: here a quarter to the right, in the track's matrix."""
+    data = video()
+    track = data.index(b"tkhd")
+    straight = (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    turned = (0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    at = data.index(struct.pack(">9i", *straight), track)
+    decoded = decode(data[:at] + struct.pack(">9i", *turned) + data[at + 36 :])
+    assert decoded.image.size == (48, 64)
+    lightest = np.asarray(decoded.image)[..., 0] > 200
+    assert (
+        lightest[:32, 24:].mean() > 0.9 and lightest[:32, :24].mean() < 0.1
+    )  # it was at the left of the sensor
 
 
 def test_a_video_needs_pyav_and_says_so(monkeypatch):

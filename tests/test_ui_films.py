@@ -185,4 +185,15 @@ def test_the_button_is_there_where_a_model_reads_films(services):
     def ids(page):
         return {block.elem_id for block in page.blocks.values()}
 
-    assert "film" in ids(build(services)) and "film" not in ids(build(fake_services()))
+    wanted = {"film", "scene-film"}
+    assert wanted <= ids(build(services)) and not wanted & ids(build(fake_services()))
+
+
+def test_a_made_film_is_read_as_one(services, tmp_path, monkeypatch):
+    monkeypatch.setattr(chat, "fresh_folder", lambda: tmp_path)
+    path = chat.moving_scene(services, Session(), ["cat"], "row", "mixed")
+    session = conversation.look(services, Session(), path, path)
+    made = services.scene_maker.film(["cat"], "row", None)
+    assert [frame.tobytes() for frame in session.encoded.frames] == [frame.tobytes() for frame in made]
+    with pytest.raises(gr.Error, match="choose one to 4 nouns"):
+        chat.moving_scene(services, Session(), [], "row", "mixed")

@@ -56,6 +56,12 @@ def moved(scene: Scene, index: int, x: float, y: float) -> Scene:
     return replace(scene, objects=(*without(scene, index).objects, at))
 
 
+def walk(scene: Scene, steps: int) -> list[Scene]:
+    """The first object crossing the picture from left to right at its own height, in front of the others."""
+    height = scene.objects[0].y / IMAGE_SIZE
+    return [moved(scene, 0, (step + 0.5) / steps, height) for step in range(steps)]
+
+
 def names(scene: Scene) -> tuple[str, ...]:
     """A name for every object: its noun, numbered where there are several."""
     nouns = [item.noun for item in scene.objects]

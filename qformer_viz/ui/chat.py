@@ -11,6 +11,7 @@ import gradio as gr
 from . import conversation
 from .components import UploadedImage, uploaded
 from .conversation import Session, messages
+from .export import fresh_folder
 from .services import Limits, Services
 
 PRIVATE = {"api_visibility": "private"}
@@ -50,11 +51,11 @@ def picture(services: Services) -> dict[str, gr.Component]:
             elem_id="examples",
         )
     if services.scene_maker:
-        parts |= _scene_maker(services.scene_maker)
+        parts |= _scene_maker(services.scene_maker, services.compares_questions)
     return parts
 
 
-def _scene_maker(maker) -> dict[str, gr.Component]:
+def _scene_maker(maker, films: bool) -> dict[str, gr.Component]:
     with gr.Accordion("Make a scene", open=False, elem_id="scene-maker"):
         nouns = gr.Dropdown(
             list(maker.nouns),
@@ -67,8 +68,14 @@ def _scene_maker(maker) -> dict[str, gr.Component]:
         with gr.Row():
             layout = gr.Dropdown(list(maker.layouts), value=maker.layouts[0], label="Layout", min_width=100)
             style = gr.Dropdown(["mixed", *maker.styles], value="mixed", label="Artwork", min_width=100)
-        make = gr.Button("Draw it", size="sm", elem_id="scene-draw")
-    return {"nouns": nouns, "layout": layout, "style": style, "make": make}
+        parts = {"nouns": nouns, "layout": layout, "style": style}
+        with gr.Row():
+            parts["make"] = gr.Button("Draw it", size="sm", elem_id="scene-draw", min_width=80)
+            if films and maker.film:
+                parts["make_film"] = gr.Button(
+                    "Draw it moving", size="sm", elem_id="scene-film", min_width=80
+                )
+    return parts
 
 
 def talk(services: Services) -> dict[str, gr.Component]:
@@ -211,10 +218,21 @@ def clear(session: Session) -> tuple:
 
 def scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     """The scene maker's picture, for the image box."""
+    return _drawn(services.scene_maker.render, session, nouns, layout, style)
+
+
+def moving_scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> str:
+    """The scene maker's film, for the image box: an animated PNG, which loses nothing."""
+    first, *others = _drawn(services.scene_maker.film, session, nouns, layout, style)
+    path = fresh_folder() / "film.png"
+    first.save(path, save_all=True, append_images=others, duration=700, loop=0)
+    return str(path)
+
+
+def _drawn(draw: Callable, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     session.stop.set()
-    maker = services.scene_maker
     try:
-        return maker.render(nouns, layout, None if style == "mixed" else style)
+        return draw(nouns, layout, None if style == "mixed" else style)
     except ValueError as error:
         raise gr.Error(
             escape(str(error)), title="This scene cannot be drawn", print_exception=False
@@ -248,7 +266,10 @@ def wire(
         new_image.append(parts["examples"].select(example_picker(services), session, image, **light))
     if "make" in parts:
         choices = [parts[name] for name in ("nouns", "layout", "style")]
-        new_image.append(parts["make"].click(partial(scene, services), [session, *choices], image, **light))
+        for name, draw in (("make", scene), ("make_film", moving_scene)):
+            if name in parts:
+                begun = parts[name].click(partial(draw, services), [session, *choices], image, **light)
+                new_image.append(begun)
     looked = [
         begun.success(partial(look, services), [session, image], [session, log, image], **lane)
         for begun in new_image

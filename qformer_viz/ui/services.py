@@ -78,8 +78,9 @@ class Drawn:
 
 @dataclass(frozen=True)
 class SceneMaker:
-    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`; `recall(image)` is what
-    is known of a scene that it drew, or that is an example, or None."""
+    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`, `film` with the same
+    arguments the frames of one that moves; `recall(image)` is what is known of a scene that it drew, or that is an
+    example, or None."""
 
     nouns: tuple[str, ...]
     layouts: tuple[str, ...]
@@ -87,6 +88,7 @@ class SceneMaker:
     render: Callable[[Sequence[str], str, str | None], Image.Image]
     max_objects: int = 4
     recall: Callable[[Image.Image], Drawn | None] = lambda image: None
+    film: Callable[[Sequence[str], str, str | None], Sequence[Image.Image]] | None = None
 
 
 @dataclass(frozen=True)
