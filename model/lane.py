@@ -1,7 +1,9 @@
-"""One thread for each device, in which everything that runs a model runs, one after another.
+"""Everything that runs a model on a device runs one after another, and all that a server's many threads ask for in one
+thread.
 
 Every thread that runs torch on the CPU gets workers of its own, and where there are more workers than cores, OpenMP
-stops keeping them awake between two operations. A small model is a third slower for it, so all of them share one.
+stops keeping them awake between two operations. A small model is a third slower for it. A script, which has no thread
+but its main one, is served there.
 """
 
 from __future__ import annotations
@@ -26,9 +28,15 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._starting = threading.Lock()
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """A forked process starts without the thread, and perhaps with a lock that nobody will ever release."""
+        self._starting, self._turn = threading.Lock(), threading.RLock()
+        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._process = 0
 
     def run(self, work: Callable[[], Result], stopped: Callable[[], bool] = lambda: False) -> Result | None:
         """What work() returns or raises; None if `stopped()` became true before its turn came.
@@ -37,6 +45,8 @@ class Lane:
         """
         if threading.current_thread() is self._thread:
             return work()
+        if threading.current_thread() is threading.main_thread():
+            return self._here(work, stopped)
         context, gradients = contextvars.copy_context(), torch.is_grad_enabled()
 
         def there() -> Result:
@@ -44,7 +54,8 @@ class Lane:
                 return context.run(work)
 
         future: Future | None = Future()
-        self._queue().put((future, there))
+        self._start()
+        self._waiting.put((future, there))
         try:
             while not wait([future], POLL).done:
                 if stopped() and future.cancel():
@@ -53,28 +64,34 @@ class Lane:
         finally:
             future = None  # an error would hold it, and it the error
 
-    def _queue(self) -> queue.SimpleQueue:
-        """The queue of a living thread: a forked process starts with none."""
+    def _here(self, work: Callable[[], Result], stopped: Callable[[], bool]) -> Result | None:
+        while not self._turn.acquire(timeout=POLL):
+            if stopped():
+                return None
+        try:
+            return work()
+        finally:
+            self._turn.release()
+
+    def _start(self) -> None:
         with self._starting:
-            if self._process != os.getpid():
-                self._process, self._waiting = os.getpid(), queue.SimpleQueue()
+            if self._thread is None:
                 self._thread = threading.Thread(
-                    target=_serve, args=(self._waiting,), name=f"model on {self.name}", daemon=True
+                    target=_serve, args=(self._waiting, self._turn), name=f"model on {self.name}", daemon=True
                 )
                 self._thread.start()
-            return self._waiting
 
 
-def _serve(waiting: queue.SimpleQueue) -> None:
+def _serve(waiting: queue.SimpleQueue, turn: threading.RLock) -> None:
     while True:
-        _next(*waiting.get())  # a call of its own, so that nothing of it is kept while the next is waited for
+        _next(*waiting.get(), turn)  # a call of its own, so that nothing is kept while the next is waited for
 
 
-def _next(future: Future, work: Callable[[], object]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+def _next(future: Future, work: Callable[[], object], turn: threading.RLock) -> None:
     try:
-        future.set_result(work())
+        with turn:
+            if future.set_running_or_notify_cancel():
+                future.set_result(work())
     except BaseException as error:
         future.set_exception(error)
         del future, work  # an error would hold them, and they the error

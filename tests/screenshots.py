@@ -73,12 +73,16 @@ def main() -> None:
         with opened(browser, url, 1440, 900, dark=True) as page:
             page.locator("#model input").click()
             page.get_by_role("option", name="InstructBLIP emoji").click()
-            page.wait_for_function("document.querySelector('#header').innerText.includes('InstructBLIP emoji')")
+            page.wait_for_function(
+                "document.querySelector('#header').innerText.includes('InstructBLIP emoji')"
+            )
             page.locator("#scene-maker button").first.click()
             page.locator("#scene-film").click()
             page.locator(".qfv-frame").nth(1).click()
             page.wait_for_function(IDLE, arg=3)
-            page.evaluate("document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 13}}))")
+            page.evaluate(
+                "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 13}}))"
+            )
             page.wait_for_timeout(800)
             page.locator("#canvas").screenshot(path=OUT / "film.png")
         with opened(browser, url, 390, 844, touch=True) as page:

@@ -5,6 +5,7 @@ import contextvars
 import gc
 import os
 import threading
+import time
 import weakref
 
 import pytest
@@ -15,20 +16,69 @@ from tests import fake_checkpoints as fakes
 from tests.occupied import occupied
 
 
-def test_all_work_of_a_device_runs_in_one_thread_that_is_no_caller():
+def here(call):
+    return call()
+
+
+def elsewhere(call):
+    """What call() returns or raises in a thread of its own."""
+    found = []
+
+    def inside():
+        try:
+            found.append((call(), None))
+        except BaseException as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    result, error = found.pop()
+    if error is not None:
+        raise error
+    return result
+
+
+@pytest.fixture(params=[here, elsewhere])
+def asked(request):
+    """From the main thread, and from another one."""
+    return request.param
+
+
+def test_what_other_threads_ask_for_runs_in_one_that_is_none_of_them():
     names, callers = [], []
 
     def call():
         callers.append(threading.get_ident())
         names.append(lane("cpu").run(threading.get_ident))
 
-    threads = [threading.Thread(target=call) for _ in range(3)]
+    for _ in range(3):
+        elsewhere(call)
+    assert len(set(names)) == 1 and not set(names) & {*callers, threading.get_ident()}
+    assert lane("cpu") is lane("cpu") is not lane("cuda:0")
+
+
+def test_a_script_is_served_in_its_own_thread():
+    assert lane("cpu").run(threading.get_ident) == threading.get_ident()
+
+
+def test_the_main_thread_and_the_others_never_run_at_once():
+    one, running, most = Lane("test"), [], []
+
+    def work():
+        running.append(1)
+        time.sleep(0.002)
+        most.append(len(running))
+        running.pop()
+
+    threads = [threading.Thread(target=lambda: [one.run(work) for _ in range(10)]) for _ in range(3)]
     for thread in threads:
         thread.start()
+    for _ in range(20):
+        one.run(work)
     for thread in threads:
         thread.join()
-    assert len(set(names)) == 1 and not set(names) & set(callers)
-    assert lane("cpu") is lane("cpu") is not lane("cuda:0")
+    assert len(most) == 50 and max(most) == 1
 
 
 def test_callers_get_their_turn_in_the_order_in_which_they_came():
@@ -47,37 +97,40 @@ def test_callers_get_their_turn_in_the_order_in_which_they_came():
     assert order == [0, 1, 2, 3, 4]
 
 
-def test_work_sees_the_callers_context_and_whether_it_computes_gradients():
+def test_work_sees_the_callers_context_and_whether_it_computes_gradients(asked):
     one, name = Lane("test"), contextvars.ContextVar("name", default="nobody")
-    name.set("somebody")
-    assert one.run(name.get) == "somebody"
-    with torch.no_grad():
-        assert one.run(torch.is_grad_enabled) is False
-    assert one.run(torch.is_grad_enabled) is True
+
+    def call():
+        name.set("somebody")
+        with torch.no_grad():
+            without = one.run(torch.is_grad_enabled)
+        return one.run(name.get), without, one.run(torch.is_grad_enabled)
+
+    assert asked(call) == ("somebody", False, True)
 
 
-def test_work_may_ask_for_work():
+def test_work_may_ask_for_work(asked):
     one = Lane("test")
-    assert one.run(lambda: one.run(lambda: 3)) == 3
+    assert asked(lambda: one.run(lambda: one.run(lambda: 3))) == 3
 
 
-def test_an_error_reaches_its_caller_and_the_lane_goes_on():
+def test_an_error_reaches_its_caller_and_the_lane_goes_on(asked):
     one = Lane("test")
     with pytest.raises(TimeoutError, match="mine"):
-        one.run(lambda: (_ for _ in ()).throw(TimeoutError("mine")))
-    assert one.run(lambda: 4) == 4
+        asked(lambda: one.run(lambda: (_ for _ in ()).throw(TimeoutError("mine"))))
+    assert asked(lambda: one.run(lambda: 4)) == elsewhere(lambda: one.run(lambda: 4)) == 4
 
 
-def test_who_stops_while_waiting_never_runs():
+def test_who_stops_while_waiting_never_runs(asked):
     one, stop, ran = Lane("test"), threading.Event(), []
     with occupied(one):
         stop.set()
-        assert one.run(lambda: ran.append(1), stop.is_set) is None
-    assert one.run(lambda: "next") == "next" and not ran
+        assert asked(lambda: one.run(lambda: ran.append(1), stop.is_set)) is None
+    assert asked(lambda: one.run(lambda: "next")) == "next" and not ran
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_of_the_last_work_is_kept_while_the_next_is_waited_for(fails):
+def test_nothing_of_the_last_work_is_kept_while_the_next_is_waited_for(asked, fails):
     one = Lane("test")
 
     def go():
@@ -94,7 +147,7 @@ def test_nothing_of_the_last_work_is_kept_while_the_next_is_waited_for(fails):
 
     gc.disable()
     try:
-        assert go()() is None
+        assert asked(go)() is None
     finally:
         gc.enable()
 
@@ -103,14 +156,15 @@ def test_nothing_of_the_last_work_is_kept_while_the_next_is_waited_for(fails):
 def test_a_forked_process_has_a_lane_of_its_own():
     """On ZeroGPU a call runs in a fork, which inherits no thread."""
     one = Lane("test")
-    one.run(lambda: None)
-    here, there = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(there, str(one.run(lambda: 7)).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(here, 10) == b"7"
+    elsewhere(lambda: one.run(lambda: None))
+    back, forth = os.pipe()
+    with occupied(one):
+        child = os.fork()
+        if not child:
+            os.write(forth, str(one.run(lambda: 7) + elsewhere(lambda: one.run(lambda: 8))).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert os.read(back, 10) == b"15"
 
 
 def test_work_apart_leaves_no_thread_and_waits_for_no_lane():
