@@ -16,6 +16,7 @@ from model import films
 from model.errors import ImageError
 from model.images import decode
 from model.types import Decoding
+from qformer_viz.attention import patches, select
 from qformer_viz.errors import BadSelection
 from qformer_viz.explain import attribute, explain, prepare
 from tests import checkpoint_factory as factory
@@ -82,7 +83,13 @@ def test_one_too_long_to_look_through_is_sampled_from_its_beginning(monkeypatch)
 
 def test_one_with_a_damaged_frame_is_a_still():
     data = gif(8)
-    assert decode(data[: 3 * len(data) // 4]).film is None
+    decoded = decode(data[: 3 * len(data) // 4])
+    assert decoded.film is None and same(decoded.image, noise(0))
+
+
+def test_a_picture_of_the_callers_own_is_left_at_its_first_frame():
+    picture = Image.open(io.BytesIO(gif(8)))
+    assert decode(picture).film is not None and picture.tell() == 0
 
 
 def video(count=20, size=(48, 64), rate=10, format="mp4", codec="mpeg4"):
@@ -93,7 +100,7 @@ def video(count=20, size=(48, 64), rate=10, format="mp4", codec="mpeg4"):
     with av.open(file, "w", format=format) as out:
         stream = out.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
-        stream.gop_size = 5
+        stream.gop_size = 7  # so that most of the frames that are looked for lie between two key frames
         for number in range(count):
             array = np.full((*size, 3), 10 * number, np.uint8)
             array[: size[0] // 2, : size[1] // 2] = 255
@@ -111,6 +118,13 @@ def test_a_video_file_is_a_film(format):
     assert levels == [0, 5, 10, 15]
     assert decoded.film.moments == ("0.0 s", "0.5 s", "1.0 s", "1.5 s")
     assert decoded.image.size == (64, 48) and "are seen" in decoded.notices[0]
+
+
+def test_a_frame_late_in_a_video_is_not_reached_through_all_before_it(monkeypatch):
+    data = video()
+    monkeypatch.setattr(films, "MAX_PIXELS", 64 * 48 * 8)
+    levels = [round(np.asarray(frame)[-4:, -4:].mean() / 10) for frame in decode(data).frames]
+    assert levels == [0, 5, 10, 15]
 
 
 def test_a_video_held_upright_is_seen_upright():
@@ -234,6 +248,15 @@ def test_an_answer_about_a_film_is_the_librarys_own(pipes, kind):
     assert list(pipe.caption(FILM, SHORT).token_ids) == stock(pipe, pipe.checkpoint.caption_prompt)
 
 
+def test_a_film_has_placeholders_of_its_own_where_the_model_knows_them(pipes):
+    for kind in FILM_KINDS:
+        prompts, config = pipes[kind]._prompts, pipes[kind].model.config
+        still, film = prompts.ids("x"), prompts.ids("x", 4 * factory.QUERIES)
+        assert film[: 4 * factory.QUERIES] == (config.video_token_index,) * 4 * factory.QUERIES
+        own = getattr(config, "image_token_index", config.video_token_index)
+        assert still[: factory.QUERIES] == (own,) * factory.QUERIES
+
+
 @pytest.mark.parametrize("kind", FILM_KINDS)
 def test_every_frame_is_seen_as_if_it_were_alone(pipes, kind):
     pipe = pipes[kind]
@@ -294,6 +317,8 @@ def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):
     scorer = pipe.scorer(encoded, answer)
     was, now = scorer.score(torch.cat([encoded.queries, changed]))
     torch.testing.assert_close(found.queries[:, at], was - now, atol=1e-4, rtol=1e-3)
+    looked = patches(select(encoded.record.result.cross_attention, 1))[2, 1]
+    torch.testing.assert_close(found.scores[:, at], found.queries[:, at, None] * looked)
     third = found.scores[:, 2 * factory.QUERIES : 3 * factory.QUERIES].sum(1).unflatten(-1, found.grid)
     torch.testing.assert_close(found.by_frame[:, 2], third)
     torch.testing.assert_close(found.patches, found.by_frame.sum(1))

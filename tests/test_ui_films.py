@@ -1,6 +1,7 @@
 """Films on the page, without a browser."""
 
 import json
+from dataclasses import replace
 
 import gradio as gr
 import numpy as np
@@ -24,7 +25,7 @@ from qformer_viz.ui import (
 )
 from qformer_viz.ui.conversation import Session
 from qformer_viz.view.payload import unpack
-from tests.fakes_ui import GRID, QUERIES, FakePipeline, fake_choice, fake_services
+from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_choice, fake_services
 from tests.test_app import build
 from tests.test_conversation import ask, say
 from tests.test_ui_why import still
@@ -83,9 +84,9 @@ def test_the_tabs_are_about_the_frame_on_the_canvas(services, session):
 
 @pytest.mark.parametrize("frame", [-1, 4, True, "2", None, 2.0])
 def test_a_frame_that_does_not_exist_is_passed_over(session, frame):
-    films.choose(session, 1)
+    films.choose(session, 3)
     films.choose(session, frame)
-    assert session.frame == 1
+    assert session.frame == 3
     films.choose(Session(), 0)
 
 
@@ -134,13 +135,21 @@ def test_what_works_on_one_picture_says_so(services, session):
     assert "one picture" in told and all(each == gr.skip() for each in rest)
 
 
-def test_queries_are_taken_away_in_every_frame(services, session):
+def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):
     told = whatif.told(whatif.without_queries, services, session, "3", whatif.AWAY)
     assert "With 1 of 8 queries" in told and "in all 4 frames" in told
+    given = []
+    monkeypatch.setattr(whatif, "consequence", lambda _, __, changed, lead: given.append(changed) or lead)
+    whatif.told(whatif.without_queries, services, session, "3", whatif.AWAY)
+    gone = ~given[0].queries[0].any(-1)  # the fake's mean is nought
+    assert gone.nonzero()[:, 0].tolist() == [3 + QUERIES * frame for frame in range(4)]
     assert "0 to 7" in whatif.told(whatif.without_queries, services, session, "8", whatif.AWAY)
 
 
 def test_nothing_of_a_film_can_be_drawn_again(services, session):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in (GREEN, *COLOURS)]
+    assert services.scene_maker.recall(frames[0])
+    session = replace(session, encoded=services.speaker.pipe.encode(frames))
     drawn = whatif.told(whatif.redrawn, services, session, "cat", whatif.REMOVE, "top")
     assert whatif.UNKNOWN_SCENE in drawn and whatif.shown(services, session)[1]["choices"] == []
 
@@ -170,6 +179,8 @@ def test_an_uploaded_video_is_looked_at_and_its_first_frame_shown(services, sess
     monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
     found, _, preview = chat.look_at_film(services, Session(), path)
     assert preview.getpixel((0, 0)) == COLOURS[0] and found.preview is preview
+    nothing, lines, preview = chat.look_at_film(services, Session(), __file__)
+    assert nothing.encoded is None and preview is None and "not an image" in lines[-1]["content"]
     again, lines, preview = chat.look_at_film(services, found, __file__)
     assert (
         again.encoded is found.encoded and preview is found.preview and "not an image" in lines[-1]["content"]

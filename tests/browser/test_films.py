@@ -25,7 +25,9 @@ STEPS = [0, 0, 3, 5]
 def film():
     still = blobs()
     cls, patches = still.cross_attention[..., :1], still.cross_attention[..., 1:]
-    frames = [torch.cat([cls, patches.roll(16 * step, -1)], -1) for step in STEPS]
+    moved = [patches.roll(16 * step, -1) for step in STEPS]
+    moved[3] = (moved[3] + patches.mean(-1, keepdim=True)) / 2  # the last is fainter
+    frames = [torch.cat([cls, each], -1) for each in moved]
     batched = {name: getattr(still, name).repeat(1, 4, 1, 1, 1) for name in ("self_attention",)}
     return replace(
         still,
