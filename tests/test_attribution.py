@@ -411,4 +411,4 @@ def test_every_method_in_every_precision(tmp_path_factory, family, language, pre
     # All knock-outs of one answer: as near as the precision allows, in units of their own spread.
     wanted, found = attribute(exact, "knockout").queries, attribute(near, "knockout").queries
     error = (found - wanted).norm() / wanted.norm()
-    assert 0 < error < {"bfloat16": 0.4, "float16": 0.1, "8bit": 0.4, "4bit": 1.5}[precision], error
+    assert 0 < error < {"bfloat16": 0.4, "float16": 0.1, "8bit": 0.6, "4bit": 1.5}[precision], error
