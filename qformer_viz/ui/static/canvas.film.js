@@ -35,8 +35,11 @@
         el("span", { class: "qfv-framebox" }, el("img", { src: frame.image.src, alt: "" }), canvas), el("span", {}, frame.moment), told);
       return { node, canvas, told };
     });
-    const node = el("div", { class: "qfv-film", role: "radiogroup", "aria-label": "Frames of the film" }, ...items.map((i) => i.node));
-    node.addEventListener("keydown", (event) => {
+    const group = el("div", { class: "qfv-film", role: "radiogroup", "aria-label": "Frames of the film" }, ...items.map((i) => i.node));
+    const about = view.options.context ? "Canvas and tabs are about the frame chosen here; " : "The canvas is about the frame chosen here; ";
+    const node = el("div", { class: "qfv-strip" }, group,
+      el("p", { class: "qfv-hint" }, about + "moved: how far the map has since the frame before, 0 the same, 1 nothing shared."));
+    group.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!step) return;
       event.preventDefault();
