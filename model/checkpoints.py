@@ -233,24 +233,3 @@ def _spoken_to(folder: Path) -> dict[str, Any]:
         return spoken_to(config.get("model_type"), (config.get("text_config") or {}).get("model_type"))
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-def table(free: float) -> str:
-    """The list as a table in Markdown: weights in GB by precision, and the best precision that fits into `free` bytes.
-
-    What fits is a guess from the list; loading counts again, and refuses with the figures.
-    """
-    shown = ("float32", "bfloat16", "8bit", "4bit")
-    lines = [
-        f"| checkpoint | kind | {' | '.join(shown)} | fits into {free / 1e9:.1f} GB | weights run by this project |",
-        "|---" * (len(shown) + 4) + "|",
-    ]
-    for entry in CHECKPOINTS.values():
-        sizes = [entry.memory(precision) for precision in shown]
-        room = [p for p, size in zip(shown, sizes, strict=True) if size and 1.05e9 * size + 0.5e9 <= free]
-        cells = ["–" if size is None else f"{size:.2f}" for size in sizes]
-        fits = room[0] if room else "no"
-        lines.append(
-            f"| {entry.id} | {entry.family} | {' | '.join(cells)} | {fits} | {'yes' if entry.verified else 'no'} |"
-        )
-    return "\n".join(lines)

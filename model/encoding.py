@@ -54,14 +54,12 @@ class Encoder:
             queries = self.queries(vision, instruction_inputs, frames=len(seen.frames))
         encoded = EncodedImage(
             source=decoded,
-            sha256=seen.sha256,
+            seen=seen,
             queries=queries,
             vision=vision,
             record=record,
             question=instruction,
-            notices=seen.notices,
             owner=self.owner,
-            film=seen.film,
         )
         self._vision.put(seen.sha256, vision)
         self._encoded.put((seen.sha256, instruction), encoded)

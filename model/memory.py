@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.checkpoints import CHECKPOINTS
 from model.errors import MemoryError_
 
 FLOAT = ("qformer", "query_tokens", "language_projection", "lm_head")
@@ -149,3 +150,18 @@ def physical() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
         return 8e9
+
+
+def listing(free: float) -> list[dict[str, Any]]:
+    """Every listed checkpoint: id, family, GB of its weights by safe precision, whether this project has run them
+    (`verified`), and the precision that "auto" would find room for in `free` bytes, or None.
+
+    What fits is told from the list; loading counts again, and refuses with the figures.
+    """
+    rows = []
+    for entry in CHECKPOINTS.values():
+        sizes = {precision: entry.memory(precision) for precision in entry.precisions}
+        room = [name for name, size in sizes.items() if name != "float16" and _needed(1e9 * size) <= free]
+        row = {"id": entry.id, "family": entry.family, "gigabytes": sizes, "verified": entry.verified}
+        rows.append(row | {"fits": room[0] if room else None})
+    return rows

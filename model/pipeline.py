@@ -24,7 +24,7 @@ from model.lane import lane
 from model.prompts import Prompt, Prompter
 from model.scoring import Scorer, eager
 from model.streaming import Emit, Stopped, stream
-from model.types import Answer, Decoding, EncodedImage, Turn
+from model.types import Answer, Decoding, EncodedImage, Turn, upload
 from model.wording import Wording
 
 ANSWERS = 256
@@ -208,7 +208,7 @@ class Pipeline:
         }
 
     def _encode(self, image: Any, instruction: str | None) -> EncodedImage:
-        decoded = decode(_source(image))
+        decoded = decode(upload(image))
         encoded = self._encoder.known(decoded, instruction)
         if encoded is not None:
             return encoded
@@ -231,7 +231,7 @@ class Pipeline:
         stopped: Stopped = lambda: False,
     ) -> Answer:
         decoding = decoding or Decoding()
-        image = image if self._ours(image) else decode(_source(image))
+        image = image if self._ours(image) else decode(upload(image))
         slots = self._slots(image)
         prompt = (
             self._prompts.caption(decoding.max_new_tokens, slots)
@@ -343,10 +343,6 @@ class Pipeline:
             "The caches are emptied: ask again with a shorter answer or fewer beams, or load with "
             'quantization="8bit" or "4bit".'
         )
-
-
-def _source(image: Any) -> Any:
-    return image.source if isinstance(image, EncodedImage) else image
 
 
 def _beginning(answer: Answer, count: int) -> Answer:

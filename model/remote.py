@@ -19,7 +19,7 @@ from model.caching import Recent
 from model.images import decode
 from model.pipeline import ANSWERS, Pipeline
 from model.scoring import Slopes, split_words
-from model.types import Answer, Decoding, EncodedImage, Turn
+from model.types import Answer, Decoding, EncodedImage, Turn, upload
 
 IMAGES = 16
 
@@ -56,7 +56,7 @@ class RemotePipeline:
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
-        decoded = decode(image.source if isinstance(image, EncodedImage) else image)
+        decoded = decode(upload(image))
         key = (decoded.sha256, question if self.family == "instructblip" else None)
         known = self._encoded.get(key)
         if known is None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from model.films import Film
     from model.images import Decoded
 
 Turn = tuple[str, str]
@@ -67,9 +66,9 @@ class Decoding:
 class EncodedImage:
     """What one ViT and Q-Former pass leaves behind: the expensive thing, and the cache's value.
 
-    source   the decoded upload; `image` is what was seen of it, RGB at its own geometry, or the first frame of a film;
-             `frames` all that were seen, f of them, and `moments` says when each is, () for a still picture
-    sha256   of the pixels that were seen
+    source   the decoded upload; `seen` is what this model saw of it: f `frames`, of which `image` is the first, RGB at
+             its own geometry; `moments` says when each frame of a film is, () for a still picture; `sha256` is of the
+             pixels that were seen, and `notices` say what their owner should know
     queries  [1, f·q, d] query outputs projected to the language model's width, frame by frame, on the model's device
     vision   [f, p, d] ViT output after its last LayerNorm, or None
     record   what `observe` yielded around the pass (the app's attention recording), or None
@@ -77,26 +76,32 @@ class EncodedImage:
     """
 
     source: Decoded
-    sha256: str
+    seen: Decoded
     queries: Tensor
     vision: Tensor | None = None
     record: Any = None
     question: str | None = None
-    notices: tuple[str, ...] = ()
     owner: Any = field(default=None, repr=False)
-    film: Film | None = None
 
     @property
     def image(self) -> Image.Image:
-        return self.source.image
+        return self.seen.image
+
+    @property
+    def sha256(self) -> str:
+        return self.seen.sha256
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return self.seen.notices
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:
-        return (self.image,) if self.film is None else self.film.frames
+        return self.seen.frames
 
     @property
     def moments(self) -> tuple[str, ...]:
-        return () if self.film is None else self.film.moments
+        return () if self.seen.film is None else self.seen.film.moments
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,3 +154,8 @@ class Match:
     image: Image.Image
     sha256: str
     record: Any = None
+
+
+def upload(image: Any) -> Any:
+    """What was uploaded, where an image comes as a model has seen it."""
+    return image.source if isinstance(image, EncodedImage) else image

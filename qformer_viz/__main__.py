@@ -41,13 +41,13 @@ def pictures(pipe: Any, count: int) -> Any:
     return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
 
 
-def checkpoints(device: str | None) -> str:
-    """The list, with what fits into the free memory of a device."""
+def checkpoints(device: str | None) -> tuple[list[dict[str, Any]], float]:
+    """The list, with what fits into the free memory of a device, and how many bytes that is."""
     from model import memory
-    from model.checkpoints import table
     from model.loading import choose_device
 
-    return table(memory.free(choose_device(device)[0]))
+    free = memory.free(choose_device(device)[0])
+    return memory.listing(free), free
 
 
 def backend() -> Backend:

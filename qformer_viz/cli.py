@@ -20,8 +20,8 @@ PRECISIONS = ("float32", "bfloat16", "float16", "8bit", "4bit")
 class Backend:
     """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
     truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each;
-    pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped; checkpoints(device) -> the
-    list of them, as text."""
+    pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped; checkpoints(device) -> (a
+    row for each that can be loaded, free bytes)."""
 
     load: Callable[..., Any]
     decode: Callable[[Any], Any]
@@ -29,7 +29,7 @@ class Backend:
     truths: Callable[[int], Any] | None = None
     pictures: Callable[[Any, int], Any] | None = None
     photograph: Path | None = None
-    checkpoints: Callable[[str | None], str] | None = None
+    checkpoints: Callable[[str | None], tuple[list[dict[str, Any]], float]] | None = None
 
 
 def model_arguments(parser: argparse.ArgumentParser, quantization: bool = True) -> None:
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         "checkpoints", help="list what can be loaded, its size in every precision, and what fits here"
     )
     listed.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
-    listed.add_argument("--json", action="store_true", help="print the table as JSON")
+    listed.add_argument("--json", action="store_true", help="print every figure as JSON")
     doctor = commands.add_parser(
         "doctor",
         help="load a checkpoint, check what can be checked, and print a report to paste into an issue",
@@ -165,8 +165,19 @@ def _about_image(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_checkpoints(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    """The list of checkpoints."""
-    return {"text": backend.checkpoints(args.device)}
+    """The list of checkpoints, as a table in Markdown."""
+    rows, free = backend.checkpoints(args.device)
+    shown = ("float32", "bfloat16", "8bit", "4bit")
+    lines = [
+        f"| checkpoint | kind | {' | '.join(shown)} | fits into {free / 1e9:.1f} GB | run by this project |",
+        "|---" * (len(shown) + 4) + "|",
+    ]
+    for row in rows:
+        sizes = (row["gigabytes"].get(precision) for precision in shown)
+        cells = ["–" if size is None else f"{size:.2f}" for size in sizes]
+        told = [row["id"], row["family"], *cells, row["fits"] or "no", "yes" if row["verified"] else "no"]
+        lines.append(f"| {' | '.join(told)} |")
+    return {"text": "\n".join(lines), "checkpoints": rows, "free_bytes": free}
 
 
 def run_doctor(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:

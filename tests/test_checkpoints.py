@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from model.checkpoints import CARD, CHECKPOINTS, resolve, table
+from model.checkpoints import CARD, CHECKPOINTS, resolve
 from model.errors import CheckpointError
 
 
@@ -56,20 +56,6 @@ def test_t5_is_not_offered_in_float16_nor_retrieval_in_fewer_bits():
         assert ("float16" in entry.precisions) == ("t5" not in name)
         assert ("8bit" in entry.precisions) == ("4bit" in entry.precisions) == ("itm" not in name)
     assert CHECKPOINTS["Salesforce/blip2-flan-t5-xl"].memory("float16") is None
-
-
-def test_the_table_says_what_fits():
-    def fits(free):
-        rows = [line.split(" | ") for line in table(free).splitlines()[2:]]
-        return {row[0].removeprefix("| "): row[-2] for row in rows}
-
-    assert set(fits(10e9)) == set(CHECKPOINTS)
-    assert fits(10e9)["Salesforce/blip2-opt-2.7b"] == "bfloat16" and fits(10e9)["blip2-emoji"] == "float32"
-    assert (
-        fits(5e9)["Salesforce/blip2-opt-2.7b"] == "8bit" and fits(3e9)["Salesforce/blip2-opt-2.7b"] == "4bit"
-    )
-    assert fits(2e9)["Salesforce/blip2-opt-2.7b"] == "no" and fits(2e9)["Salesforce/blip2-itm-vit-g"] == "no"
-    assert fits(100e9)["Salesforce/blip2-flan-t5-xxl"] == "float32"
 
 
 def test_a_listed_name_and_a_folder_resolve(tmp_path):

@@ -302,8 +302,7 @@ def test_another_model_sees_the_film_again(pipes):
 def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
-    if not answer.token_ids:
-        pytest.skip("random weights that say nothing")
+    assert answer.token_ids
     found = explain(pipe, encoded, answer)
     rows, columns = found.grid
     assert found.scores.shape == (len(found.words), 4 * factory.QUERIES, rows * columns)

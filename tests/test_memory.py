@@ -1,5 +1,7 @@
 """Memory: counted without allocating, against what loaded models really take and what the list of checkpoints says."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -8,6 +10,8 @@ import model
 from model import memory
 from model.checkpoints import CHECKPOINTS
 from model.errors import CheckpointError
+from qformer_viz import cli
+from qformer_viz.__main__ import backend
 from tests import fake_checkpoints as fakes
 from tests import published
 
@@ -90,3 +94,23 @@ def test_free_memory_is_that_of_machine_and_container(tmp_path, monkeypatch):
     assert memory._container(tmp_path) == float("inf") == memory._container(tmp_path / "nowhere")
     monkeypatch.setattr(memory, "_container", lambda: 12.0)
     assert memory.free(torch.device("cpu")) == 12
+
+
+def test_the_listing_says_what_fits():
+    def fits(free):
+        return {row["id"]: row["fits"] for row in memory.listing(free)}
+
+    assert set(fits(10e9)) == set(CHECKPOINTS)
+    assert fits(10e9)["Salesforce/blip2-opt-2.7b"] == "bfloat16" and fits(10e9)["blip2-emoji"] == "float32"
+    assert fits(5e9)["Salesforce/blip2-opt-2.7b"] == "8bit"
+    assert fits(3e9)["Salesforce/blip2-opt-2.7b"] == "4bit" and fits(2e9)["Salesforce/blip2-opt-2.7b"] is None
+    assert fits(2e9)["Salesforce/blip2-itm-vit-g"] is None
+    assert fits(9e9)["Salesforce/blip2-flan-t5-xl"] == "bfloat16"  # never float16
+
+
+def test_the_list_is_printed_and_its_figures_are_json(capsys):
+    assert cli.main(["checkpoints", "--json"], backend()) == 0
+    said = json.loads(capsys.readouterr().out)
+    rows = {row["id"]: row for row in said["checkpoints"]}
+    assert rows["Salesforce/blip2-opt-2.7b"]["gigabytes"]["8bit"] == 3.99 and rows["blip2-emoji"]["verified"]
+    assert "| Salesforce/blip2-itm-vit-g | retrieval | 4.69 | 2.34 | – | – |" in said["text"]

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.precision [--images N] [--json FILE]
 
 What int8 and NF4 change at published geometry (BLIP-2 OPT-2.7B, random weights) against float32: maps, captions and
-log-probabilities. Writes the weights to a temporary folder (7.5 GB), holds 20 GB in memory, takes a quarter of an hour.
+log-probabilities. Writes the weights to a temporary folder (7.5 GB), holds 23 GB in memory, takes 5 minutes.
 Random weights say nothing of real ones; what is measured is the arithmetic of the quantised layers at their real size.
 """
 
