@@ -103,6 +103,7 @@ def test_the_listing_says_what_fits():
     assert set(fits(10e9)) == set(CHECKPOINTS)
     assert fits(10e9)["Salesforce/blip2-opt-2.7b"] == "bfloat16" and fits(10e9)["blip2-emoji"] == "float32"
     assert fits(5e9)["Salesforce/blip2-opt-2.7b"] == "8bit"
+    assert fits(7.6e9)["Salesforce/blip2-opt-2.7b"] == "8bit"  # 7.49 GB of weights leave no room to work in
     assert fits(3e9)["Salesforce/blip2-opt-2.7b"] == "4bit" and fits(2e9)["Salesforce/blip2-opt-2.7b"] is None
     assert fits(2e9)["Salesforce/blip2-itm-vit-g"] is None
     assert fits(9e9)["Salesforce/blip2-flan-t5-xl"] == "bfloat16"  # never float16
