@@ -232,8 +232,12 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
 
 
 def test_curves_of_a_training_are_plotted(tmp_path):
-    curve = [{"step": 50, "loss": 2.0, "right": 0.1}, {"step": 100, "loss": 1.0, "right": 0.4, "late": 1.0}]
+    curve = [
+        {"step": 50, "minutes": 1.0, "loss": 2.0, "right": 0.1},
+        {"step": 100, "minutes": 2.0, "loss": 1.0, "right": 0.4, "late": 1.0},
+    ]
     (tmp_path / "lm_curve.json").write_text(json.dumps(curve))
     (tmp_path / "empty_curve.json").write_text("[]")
     (drawn,) = plots.training(tmp_path)
     assert drawn.name == "lm_curve.svg" and "late" in drawn.read_text()
+    assert "minutes" not in drawn.read_text()

@@ -140,8 +140,12 @@ def test_the_language_stage_learns_and_resumes(tokenizer, accelerator, tmp_path)
     once = train(tmp_path / "once")
     # Interrupted: the first three steps of the same schedule, then the rest.
     state = _stop_after(3, train, tmp_path / "two")
-    assert state["step"] == 3
+    assert state["step"] == 3 and state["minutes"] < 1
+    (drilled,) = (tmp_path / "two").glob("*.pt")
+    torch.save(state | {"minutes": 5.0}, drilled)
     twice = train(tmp_path / "two")
+    sittings = torch.load(drilled, weights_only=True)
+    assert 5.0 <= sittings["minutes"] < 6.0 and sittings["curve"][-1]["minutes"] >= 5.0
     for (name, a), b in zip(once.named_parameters(), twice.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
     curve = json.loads((tmp_path / "two" / "lm_curve.json").read_text())

@@ -96,23 +96,27 @@ def run(
     """Train `module`; `loss_of(module, draw)` draws a batch and returns the loss and figures to log.
 
     Saves `<out>/<name>.pt` every so often and at the end, and continues from it if it is there;
-    `<out>/<name>_curve.json` holds the figures by step. A finished stage returns at once.
+    `<out>/<name>_curve.json` holds the figures by step, and the minutes spent so far, in however many sittings. A
+    finished stage returns at once.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, curve_file = out / f"{name}.pt", out / f"{name}_curve.json"
     module = module.to(accelerator.device)
     optimizers = optimisers(module, schedule.lr)
     plans = [torch.optim.lr_scheduler.LambdaLR(each, schedule.factor) for each in optimizers]
-    start, curve = 0, []
+    start, curve, before = 0, [], 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"], strict=False)
         for key, parts in (("optimizers", optimizers), ("plans", plans)):
             for part, saved in zip(parts, state[key], strict=True):
                 part.load_state_dict(saved)
-        start, curve = state["step"], state["curve"]
+        start, curve, before = state["step"], state["curve"], state.get("minutes", 0.0)
         accelerator.print(f"{name}: continuing at step {start} of {schedule.steps}", flush=True)
     optimizers = [accelerator.prepare(each) for each in optimizers]
+
+    def minutes() -> float:
+        return round(before + (time.monotonic() - began) / 60, 2)
 
     def save(step: int) -> None:
         if not accelerator.is_main_process:
@@ -120,7 +124,7 @@ def run(
         learned = {k for k, p in module.named_parameters() if p.requires_grad}
         weights = {k: v for k, v in module.state_dict().items() if k in learned}
         state = {"optimizers": [o.state_dict() for o in optimizers], "plans": [p.state_dict() for p in plans]}
-        state |= {"module": weights, "step": step, "curve": curve}
+        state |= {"module": weights, "step": step, "curve": curve, "minutes": minutes()}
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
         curve_file.write_text(json.dumps(curve))
@@ -141,7 +145,7 @@ def run(
             sums[key].append(float(value))
         if len(sums["loss"]) == 50 or step + 1 == schedule.steps:
             means = {key: round(sum(values) / len(values), 4) for key, values in sums.items()}
-            curve.append({"step": step + 1, **means})
+            curve.append({"step": step + 1, "minutes": minutes(), **means})
             left = (time.monotonic() - began) / (step + 1 - start) * (schedule.steps - step - 1)
             shown = "  ".join(f"{key} {value:.3f}" for key, value in means.items())
             accelerator.print(
@@ -151,9 +155,8 @@ def run(
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save(step + 1)
     accelerator.wait_for_everyone()
-    if start < schedule.steps:
-        spent = (time.monotonic() - began) / 60
-        accelerator.print(f"{name}: {schedule.steps - start} steps in {spent:.1f} min", flush=True)
+    spent = minutes() if start < schedule.steps else before
+    accelerator.print(f"{name}: {schedule.steps} steps in {spent:.1f} min", flush=True)
     return module
 
 

@@ -117,7 +117,9 @@ def training(out: Path) -> list[Path]:
         steps = [point["step"] for point in curve]
         left.plot(steps, [point["loss"] for point in curve], color=BLUE)
         left.set(xlabel="step", ylabel="loss", title=file.stem.removesuffix("_curve"))
-        names = dict.fromkeys(name for point in curve for name in point if name not in ("step", "loss"))
+        names = dict.fromkeys(
+            name for point in curve for name in point if name not in ("step", "minutes", "loss")
+        )
         for name in names:
             found = [(point["step"], point[name]) for point in curve if name in point]
             right.plot(*zip(*found, strict=True), label=name.replace("_", " "), linewidth=1)
