@@ -21,7 +21,7 @@ from model.emoji.reading import Reader
 from model.emoji.retrieval import judge_pool
 from model.emoji.scenes import Scene, patch_labels, random_scene, render
 from model.emoji.strangers import STRANGERS
-from qformer_viz.attention import patches
+from qformer_viz.attention import entropy, patches, select
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.payload import as_text
 
@@ -121,6 +121,23 @@ def test_the_captured_maps_are_those_the_card_measures(reader, pipe, sheet, feat
     assert np.mean(shares, 0) == pytest.approx([layer["all"] for layer in layers.values()], abs=2e-3)
     # A query whose region holds an object looks at objects when it first and when it last looks.
     assert min(layers["0"]["own"], layers["4"]["own"]) > 2 * part["area_of_objects"]
+
+
+def test_the_map_on_which_the_canvas_opens_lies_on_an_object(pipe, sheet):
+    """The most focused map of the last layer that cross-attends; averaged over layers it more often does not."""
+
+    def peak(maps):
+        maps = patches(maps)
+        return maps[entropy(maps).argmin()].argmax()
+
+    hits = []
+    for scene, _ in sheet[:40]:
+        drawn = render(scene)
+        maps = pipe.encode(drawn.image).record.result.cross_attention
+        on = patch_labels(drawn).ravel() >= 0
+        hits.append([on[peak(select(maps, layer)[0])] for layer in (2, None)])
+    last, mean = np.mean(hits, 0)
+    assert last >= 0.9 and last > mean + 0.1
 
 
 def test_most_examples_are_captioned_with_exactly_their_nouns(pipe):

@@ -43,9 +43,9 @@ def url(payload, tmp_path_factory):
 
 @pytest.fixture
 def explorer(open_page, url):
-    """open_page for the standalone page, ready to use; at query 0 unless the fragment says otherwise."""
+    """open_page for the standalone page, ready to use; at query 0 and the mean over layers unless the fragment says otherwise."""
 
-    def open_(fragment="#q=0", **options):
+    def open_(fragment="#q=0&layer=mean", **options):
         page = open_page(url + fragment, **options)
         page.wait_for_selector(".qfv-item")
         return page
@@ -69,8 +69,8 @@ def weights(query, layer=None, head=None):
 
 
 def focused():
-    """The query whose map, averaged over layers and heads, has the lowest entropy."""
-    maps = attention.select(CAPTURE.cross_attention)[0]
+    """The query whose map in the last cross-attention layer, averaged over heads, has the lowest entropy."""
+    maps = attention.select(CAPTURE.cross_attention, layer=2)[0]
     return int(attention.entropy(attention.patches(maps)).argmin())
 
 
@@ -101,9 +101,10 @@ def test_it_opens_from_a_file_and_shows_the_facts(explorer):
     assert box["width"] / box["height"] == pytest.approx(320 / 200, rel=0.01)
 
 
-def test_it_opens_on_the_most_focused_query(explorer):
+def test_it_opens_on_the_most_focused_query_of_the_last_layer(explorer):
     assert focused() != 0
-    assert state(explorer(""))["queries"] == [focused()]
+    now = state(explorer(""))
+    assert (now["queries"], now["layer"], now["head"]) == ([focused()], 4, "mean")
 
 
 def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload):
@@ -322,7 +323,7 @@ def test_other_views_select_and_hear_of_selections(explorer):
         "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {queries: [99], layer: 7, head: -1}}))"
     )
     now = state(page)
-    assert (now["queries"], now["layer"], now["head"]) == ([4, 9], "mean", "mean")
+    assert (now["queries"], now["layer"], now["head"]) == ([4, 9], 4, "mean")
 
 
 def test_the_address_holds_the_selection(explorer):
@@ -332,7 +333,7 @@ def test_the_address_holds_the_selection(explorer):
     page.evaluate("qfvHandle.select({query: 5, patch: null})")
     assert page.evaluate("location.hash") == "#q=5&layer=2&head=1"
     found = state(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"]
-    assert found == f"q={focused()}&layer=mean&head=mean"
+    assert found == f"q={focused()}&layer=4&head=mean"
 
 
 def test_a_new_payload_keeps_the_settings_that_still_exist(explorer, payload):
@@ -344,7 +345,7 @@ def test_a_new_payload_keeps_the_settings_that_still_exist(explorer, payload):
     now = state(page)
     assert (now["queries"], now["layer"], now["head"], now["opacity"], now["patch"]) == (
         [0],
-        "mean",
+        0,
         "mean",
         0.4,
         None,

@@ -51,7 +51,7 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def explorer(open_page, url):
-    def open_(fragment="#q=3", **options):
+    def open_(fragment="#q=3&layer=mean", **options):
         page = open_page(url + fragment, **options)
         page.wait_for_selector(".qfv-item")
         return page

@@ -57,7 +57,7 @@ def test_the_maps_of_two_questions_and_what_moved(url, open_page):  # noqa: F811
     assert page.locator(".qfv-difference figcaption").all_inner_texts()[:2] == ["one?", "a longer one?"]
     told = page.locator(".qfv-difference [role=status]")
     # Query 2 of the fake looks at one patch whatever is asked, so the canvas opens on it, and this view follows.
-    assert "Query 02, mean of layers" in told.inner_text()
+    assert "Query 02, layer 4, mean of 2 heads" in told.inner_text()
     page.evaluate("qfvHandle.select({ queries: [0] })")
     page.wait_for_function(
         "document.querySelector('.qfv-difference [role=status]').innerText.includes('Query 00')"

@@ -6,8 +6,9 @@
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { el, label, number, percent, words } = QFV.parts;
   const MAX_OUTLINES = 8;
-  // No query: the one whose map is most focused, for many others may be idle.
-  const DEFAULTS = { queries: [], layer: "mean", head: "mean", patch: null, pinned: false, sort: "index",
+  // No layer: the last that cross-attends. No query: the one whose map is most focused there. On scenes whose objects are
+  // known that map lies on an object far more often than one averaged over layers (tests/test_bundled.py).
+  const DEFAULTS = { queries: [], layer: null, head: "mean", patch: null, pinned: false, sort: "index",
     palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false, frame: 0 };
 
   class Explorer {
@@ -86,11 +87,11 @@
       const whole = (v, n) => Number.isInteger(v) && v >= 0 && v < n;
       out.queries = [...new Set([].concat(out.queries))].filter((q) => whole(q, maps.queries));
       if (!out.queries.length) out.queries = this.state.queries.filter((q) => whole(q, maps.queries));
+      if (out.layer !== "mean" && !maps.crossLayers.includes(out.layer)) out.layer = maps.crossLayers.at(-1);
       if (!out.queries.length) {
-        const { entropy } = maps.block("mean", "mean");
+        const { entropy } = maps.block(out.layer, "mean");
         out.queries = [entropy.indexOf(Math.min(...entropy))];
       }
-      if (!maps.crossLayers.includes(out.layer)) out.layer = "mean";
       if (!whole(out.head, maps.heads)) out.head = "mean";
       if (!whole(out.patch, maps.patches)) out.patch = null;
       if (out.patch === null) out.pinned = false;

@@ -17,7 +17,7 @@
     const out = {};
     const queries = (given.get("q") || "").split(",").map(numeric).filter((q) => q !== null);
     if (queries.length) out.queries = queries;
-    if (given.has("layer")) out.layer = numeric(given.get("layer")) ?? "mean";
+    if (given.has("layer")) out.layer = given.get("layer") === "mean" ? "mean" : numeric(given.get("layer"));
     if (given.has("head")) out.head = numeric(given.get("head")) ?? "mean";
     if (given.has("frame")) out.frame = numeric(given.get("frame")) ?? 0;
     if (numeric(given.get("patch")) !== null) out.patch = numeric(given.get("patch"));
