@@ -84,7 +84,7 @@
   function ranking(view, maps) {
     const title = el("h3", { class: "qfv-title" });
     const hint = el("p", { class: "qfv-hint" });
-    const rows = Array.from({ length: Math.min(10, maps.queries) }, () => {
+    const rows = Array.from({ length: Math.min(8, maps.queries) }, () => {
       const name = el("span", { class: "qfv-who" });
       const value = el("span", { class: "qfv-num" });
       const length = bar();
@@ -138,8 +138,9 @@
     parts.node = el("div", { class: "qfv-explorer" },
       parts.controls.node, parts.status, ...(parts.strip ? [parts.strip.node] : []),
       el("div", { class: "qfv-body" },
-        el("div", { class: "qfv-main" }, parts.stage.node, parts.stage.legend, parts.display.node, parts.note, keys),
-        el("div", { class: "qfv-side" }, parts.sheet.node, el("div", { class: "qfv-about" }, parts.read.node, parts.rank.node))));
+        el("div", { class: "qfv-side" },
+          el("div", { class: "qfv-main" }, parts.stage.node, parts.stage.legend, parts.note, keys), parts.display.node),
+        el("div", { class: "qfv-side" }, parts.sheet.node, parts.read.node, parts.rank.node)));
     return parts;
   }
 
