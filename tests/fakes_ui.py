@@ -280,7 +280,7 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
             lambda index, x, y: Image.new("RGB", image.size, (2, int(100 * x), int(100 * y))),
         )
 
-    about = {name: changes.pop(name) for name in ("world", "familiar", "unknown") if name in changes}
+    about = {name: changes.pop(name) for name in ("world", "familiar", "unknown", "quick") if name in changes}
     options = {
         "speaker": fake_speaker(pipe, **about),
         "decode": decode,

@@ -142,7 +142,7 @@ def test_head_closes_no_script_early():
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
 
 
-def stand_in(world="emoji scenes", family="blip2", title="One"):
+def stand_in(world="emoji scenes", family="blip2", title="One", parameters=9e6):
     """What `make_services` needs of a pipeline, without a model."""
     from model.checkpoints import Checkpoint
 
@@ -151,7 +151,10 @@ def stand_in(world="emoji scenes", family="blip2", title="One"):
         checkpoint=Checkpoint(
             id=title.lower(), title=title, family=family, world=world, folder=Path("no/such")
         ),
-        model=SimpleNamespace(config=SimpleNamespace(qformer_config=qformer, num_query_tokens=4)),
+        model=SimpleNamespace(
+            config=SimpleNamespace(qformer_config=qformer, num_query_tokens=4),
+            num_parameters=lambda: parameters,
+        ),
         processor=SimpleNamespace(tokenizer=None),
         family=family,
     )
@@ -203,6 +206,11 @@ def test_offered_checkpoints_are_named_and_not_read(tmp_path):
 def test_a_model_alone_offers_no_choice_and_compares_no_questions():
     services = app.make_services(stand_in(world="photographs"))
     assert list(services.speakers) == ["One"] and not services.compares_questions and not services.examples
+
+
+def test_only_small_models_are_quick():
+    assert app.speaker(stand_in()).quick
+    assert not app.speaker(stand_in(world="photographs", parameters=3.7e9)).quick
 
 
 def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):

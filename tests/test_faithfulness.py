@@ -18,7 +18,6 @@ from qformer_viz.ui import why
 from qformer_viz.ui.conversation import Session
 from tests.fakes_ui import fake_services
 from tests.test_conversation import ask, looked
-from tests.test_ui_why import still
 
 MASK = torch.zeros(6, 6, dtype=torch.bool)
 MASK[1:3, 1:3] = True
@@ -199,7 +198,7 @@ def test_a_method_of_ones_own_is_in_page_api_and_benchmark(monkeypatch, tmp_path
     monkeypatch.setitem(qformer_viz.METHODS, "corner", mine)
     services = fake_services()
     session = ask(services, looked(services, Session(), tmp_path), "what?")
-    shown = json.loads(why.told_and_view(services, session, still)[1])["methods"][-1]
+    shown = json.loads(why.told_and_view(services, session)[1])["methods"][-1]
     assert shown["title"] == "The corner" and shown["patches"][1][0][:2] == [1, 0]
     assert shown["notes"][1] == "It always names the corner."
     pipe = model.load("blip2-emoji", observe=qformer_viz.capture)

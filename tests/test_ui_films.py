@@ -116,7 +116,7 @@ def test_a_model_that_reads_no_films_sees_the_first_frame_and_the_next_one_all_a
 
 
 def test_why_shows_every_frame_and_offers_what_can_take_a_film_apart(services, session):
-    told, view = why.told_and_view(services, session, still)
+    told, view = why.told_and_view(services, session)
     shown = json.loads(view)
     assert told == "" and len(shown["frames"]) == 4 and shown["moments"][3] == "frame 4"
     assert [method["name"] for method in shown["methods"]] == ["knockout", "raw", "difference"]
@@ -169,7 +169,7 @@ def test_all_frames_are_exported(services, session, tmp_path):
     assert "frame 4" in export.write_page(services, session, tmp_path).read_text()
     export.write_sheet(services, session, tmp_path)
     export.write_csv(services, session, tmp_path)
-    why.told_and_view(services, session, still)
+    why.told_and_view(services, session)
     found = json.loads(export.write_why(services, session, tmp_path).read_text())["attributions"][0]
     assert np.shape(found["by_frame"])[1:] == (4, *GRID)
 

@@ -34,7 +34,7 @@ def session(services, tmp_path):
 
 
 def explain(services, session):
-    told, view = why.told_and_view(services, session, still)
+    told, view = why.told_and_view(services, session)
     assert told == ""
     return json.loads(view)
 
@@ -190,12 +190,24 @@ def test_a_page_without_scenes_has_no_masks():
 
 
 def test_what_was_explained_goes_with_its_answer(services, session):
-    told, view, sentence, curves = why.forget(session)
+    told, view, sentence, curves = why.follow(services, session)
     assert (told, view, sentence) == ("", "", "") and curves["visible"] is False
     explain(services, session)
     # Asked for before the page came to clear the last one: it is about this answer and stays.
-    assert not any(isinstance(each, str) or "visible" in each for each in why.forget(session))
-    assert why.forget(ask(services, session, "next?"))[1] == ""
+    assert not any(isinstance(each, str) or "visible" in each for each in why.follow(services, session))
+    assert why.follow(services, ask(services, session, "next?"))[1] == ""
+
+
+def test_the_answers_of_a_small_model_are_taken_apart_unasked(tmp_path):
+    services = fake_services(quick=True)
+    session = looked(services, Session(), tmp_path)
+    assert why.follow(services, session)[:3] == ("", "", "")
+    session = ask(services, session, "what is it?")
+    session.stop.set()
+    told, view, sentence, curves = why.follow(services, session)
+    assert json.loads(view)["words"] == ["you", "asked", "what", "is", "it?"]
+    assert (told, sentence, curves["visible"]) == ("", "", False)
+    assert session.stop.is_set()  # what the visitor wants stopped is something else
 
 
 def test_figures_say_yes_where_the_peak_is_in_the_object():

@@ -94,13 +94,15 @@ class SceneMaker:
 @dataclass(frozen=True)
 class Speaker:
     """A model that chats, and what the page says about it. `familiar(encoded) -> notice or None` says when an image is
-    unlike the model's world; `unknown(question)` lists the words that the model has never read."""
+    unlike the model's world; `unknown(question)` lists the words that the model has never read; `quick`:
+    whether it is so small that its answers are taken apart unasked."""
 
     pipe: Pipeline
     geometry: Geometry
     world: str = ""
     familiar: Callable[[Any], str | None] | None = None
     unknown: Callable[[str], Sequence[str]] | None = None
+    quick: bool = False
 
     @property
     def reads_questions(self) -> bool:

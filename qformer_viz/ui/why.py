@@ -1,5 +1,7 @@
 """Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -38,11 +40,12 @@ def tab() -> dict:
     return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}
 
 
-def told_and_view(services: Services, session: Session, progress: gr.Progress) -> tuple[str, str]:
+def told_and_view(
+    services: Services, session: Session, told: Callable[[int, int], Any] | None = None
+) -> tuple[str, str]:
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
         kept = of(services, session)
-        told = telling(session, progress, "Explaining")
         for name in offered(kept):
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
@@ -167,11 +170,14 @@ def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def forget(session: Session) -> tuple:
-    """Another image, model or answer: what was explained is of no more use."""
+def follow(services: Services, session: Session) -> tuple:
+    """Another image, model or answer: what was explained is of no more use. An answer that is quickly taken apart is
+    taken apart unasked."""
     if current(session) is not None:
         return (gr.skip(),) * 4
-    return "", "", "", gr.update(visible=False)
+    unasked = session.answer is not None and session.answer.text and services.of(session).quick
+    told, view = told_and_view(services, session) if unasked else ("", "")
+    return told, view, "", gr.update(visible=False)
 
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple:
@@ -179,7 +185,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
 
     # Closures, because Gradio reads no type hints off a partial.
     def start(session: Session, progress=gr.Progress()):  # noqa: B008
-        return told_and_view(services, session, progress)
+        return told_and_view(services, session, telling(session, progress, "Explaining"))
 
     def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
         return computed(services, session, event._data, progress)
@@ -196,4 +202,4 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     parts["stop"].click(
         halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
     )
-    return (forget, session, [*told, *verdict])
+    return (partial(follow, services), session, [*told, *verdict])

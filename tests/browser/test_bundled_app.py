@@ -211,6 +211,18 @@ def test_the_questions_tab_compares_what_instructblip_looks_at(url, open_page):
     assert re.search(r"moved [\d.]+ %", moved), moved
 
 
+def test_words_are_taken_apart_unasked_and_are_in_no_link_until_chosen(url, open_page):
+    page = open_page(url)
+    choose(page, "rocket-and-star")
+    chips = page.locator(".qfv-chip")
+    chips.filter(has_text="rocket").wait_for()
+    assert ask(page, "is there a cat?") == "no"
+    page.wait_for_function("document.querySelectorAll('.qfv-chip').length === 1")
+    assert chips.first.inner_text().startswith("no") and "word=" not in page.evaluate("location.hash")
+    chips.first.click()
+    assert page.evaluate("location.hash").endswith("&word=0")
+
+
 def test_a_link_reopens_an_example_with_query_layer_head_and_word(url, open_page):
     """The address of a view opens the same view in another browser; that of an upload names no image."""
     page = open_page(url)

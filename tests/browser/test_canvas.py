@@ -43,7 +43,7 @@ def url(payload, tmp_path_factory):
 
 @pytest.fixture
 def explorer(open_page, url):
-    """open_page for the standalone page, ready to use; at query 0 and the mean over layers unless the fragment says otherwise."""
+    """open_page for the standalone page, ready to use; at query 0 and the mean over layers unless told otherwise."""
 
     def open_(fragment="#q=0&layer=mean", **options):
         page = open_page(url + fragment, **options)

@@ -20,10 +20,12 @@
       const linked = Number(global.qfvLinkedWord ?? NaN);
       global.qfvLinkedWord = null;
       const start = linked in shown.words ? linked : Math.max(first, 0);
-      this.state = { word: same ? before.word : start, method: same ? before.method : 0, text: shown.words.join(" ") };
+      // A word that nobody chose is in no link.
+      this.state = { word: same ? before.word : start, chosen: same ? before.chosen : linked in shown.words,
+        method: same ? before.method : 0, text: shown.words.join(" ") };
       this.chips = shown.words.map((word, t) => {
         const chip = el("button", { type: "button", role: "radio", class: "qfv-chip" + (shown.visual[t] ? "" : " qfv-chip-language"),
-          title: this.fact(t), onclick: () => this.set({ word: t }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
+          title: this.fact(t), onclick: () => this.set({ word: t, chosen: true }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
         return chip;
       });
       this.list = el("div", { class: "qfv-chips", role: "radiogroup", "aria-label": "Words of the answer" }, ...this.chips);
@@ -49,7 +51,7 @@
       this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about,
         el("div", { class: "qfv-why-ask" }, this.compute, this.check), this.body);
       root.append(this.root);
-      global.qfvWord = () => this.root.isConnected ? this.state.word : null;
+      global.qfvWord = () => this.root.isConnected && this.state.chosen ? this.state.word : null;
       this.set({});
     }
 
@@ -69,7 +71,7 @@
       if (!step) return;
       event.preventDefault();
       const count = this.chips.length;
-      this.set({ word: (this.state.word + step + count) % count });
+      this.set({ word: (this.state.word + step + count) % count, chosen: true });
       this.chips[this.state.word].focus();
     }
 
