@@ -87,6 +87,7 @@ def make_services(
     `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
     of this model.
     """
+    from model.baseline import reference_images
     from model.shelf import Shelf
     from model.types import Decoding
     from qformer_viz.ui.services import Services
@@ -111,6 +112,7 @@ def make_services(
         scene_maker=scene_maker() if bundled else None,
         matcher=matcher,
         precisions=precisions or {},
+        album=reference_images,
     )
 
 

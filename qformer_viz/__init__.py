@@ -1,5 +1,6 @@
 """See inside Q-Former models. Importing this loads torch, and neither transformers, gradio nor plotly."""
 
+from .across import Across, across
 from .attention import (
     centre_of_mass,
     cls_share,
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Across",
     "Attribution",
     "BadSelection",
     "BadShape",
@@ -62,6 +64,7 @@ __all__ = [
     "QueryStatistics",
     "Recording",
     "StillRecording",
+    "across",
     "attention_similarity",
     "between_image_share",
     "capture",

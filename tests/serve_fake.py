@@ -17,6 +17,11 @@ with TemporaryDirectory() as folder:
     for name in ("red", "green"):
         examples.append((Path(folder) / f"{name}.png", name))
         Image.new("RGB", (60, 40), name).save(examples[-1][0])
-    services = fake_services(examples=tuple(examples), matcher=FakeMatcher(), **fake_choice(broken=True))
+    services = fake_services(
+        examples=tuple(examples),
+        matcher=FakeMatcher(),
+        album=lambda world: [str(path) for path, _ in examples],
+        **fake_choice(broken=True),
+    )
     options = launch_options(services) | {"max_file_size": args.upload}
     build(services).launch(**options)

@@ -24,6 +24,7 @@ PURE = [
     "benchmark",
     "interplay",
     "verdict",
+    "across",
 ]
 
 # One interpreter, forking a child per module: torch is loaded once and every child starts without the others.

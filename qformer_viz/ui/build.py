@@ -9,6 +9,7 @@ from gradio.utils import get_space
 
 from . import (
     about,
+    across,
     api,
     chat,
     export,
@@ -70,6 +71,8 @@ def build(services: Services) -> gr.Blocks:
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
                         numbers = statistics.tab(services)
+                    with gr.Tab("Images", id="across"):
+                        many = across.tab(services)
                     if services.compares_questions:
                         with gr.Tab("Questions", id="questions"):
                             pair = questions.tab()
@@ -104,6 +107,9 @@ def build(services: Services) -> gr.Blocks:
             switched = [
                 models.wire(services, session, choice, [parts["log"], header, said, *controls], chat.halt)
             ]
+        unseen = across.wire(services, session, many)
+        for event in switched:
+            event.success(*unseen, api_visibility="private", show_progress="hidden")
         chat.wire(services, session, parts, looked, answered, switched)
         films.wire(session, view, tabs)
         export.wire(services, session, files)

@@ -89,7 +89,10 @@ def head() -> str:
     styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
     scripts = "".join(
         f"<script>{text}</script>"
-        for text in (canvas_script(), *map(_static, ("difference.js", "why.js", "painter.js", "app.js")))
+        for text in (
+            canvas_script(),
+            *map(_static, ("across.js", "difference.js", "why.js", "painter.js", "app.js")),
+        )
     )
     icon = quote(_static("icon.svg"))
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'

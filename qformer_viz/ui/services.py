@@ -3,7 +3,7 @@
 The interface knows no model code; `app.py` fills these in, and tests fill in a fake.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,7 @@ class Limits:
     queue: int = 24
     cache_seconds: int = 3600
     sessions: int = 64
+    images: int = 24
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Services:
     data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
     `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
     `compares_questions`: whether any model on offer reads the question in its Q-Former; `precisions`: further ones of
-    the speaker's model, by name, and what loads each, once."""
+    the speaker's model, by name, and what loads each, once; `album(world)`: pictures of a model's world, for where a
+    visitor has chosen none."""
 
     speaker: Speaker
     decode: Callable[[Any], Any]
@@ -128,6 +130,7 @@ class Services:
     speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
     compares_questions: bool = False
     precisions: Mapping[str, Callable[[], Pipeline]] = field(default_factory=dict)
+    album: Callable[[str], Iterable[Any]] = lambda world: ()
     limits: Limits = field(default_factory=Limits)
 
     @cached_property

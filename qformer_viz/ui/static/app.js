@@ -14,7 +14,7 @@
       const detail = {};
       if (inside("similarity-plot")) detail.queries = [...new Set([number(point.x), number(point.y)])];
       else detail.queries = [number(point.text !== undefined && point.z === undefined ? point.text : point.x)];
-      if (point.z !== undefined && inside("statistics-plot")) {
+      if (point.z !== undefined && (inside("statistics-plot") || inside("across-plot"))) {
         const layer = /^layer (\d+)$/.exec(String(point.y));
         detail.layer = layer ? Number(layer[1]) : "mean";
       }

@@ -1,0 +1,179 @@
+"""Tab: every query over a set of images, to see which follow the picture and which look at a place."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..across import Across, across
+from ..view.palette import STOPS
+from ..view.payload import embed, pack
+from .chat import halt
+from .components import alert, facts, live_view, uploaded
+from .conversation import Session
+from .explained import telling
+from .payload import as_json
+from .services import Services
+
+SIDE = 256
+"""Pixels of the longer side of a picture in the album."""
+
+
+def tab(services: Services) -> dict:
+    """Two ways to a set of images, a heat map beside the figures, and the pictures."""
+    gr.HTML(
+        "<p class='qfv-note'>One picture does not tell whether a query looks at a thing or at a place. Here is the "
+        "query of the canvas on a whole set, and how far each query's map changes from picture to picture. That a "
+        "query follows the picture does not say that the model uses what it finds.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        run = gr.Button(
+            "Look at the pictures that come with it",
+            variant="primary",
+            size="md",
+            elem_id="across-run",
+            min_width=300,
+            scale=0,
+        )
+        files = gr.UploadButton(
+            f"Look at my own, 2 to {services.limits.images}",
+            file_count="multiple",
+            file_types=["image"],
+            size="md",
+            elem_id="across-files",
+            min_width=210,
+            scale=0,
+        )
+        stop = gr.Button("Stop", size="md", elem_id="across-stop", min_width=80, scale=0)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            plot = gr.Plot(
+                show_label=False,
+                label="How far queries follow the picture",
+                elem_id="across-plot",
+                visible=False,
+            )
+        with gr.Column(scale=2, min_width=260):
+            told = gr.HTML(elem_id="across-told", apply_default_css=False)
+    view = live_view("across", "across-view")
+    return {"files": files, "run": run, "stop": stop, "told": told, "view": view, "plot": plot}
+
+
+def looked(
+    services: Services, session: Session, files: Sequence[str] | None, progress: gr.Progress
+) -> tuple[str, str, Any]:
+    """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
+    from ..view.figures import measure_figure
+
+    try:
+        seen = encoded(services, session, files or (), progress)
+        found = across([each.record.result for each in seen])
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error)), "", gr.update(visible=False)
+    names = [row if row == "mean" else f"layer {row}" for row in found.rows]
+    plot = measure_figure(found.follows, names, "follows the picture", "0 to 1")
+    warning = (
+        "Signs of collapse: " + "; ".join(found.collapse.reasons) + "." if found.collapse.warning else ""
+    )
+    title = services.of(session).pipe.describe()["title"]
+    return (
+        facts(figures(found), warning, f"{title} over {found.images} images:"),
+        as_json(album(seen, found)),
+        gr.update(value=plot, visible=True),
+    )
+
+
+def encoded(services: Services, session: Session, files: Sequence[str], progress: gr.Progress) -> list[Any]:
+    """Every image as the visitor's model sees it, of films the first frame. ValueError says what to do instead."""
+    speaker, most = services.of(session), services.limits.images
+    if files and not 2 <= len(files) <= most:
+        raise ValueError(f"{len(files)} images were chosen. Choose 2 to {most}.")
+    pictures = [read(services, path) for path in files] or [*islice(services.album(speaker.world), most)]
+    question = session.last_question() if speaker.reads_questions else None
+    told, seen = telling(session, progress, "Looking"), []
+    for picture in pictures:
+        seen.append(speaker.pipe.encode(picture, question or None))
+        told(len(seen), len(pictures))
+    return seen
+
+
+def read(services: Services, path: str) -> Any:
+    """An uploaded file's picture; trouble names the file."""
+    try:
+        return services.decode(str(uploaded(path))).still()
+    except services.user_errors as error:
+        raise ValueError(f"{Path(path).name}: {error}") from error
+
+
+def album(seen: Sequence[Any], found: Across) -> dict[str, Any]:
+    """What the view draws: pictures with their maps, averaged over heads, and how far each query follows them."""
+    first = seen[0].record.result
+    images = []
+    for each in seen:
+        cross = each.record.result.cross_attention[:, 0].mean(1, keepdim=True).numpy()
+        small = each.image.copy()
+        small.thumbnail((SIDE, SIDE))
+        shape = [*cross.shape[:3], cross.shape[3] - 1]
+        about = {"shape": shape, "grid": list(first.grid), "cross_layers": list(first.cross_layers)}
+        images.append(about | pack(cross) | {"image": embed(small)})
+    follows = [[round(value, 3) for value in row] for row in found.follows.tolist()]
+    return {"images": images, "follows": follows, "colours": list(STOPS["viridis"])}
+
+
+def figures(found: Across) -> list[tuple[str, str, str]]:
+    """The rows of facts over the whole set."""
+    last = found.follows[-1]
+    most, least = int(last.argmax()), int(last.argmin())
+    kept = found.collapse.between_image_share
+    return [
+        (
+            "Follows the picture",
+            f"{last.mean():.2f}",
+            "mean over queries, layers averaged; 0: the same patches in every "
+            "picture, 1: no two pictures share any",
+        ),
+        (
+            "Most and least",
+            f"{most:02d} · {least:02d}",
+            f"queries, at {last[most]:.2f} and {last[least]:.2f}",
+        ),
+        (
+            "What the image decides",
+            f"{kept:.0%}",
+            "of the variance of the last states; the rest tells queries apart whatever is shown",
+        ),
+        (
+            "Alike by chance",
+            f"{found.reference:.2f}",
+            "99 % of pairs of queries of different pictures are less alike "
+            "(centred cosine of the last states): a threshold for redundancy in the Similarity tab",
+        ),
+        ("Effective rank", f"{found.collapse.effective_rank:.1f}", "of the last states, mean over pictures"),
+    ]
+
+
+def forget() -> tuple[str, str, Any]:
+    """Another model: what the last one saw is of no more use."""
+    return "", "", gr.update(visible=False)
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after another model was chosen."""
+
+    # A closure, because Gradio reads no type hints off a partial.
+    def look(session: Session, files: list[str] | None, progress=gr.Progress()):  # noqa: B008
+        return looked(services, session, files, progress)
+
+    shown = [parts["told"], parts["view"], parts["plot"]]
+    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+    told = {"show_progress_on": parts["told"], **lane}
+    parts["run"].click(partial(look, files=None), session, shown, **told)
+    parts["files"].upload(look, [session, parts["files"]], shown, **told)
+    parts["stop"].click(
+        halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
+    )
+    return forget, None, shown

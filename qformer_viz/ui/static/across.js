@@ -1,0 +1,74 @@
+// QFormerViz.across(root, shown): one query's map on every picture of a set, and what it usually is.
+// shown: images (payloads of the canvas with one head, the mean), follows [layers and their mean][queries], colours.
+// Follows the canvas's query and layer; nothing is asked of a server.
+(function (global) {
+  "use strict";
+  const QFV = (global.QFormerViz = global.QFormerViz || {});
+  const { el, number, percent, words } = QFV.parts;
+
+  class Across {
+    constructor(root, shown, maps) {
+      Object.assign(this, { shown, maps });
+      this.state = { query: 0, layer: "mean" };
+      this.colours = QFV.paint.table(shown.colours);
+      this.usual = this.tile(null);
+      this.tiles = shown.images.map(({ image }) => this.tile(image));
+      this.told = el("p", { role: "status" });
+      this.root = el("div", { class: "qfv qfv-across", "data-theme": "host" }, this.told,
+        el("div", { class: "qfv-album" }, ...[this.usual, ...this.tiles].map((tile) => tile.node)));
+      root.append(this.root);
+      this.abort = new AbortController();
+      document.addEventListener("qfv:select", (event) => event.detail && this.set(event.detail), { signal: this.abort.signal });
+      this.set((global.qfvHandle && global.qfvHandle.get()) || {});
+    }
+
+    tile(image) {
+      const canvas = el("canvas", { role: "img" });
+      const caption = el("figcaption", { class: "qfv-note" });
+      const picture = el("div", { class: "qfv-triple-picture" }, ...(image ? [el("img", { src: image.src, alt: "" })] : []), canvas);
+      picture.style.aspectRatio = String(image ? Math.min(Math.max(image.width / image.height, 1 / 3), 3) : this.maps[0].columns / this.maps[0].rows);
+      return { canvas, caption, node: el("figure", {}, picture, caption) };
+    }
+
+    set(change) {
+      const [first] = this.maps;
+      const { query = this.state.query, layer = this.state.layer } = change;
+      this.state = { query: query < first.queries ? query : 0, layer: first.crossLayers.includes(layer) ? layer : "mean" };
+      this.render();
+    }
+
+    render() {
+      const { query, layer } = this.state;
+      const [{ columns, rows, crossLayers, patches }] = this.maps;
+      const seen = this.maps.map((maps) => maps.of(maps.block(layer, 0), query));
+      const usual = new Float32Array(patches);
+      for (const map of seen) for (let p = 0; p < patches; p++) usual[p] += map[p] / seen.length;
+      const draw = ({ canvas, caption }, map, opacity, name) => {
+        const { peak, peakAt } = QFV.maps.describe(map);
+        const text = name + number(peak) + " at " + words.patch({ columns }, peakAt);
+        QFV.paint.raster(canvas, map, columns, rows, peak, this.colours, opacity);
+        caption.textContent = text;
+        canvas.setAttribute("aria-label", words.queries([query]) + ": " + text);
+      };
+      draw(this.usual, usual, 1, "mean of all: ");
+      this.tiles.forEach((tile, i) => draw(tile, seen[i], 0.75, ""));
+      const row = layer === "mean" ? crossLayers.length : crossLayers.indexOf(layer);
+      this.told.textContent = words.queries([query]) + ", " + words.layer(this.maps[0], layer) + ", mean of heads: follows the picture by "
+        + percent(this.shown.follows[row][query]) + ". Every picture on a scale of its own.";
+    }
+
+    destroy() {
+      this.abort.abort();
+      this.root.remove();
+    }
+  }
+
+  QFV.across = function (root, shown) {
+    let view = null;
+    let gone = false;
+    const ready = Promise.all(shown.images.map((payload) => QFV.maps.load(payload))).then((maps) => {
+      if (!gone) view = new Across(root, shown, maps);
+    });
+    return { ready, get: () => view && { ...view.state }, destroy: () => ((gone = true), view && view.destroy()) };
+  };
+})(window);
