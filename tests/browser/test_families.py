@@ -73,6 +73,12 @@ def test_a_kind_is_chosen_looked_into_and_talked_with(open_page, url, kind):
     page.locator("#send").click()
     page.wait_for_function(IDLE, arg=4)
     explained(page)
+    page.get_by_role("tab", name="Images").click()
+    page.locator("#across-run").click()
+    page.wait_for_function(
+        "document.querySelectorAll('.qfv-album figure').length === 13"
+    )  # twelve photographs and the mean
+    assert f"{kind} over 12 images" in page.locator("#across-told").inner_text()
     assert "Error" not in page.locator("#right").inner_text()
     page.get_by_role("tab", name="Export").click()
     with page.expect_download() as started:
