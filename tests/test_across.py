@@ -101,6 +101,15 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
         assert np.allclose(cls[:, 0], cross[..., 0], atol=1e-3)
 
 
+def test_large_pictures_are_sent_small(folder):
+    Image.new("RGB", (1200, 600), "red").save(folder / "large.png")
+    seen = across.encoded(
+        fake_services(), Session(), [str(folder / "large.png"), *pictures(folder, "blue")], still
+    )
+    shown = across.album(seen, qformer_viz.across([each.record.result for each in seen]))
+    assert [image["image"]["width"] for image in shown["images"]] == [256, 60] and seen[0].image.width == 1200
+
+
 def test_no_more_pictures_than_the_server_allows(folder):
     paths = pictures(folder, "red", "green", "blue")
     services = fake_services(album=lambda world: paths * 20)
