@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qformer_viz import query_statistics
 from qformer_viz.export import load_npz
 from qformer_viz.ui import (
     chat,
@@ -168,7 +169,11 @@ def test_all_frames_are_exported(services, session, tmp_path):
     assert captured.cross_attention.shape[1] == 4 and manifest["shapes"]["cross_attention"][1] == 4
     assert "frame 4" in export.write_page(services, session, tmp_path).read_text()
     export.write_sheet(services, session, tmp_path)
-    export.write_csv(services, session, tmp_path)
+    header, *rows = export.write_csv(services, session, tmp_path).read_text().splitlines()
+    assert header.startswith("frame,layer,query,") and len(rows) == 4 * 4 * QUERIES
+    stats = query_statistics(session.encoded.record.result, image=2)
+    third = [row.split(",") for row in rows if row.startswith("3,mean,")]
+    assert [float(row[3]) for row in third] == pytest.approx(stats.entropy[-1].tolist(), abs=1e-4)
     why.told_and_view(services, session)
     found = json.loads(export.write_why(services, session, tmp_path).read_text())["attributions"][0]
     assert np.shape(found["by_frame"])[1:] == (4, *GRID)

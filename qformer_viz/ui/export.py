@@ -56,13 +56,18 @@ def write_page(services: Services, session: Session, folder: Path) -> Path:
 
 
 def write_csv(services: Services, session: Session, folder: Path) -> Path:
-    capture = session.capture
+    """One row for every layer and query, of a film for every frame as well."""
+    whole, frames = session.encoded.record.result, len(session.encoded.frames)
     rows = [
-        [layer, *row]
-        for layer in (*map(str, capture.cross_layers), statistics.MEAN)
-        for row in statistics.rows(capture, layer)
+        [frame + 1, layer, *row]
+        for frame in range(frames)
+        for layer in (*map(str, whole.cross_layers), statistics.MEAN)
+        for row in statistics.rows(whole.image(frame), layer)
     ]
-    return files.save_csv(["layer", *statistics.HEADERS], rows, folder / "statistics.csv")
+    headers = ["frame", "layer", *statistics.HEADERS]
+    if frames == 1:
+        headers, rows = headers[1:], [row[1:] for row in rows]
+    return files.save_csv(headers, rows, folder / "statistics.csv")
 
 
 def write_why(services: Services, session: Session, folder: Path) -> Path:
