@@ -1,7 +1,6 @@
 """Tab: every query over a set of images, to see which follow the picture and which look at a place."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,11 @@ def tab(services: Services) -> dict:
     )
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(
-            "Look at the pictures that come with it",
+            "Look at the program's pictures",
             variant="primary",
             size="md",
             elem_id="across-run",
-            min_width=300,
+            min_width=250,
             scale=0,
         )
         files = gr.UploadButton(
@@ -164,15 +163,18 @@ def forget() -> tuple[str, str, Any]:
 def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after another model was chosen."""
 
-    # A closure, because Gradio reads no type hints off a partial.
-    def look(session: Session, files: list[str] | None, progress=gr.Progress()):  # noqa: B008
+    # Closures, because Gradio reads no type hints off a partial.
+    def look(session: Session, progress=gr.Progress()):  # noqa: B008
+        return looked(services, session, None, progress)
+
+    def look_at(session: Session, files: list[str], progress=gr.Progress()):  # noqa: B008
         return looked(services, session, files, progress)
 
     shown = [parts["told"], parts["view"], parts["plot"]]
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told = {"show_progress_on": parts["told"], **lane}
-    parts["run"].click(partial(look, files=None), session, shown, **told)
-    parts["files"].upload(look, [session, parts["files"]], shown, **told)
+    parts["run"].click(look, session, shown, **told)
+    parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
     parts["stop"].click(
         halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
     )
