@@ -91,12 +91,13 @@ def encoded(services: Services, session: Session, files: Sequence[str], progress
     speaker, most = services.of(session), services.limits.images
     if files and not 2 <= len(files) <= most:
         raise ValueError(f"{len(files)} images were chosen. Choose 2 to {most}.")
-    pictures = [read(services, path) for path in files] or [*islice(services.album(speaker.world), most)]
+    sources = files or [*islice(services.album(speaker.world), most)]
     question = session.last_question() if speaker.reads_questions else None
     told, seen = telling(session, progress, "Looking"), []
-    for picture in pictures:
+    for source in sources:
+        picture = read(services, source) if files else source
         seen.append(speaker.pipe.encode(picture, question or None))
-        told(len(seen), len(pictures))
+        told(len(seen), len(sources))
     return seen
 
 
@@ -172,7 +173,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
 
     shown = [parts["told"], parts["view"], parts["plot"]]
     lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-    told = {"show_progress_on": parts["told"], **lane}
+    told = {"show_progress_on": parts["view"], **lane}
     parts["run"].click(look, session, shown, **told)
     parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
     parts["stop"].click(

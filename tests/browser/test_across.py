@@ -24,12 +24,16 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
     told = page.locator(".qfv-across [role=status]")
     assert "Query 02, layer 4, mean of heads: follows the picture by" in told.inner_text()
     drawn = "() => [...document.querySelectorAll('.qfv-album canvas')].map(c => c.toDataURL())"
-    before = page.evaluate(drawn)
-    page.evaluate("qfvHandle.select({ queries: [5], layer: 'mean' })")
-    page.wait_for_function(
-        "document.querySelector('.qfv-across [role=status]').innerText.includes('Query 05, mean of layers 0, 2, 4')"
-    )
-    assert all(one != other for one, other in zip(before, page.evaluate(drawn), strict=True))
+    for change, says in (
+        ("{ queries: [5] }", "Query 05, layer 4"),
+        ("{ layer: 'mean' }", "Query 05, mean of layers 0, 2, 4"),
+    ):
+        before = page.evaluate(drawn)
+        page.evaluate(f"qfvHandle.select({change})")
+        page.wait_for_function(
+            "says => document.querySelector('.qfv-across [role=status]').innerText.includes(says)", arg=says
+        )
+        assert all(one != other for one, other in zip(before, page.evaluate(drawn), strict=True))
     assert " at row " in page.locator(".qfv-album canvas").nth(1).get_attribute("aria-label")
     # A click on the figure chooses query and layer on the canvas, and this view follows.
     cell = page.locator("#across-plot " + CELL).bounding_box()

@@ -26,7 +26,7 @@
       const canvas = el("canvas", { role: "img" });
       const caption = el("figcaption", { class: "qfv-note" });
       const picture = el("div", { class: "qfv-triple-picture" }, ...(image ? [el("img", { src: image.src, alt: "" })] : []), canvas);
-      picture.style.aspectRatio = String(image ? Math.min(Math.max(image.width / image.height, 1 / 3), 3) : this.maps[0].columns / this.maps[0].rows);
+      picture.style.aspectRatio = String(image ? Math.min(Math.max(image.width / image.height, 0.6), 1.8) : this.maps[0].columns / this.maps[0].rows);
       return { canvas, caption, node: el("figure", {}, picture, caption) };
     }
 
