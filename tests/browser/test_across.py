@@ -1,9 +1,12 @@
 """The Images tab in a real Chromium, over fake models."""
 
 import pytest
+from PIL import Image
 
+from qformer_viz import across
 from tests.browser.test_app import CELL, captioned, open_page, picture, selection, url  # noqa: F401
 from tests.browser.test_questions import choose
+from tests.fakes_ui import FakePipeline
 
 pytestmark = pytest.mark.browser
 TILES = "n => document.querySelectorAll('.qfv-album figure').length === n"
@@ -24,9 +27,11 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
     told = page.locator(".qfv-across [role=status]")
     assert "Query 02, layer 4, mean of heads: follows the picture by" in told.inner_text()
     drawn = "() => [...document.querySelectorAll('.qfv-album canvas')].map(c => c.toDataURL())"
-    for change, says in (
-        ("{ queries: [5] }", "Query 05, layer 4"),
-        ("{ layer: 'mean' }", "Query 05, mean of layers 0, 2, 4"),
+    examples = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green")]
+    found = across([FakePipeline().encode(image).record.result for image in examples])
+    for change, says, row in (
+        ("{ queries: [5] }", "Query 05, layer 4", 2),
+        ("{ layer: 'mean' }", "Query 05, mean of layers 0, 2, 4", 3),
     ):
         before = page.evaluate(drawn)
         page.evaluate(f"qfvHandle.select({change})")
@@ -34,6 +39,8 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
             "says => document.querySelector('.qfv-across [role=status]').innerText.includes(says)", arg=says
         )
         assert all(one != other for one, other in zip(before, page.evaluate(drawn), strict=True))
+        share = float(told.inner_text().split("follows the picture by ")[1].split(" %")[0])
+        assert share == pytest.approx(100 * float(found.follows[row, 5]), abs=0.11)
     assert " at row " in page.locator(".qfv-album canvas").nth(1).get_attribute("aria-label")
     # A click on the figure chooses query and layer on the canvas, and this view follows.
     cell = page.locator("#across-plot " + CELL).bounding_box()
