@@ -36,7 +36,7 @@ def opened(browser, url: str, width: int, height: int, dark: bool = False, touch
 
 
 def main() -> None:
-    """Write desktop.png, phone.png, similarity.png, why.png, whatif.png and film.png."""
+    """Write desktop.png, phone.png, similarity.png, why.png, whatif.png, images.png and film.png."""
     OUT.mkdir(exist_ok=True)
     with serve("app") as url, sync_playwright() as playwright:
         browser = launch(playwright)
@@ -70,6 +70,12 @@ def main() -> None:
             page.locator("#whatif-outcome table").wait_for()
             page.wait_for_timeout(500)
             page.locator("#tabs").screenshot(path=OUT / "whatif.png")
+            page.get_by_role("tab", name="Images").click()
+            page.locator("#across-run").click()
+            page.locator(".qfv-album figure").nth(24).wait_for()
+            page.locator("#across-plot .js-plotly-plot .heatmaplayer image").wait_for()
+            page.wait_for_timeout(800)
+            page.locator("#tabs").screenshot(path=OUT / "images.png")
         with opened(browser, url, 1440, 900, dark=True) as page:
             page.locator("#model input").click()
             page.get_by_role("option", name="InstructBLIP emoji").click()
