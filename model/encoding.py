@@ -66,11 +66,9 @@ class Encoder:
         return encoded
 
     @torch.no_grad()
-    def passing(self, decoded: Decoded, instruction_inputs: Any) -> tuple[Tensor, Tensor]:
-        """(ViT outputs [1, p, d], projected queries [1, q, d]) of an image that nobody will ask for again: neither
-        recorded nor kept."""
-        vision = self.model.vision_model(pixel_values=self._pixels((decoded.image,))).last_hidden_state
-        return vision, self.queries(vision, instruction_inputs)
+    def features(self, decoded: Decoded) -> Tensor:
+        """ViT outputs [1, p, d] of an image that nobody will ask for again: not kept."""
+        return self.model.vision_model(pixel_values=self._pixels((decoded.image,))).last_hidden_state
 
     @torch.no_grad()
     def hidden(

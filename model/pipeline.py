@@ -29,6 +29,8 @@ from model.wording import Wording
 
 ANSWERS = 256
 MEANS = 16
+REFERENCES = 8
+"""Reference images that the Q-Former sees at once."""
 _CAPTION = object()  # in place of a question; None is one that was not given
 
 
@@ -66,6 +68,7 @@ class Pipeline:
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._means: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(MEANS)
+        self._reference_features: torch.Tensor | None = None
         self._lane = lane(str(self.device))
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
@@ -166,21 +169,35 @@ class Pipeline:
         """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
         return self.means(question)[0]
 
+    @torch.no_grad()
     def means(self, question: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(`mean_features`, `mean_queries`) for a question."""
         known = self._means.get(question)
         if known is None:
             inputs = None if question is None else self._prompts.instruction_inputs(question)
-            images = map(decode, reference_images(self.checkpoint.world))
-            seen = [self._turn(partial(self._encoder.passing, image, inputs)) for image in images]
-            features, queries = (torch.cat(each).mean(0, keepdim=True) for each in zip(*seen, strict=True))
-            known = features, queries
+            features = self._references()
+            queries = [
+                self._turn(partial(self._encoder.queries, part, inputs))
+                for part in features.split(REFERENCES)
+            ]
+            known = features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True)
             self._means.put(question, known)
         return known
+
+    def _references(self) -> torch.Tensor:
+        """ViT outputs [n, p, d] of the reference images, kept where other questions will want them again."""
+        found = self._reference_features
+        if found is None:
+            images = map(decode, reference_images(self.checkpoint.world))
+            found = torch.cat([self._turn(partial(self._encoder.features, image)) for image in images])
+            if self.family == "instructblip":
+                self._reference_features = found
+        return found
 
     def forget(self) -> None:
         """Drop every cached image, answer, mean and key-value cache."""
         self._means.clear()
+        self._reference_features = None
         self._encoder.forget()
         self._generator.forget()
         self._answers.clear()

@@ -541,6 +541,28 @@ def test_what_was_encoded_and_asked_can_still_be_differentiated(family):
     assert not any(tensor.is_inference() for tensor in (encoded.queries, encoded.vision))
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids="-".join)
+def test_the_means_are_those_of_every_reference_image_and_the_vit_sees_each_once(family, monkeypatch):
+    pictures = [picture(seed) for seed in range(11)]
+    monkeypatch.setattr("model.pipeline.reference_images", lambda world: iter(pictures))
+    pipe = fakes.pipeline(*family)
+    reads = family[0] == "instructblip"
+    each = [pipe.encode(image, QUESTION) for image in pictures]
+    question = each[0].question
+    vision = Count(pipe.model.vision_model)
+    features, queries = pipe.mean_features(question), pipe.mean_queries(question)
+    assert vision.calls == len(pictures)
+    torch.testing.assert_close(features, torch.cat([e.vision for e in each]).mean(0, keepdim=True))
+    torch.testing.assert_close(queries, torch.cat([e.queries for e in each]).mean(0, keepdim=True))
+    assert not features.requires_grad and not queries.requires_grad
+    if reads:
+        other = pipe.encode(pictures[0]).question
+        assert not torch.allclose(pipe.mean_queries(other), queries) and vision.calls == len(pictures)
+        pipe.forget()
+        pipe.mean_queries(other)
+        assert vision.calls == 2 * len(pictures)
+
+
 def test_forget_lets_go():
     pipe = fakes.pipeline()
     pipe.caption(picture(), SHORT)
