@@ -1,14 +1,27 @@
 """`python -m tests.serve_fake`: the real page over the fake pipeline."""
 
 import argparse
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from PIL import Image
 
+from qformer_viz import METHODS, Method
 from qformer_viz.ui import build, launch_options
 from tests.fakes_ui import FakeMatcher, fake_choice, fake_services
 
+
+def held(case):
+    """A method that takes half a minute if nobody stops it."""
+    for step in range(600):
+        case.told(step, 600)
+        time.sleep(0.05)
+    return torch.zeros(len(case.words), 1, case.capture.grid[0] * case.capture.grid[1])
+
+
+METHODS["held"] = Method("held", "Held", held, "nats", "That it waits.", "Anything else.", slow=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--upload", default="20mb")
 args = parser.parse_args()

@@ -154,7 +154,7 @@ def test_it_can_be_stopped(folder):
     session, services = Session(), fake_services()
 
     def stop(*_, **__):
-        session.stop.set()
+        session.pause.set()
 
     told, view, _ = across.looked(services, session, pictures(folder, "red", "green", "blue"), stop)
     assert STOPPED in told and view == "" and services.speaker.pipe.encoded == 2

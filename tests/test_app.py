@@ -18,7 +18,8 @@ from model.shelf import tidy
 from qformer_viz import ui
 from qformer_viz.ui import launch_options
 from qformer_viz.ui.components import facts, head
-from tests.fakes_ui import FakePipeline, fake_services
+from qformer_viz.ui.conversation import Session
+from tests.fakes_ui import FakeMatcher, FakePipeline, fake_choice, fake_services
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,14 +97,36 @@ def test_privacy_and_limits_of_the_page():
     assert page.delete_cache == (600, services.limits.cache_seconds)
 
 
-def test_everything_that_runs_the_model_shares_one_lane():
-    page = build(fake_services())
+def test_what_changes_a_session_waits_its_turn_and_nobody_waits_for_long_work():
+    page = build(fake_services(precisions={"8bit": FakePipeline}, matcher=FakeMatcher(), **fake_choice()))
     lanes = {}
     for function in page.fns.values():
-        lanes.setdefault(function.concurrency_id, set()).add(function.name)
-    heavy = {"caption", "ask", "attention"}
-    assert heavy <= lanes["model"]
-    assert {fn.concurrency_limit for fn in page.fns.values() if fn.concurrency_id == "model"} == {1}
+        if function.fn is not None:
+            function.name = getattr(function.fn, "func", function.fn).__name__
+            lanes.setdefault(function.concurrency_id, {})[function.name] = function
+    (session,) = (
+        block for block in page.blocks.values() if isinstance(getattr(block, "value", None), Session)
+    )
+    changing = [fn for fn in page.fns.values() if session in fn.outputs]
+    # A question is taken or refused at once; whether an answer is still growing is looked at.
+    assert {fn.name for fn in changing if fn.concurrency_id != "chat"} == {"pose"}
+    assert {"look", "look_at_film", "answer", "change", "retry", "clear"} <= set(lanes["chat"])
+    assert {fn.concurrency_limit for fn in lanes["chat"].values()} == {1}
+    assert {
+        "start",
+        "compute",
+        "check",
+        "weigh",
+        "paint",
+        "told",
+        "look",
+        "look_at",
+        "pair",
+        "compare",
+    } <= set(lanes["long"])
+    assert {fn.concurrency_limit for fn in lanes["long"].values()} == {4}
+    assert set(lanes["load"]) == {"read", "compare"}
+    assert {"caption", "ask", "attention", "explain"} <= set(lanes["api"])
 
 
 def test_page_without_examples_or_scene_maker_builds():

@@ -2,12 +2,14 @@
 
 import copy
 
+import gradio as gr
 import pytest
 from PIL import Image
 
 from model.types import Decoding
 from qformer_viz.ui import conversation as talk
 from qformer_viz.ui.conversation import Session, messages
+from qformer_viz.ui.lanes import lasting
 from tests.fakes_ui import FakeError, FakePipeline, fake_choice, fake_services, fake_speaker
 
 
@@ -210,3 +212,31 @@ def test_a_switched_model_says_when_the_image_is_unlike_its_world(tmp_path):
     services = fake_services(**choice | {"speakers": choice["speakers"] | {"Third": lambda: strange}})
     after = talk.switch(services, looked(services, Session(), tmp_path), "Third")
     assert [line.text for line in after.lines] == ["unlike anything"]
+
+
+def test_work_about_what_has_gone_changes_nothing(services, tmp_path):
+    """Another image, model or answer while a tab was at work: its outcome is not shown."""
+    choice = fake_services(**fake_choice())
+    for gone in (
+        lambda session: looked(choice, session, tmp_path),
+        lambda session: talk.switch(choice, session, "Fake InstructBLIP"),
+        lambda session: ask(choice, session, "another?"),
+    ):
+        session = ask(choice, looked(choice, Session(), tmp_path), "what is it?")
+        assert lasting(session, lambda: ("told", "view")) == ("told", "view")
+        assert lasting(session, lambda: "told") == "told"
+
+        def work(found, session=session, gone=gone):
+            gone(session)
+            return found
+
+        assert lasting(session, lambda: work(("told", "view"))) == [gr.skip()] * 2
+        assert lasting(session, lambda: work("told")) == gr.skip()
+
+
+def test_each_visitor_has_work_and_marks_of_their_own():
+    first = Session()
+    second = copy.deepcopy(first)
+    first.pause.set()
+    assert not second.pause.is_set() and not first.stop.is_set()
+    assert not second.holds(first.mark())

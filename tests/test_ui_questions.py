@@ -1,7 +1,9 @@
 """The Questions tab and the picker of models, without a browser."""
 
 import json
+from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 
@@ -76,6 +78,24 @@ def test_a_switch_renews_everything_that_names_the_model(tmp_path):
     assert services.of(session).pipe.name == "reader" and log == [] and shown == "Fake InstructBLIP"
     assert "Fake &lt;b&gt;model" in header and "other models" in header
     assert "reads the question" in about and len(controls) == 6
+
+
+def test_weights_are_read_before_anything_else_changes(tmp_path, monkeypatch):
+    said, read = [], []
+    monkeypatch.setattr(models.gr, "Warning", lambda text, **_: said.append(text))
+    services = fake_services(**fake_choice(broken=True))
+    second = services.speakers["Fake InstructBLIP"]
+    speakers = services.speakers | {"Fake InstructBLIP": lambda: read.append(1) or second()}
+    services = replace(services, speakers=speakers)
+    session = looked(services, Session(), tmp_path)
+    assert models.load(services, session, "Fake InstructBLIP") == "Fake InstructBLIP" and read and not said
+    assert models.load(services, session, "Broken") == "Fake BLIP-2" and "Get it again" in said[0]
+    talking = replace(session, model="Fake InstructBLIP")
+    assert models.load(services, talking, "Broken") == "Fake InstructBLIP"
+    with pytest.raises(gr.Error, match="not on offer"):
+        models.load(services, session, "another")
+    # The name that came back is that of the model that speaks: nothing begins anew.
+    assert models.switch(services, session, "Fake BLIP-2")[0] is session
 
 
 def test_a_failed_switch_keeps_the_conversation(tmp_path, monkeypatch):

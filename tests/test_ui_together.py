@@ -62,7 +62,7 @@ def test_trouble_is_told_and_work_can_be_stopped(services, session):
 
     def stop(at, desc, unit):
         seen.append(at)
-        session.stop.set()
+        session.pause.set()
 
     assert "Stopped" in together.weighed(services, session, stop)[0] and seen == [(2, 16)]
     assert "are enough" in together.weighed(services, session, still)[0]

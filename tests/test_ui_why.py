@@ -152,13 +152,23 @@ def test_long_work_is_shown_and_can_be_stopped(services, session):
 
     def progress(at, desc, unit):
         seen.append(at)
-        session.stop.set()
+        session.pause.set()
 
     told, view = why.computed(services, session, {"method": "rise", "word": 1}, progress)
     assert "Stopped" in told and not isinstance(view, str)
     assert seen == [(64, 512)]
     told, view = why.computed(services, session, {"method": "rise", "word": 1}, still)
     assert told == "" and view
+
+
+def test_work_on_what_has_gone_ends(services, session):
+    told = explained.telling(session, still, "Working")
+    lasting = explained.telling(session, still, "Working", outdates=False)
+    told(1, 2)
+    ask(services, session, "next?")
+    lasting(1, 2)
+    with pytest.raises(ValueError, match="Stopped"):
+        told(2, 2)
 
 
 def test_the_verdict_on_a_map(services, session):
@@ -203,11 +213,11 @@ def test_the_answers_of_a_small_model_are_taken_apart_unasked(tmp_path):
     session = looked(services, Session(), tmp_path)
     assert why.follow(services, session)[:3] == ("", "", "")
     session = ask(services, session, "what is it?")
-    session.stop.set()
+    session.pause.set()
     told, view, sentence, curves = why.follow(services, session)
     assert json.loads(view)["words"] == ["you", "asked", "what", "is", "it?"]
     assert (told, sentence, curves["visible"]) == ("", "", False)
-    assert session.stop.is_set()  # what the visitor wants stopped is something else
+    assert session.pause.is_set()  # what the visitor wants stopped is something else
 
 
 def test_figures_say_yes_where_the_peak_is_in_the_object():

@@ -47,9 +47,9 @@ to its own range, so that magnitudes no longer compare. The legend says which, i
 <p><b>Likeness.</b> Cosine is centred by default: a common offset makes raw cosines high even where the
 queries differ. Redundancy counts pairs above your threshold; the Images tab says from where two queries are alike by
 more than chance.</p>
-<p><b>Many images.</b> How far a query follows the picture is the Kullback–Leibler divergence of its maps from their mean
-over the set, as a share of the most there can be, the logarithm of the number of pictures: 0 for the same patches every
-time, 1 where no two pictures share any. Compare figures over equally many pictures only.</p>
+<p><b>Many images.</b> How far a query follows the picture is the Kullback–Leibler divergence of its maps from their
+mean over the set, as a share of the most there can be, the logarithm of the number of pictures: 0 for the same patches
+every time, 1 where no two pictures share any. Compare figures over equally many pictures only.</p>
 <p><b>Films.</b> Models of the InstructBLIP family see four frames of a moving picture, each through the Q-Former alone;
 the strip above the canvas chooses the frame that canvas and tabs are about. How far a map has moved is half the summed
 difference to the frame before. The published weights were trained on single pictures.</p>

@@ -10,10 +10,10 @@ import gradio as gr
 from ..across import Across, across
 from ..view.palette import STOPS
 from ..view.payload import embed, pack
-from .chat import halt
 from .components import alert, facts, live_view, uploaded
 from .conversation import Session
 from .explained import telling
+from .lanes import LIGHT, LONG
 from .payload import as_json
 from .services import Services
 
@@ -93,7 +93,7 @@ def encoded(services: Services, session: Session, files: Sequence[str], progress
         raise ValueError(f"{len(files)} images were chosen. Choose 2 to {most}.")
     sources = files or [*islice(services.album(speaker.world), most)]
     question = session.last_question() if speaker.reads_questions else None
-    told, seen = telling(session, progress, "Looking"), []
+    told, seen = telling(session, progress, "Looking", outdates=False), []
     for source in sources:
         picture = read(services, source) if files else source
         seen.append(speaker.pipe.encode(picture, question or None))
@@ -172,11 +172,8 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
         return looked(services, session, files, progress)
 
     shown = [parts["told"], parts["view"], parts["plot"]]
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-    told = {"show_progress_on": parts["view"], **lane}
+    told = {"show_progress_on": parts["view"], **LONG}
     parts["run"].click(look, session, shown, **told)
     parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
-    parts["stop"].click(
-        halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
-    )
+    parts["stop"].click(lambda session: session.pause.set(), session, None, **LIGHT)
     return forget, None, shown

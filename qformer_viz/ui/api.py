@@ -35,8 +35,8 @@ def endpoints(services: Services) -> None:
             inputs,
             output,
             api_name=fn.__name__,
-            concurrency_id="model",
-            concurrency_limit=1,
+            concurrency_id="api",
+            concurrency_limit=4,
         )
 
 

@@ -26,6 +26,7 @@ from . import (
 )
 from .components import canvas, head
 from .conversation import Session
+from .lanes import LIGHT
 from .payload import as_text
 from .services import Services
 
@@ -109,7 +110,7 @@ def build(services: Services) -> gr.Blocks:
             ]
         unseen = across.wire(services, session, many)
         for event in switched:
-            event.success(*unseen, api_visibility="private", show_progress="hidden")
+            event.success(*unseen, **LIGHT)
         chat.wire(services, session, parts, looked, answered, switched)
         films.wire(session, view, tabs)
         export.wire(services, session, files)

@@ -12,9 +12,9 @@ from . import conversation
 from .components import UploadedImage, uploaded
 from .conversation import Session, messages
 from .export import fresh_folder
+from .lanes import CHAT, LIGHT
 from .services import Limits, Services
 
-PRIVATE = {"api_visibility": "private"}
 # Send and Stop change places in the browser.
 BUSY, IDLE = "() => window.qfvBusy(true)", "() => window.qfvBusy(false)"
 GREEDY, SAMPLED, BEAMS = "Greedy", "Sampled", "Beams"
@@ -154,8 +154,9 @@ def decoding(services: Services, mode, tokens, temperature, top_p, beams, penalt
 
 
 def halt(session: Session) -> None:
-    """Ask a running answer to end; what comes next waits for it in the model's lane."""
+    """Ask a running answer and all other work for this visitor to end; what comes next waits for the answer."""
     session.stop.set()
+    session.pause.set()
 
 
 def look(services: Services, session: Session, source: str | None) -> tuple:
@@ -230,7 +231,7 @@ def moving_scene(services: Services, session: Session, nouns: list[str], layout:
 
 
 def _drawn(draw: Callable, session: Session, nouns: list[str], layout: str, style: str) -> Any:
-    session.stop.set()
+    halt(session)
     try:
         return draw(nouns, layout, None if style == "mixed" else style)
     except ValueError as error:
@@ -243,7 +244,7 @@ def example_picker(services: Services) -> Callable:
     """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
 
     def example(session: Session, event: gr.SelectData) -> str:
-        session.stop.set()
+        halt(session)
         return str(services.examples[event.index][0])
 
     return example
@@ -255,11 +256,10 @@ def wire(
     """Connect the column. `after_look` and `after_answer` are (fn, inputs, outputs) for the other tabs; `switched`:
     events after which another model has looked at the image.
 
-    Everything that runs the model, or must wait for it to end, shares one queue lane.
+    Everything that changes the session shares one queue lane.
     """
     log, image, question = parts["log"], parts["image"], parts["question"]
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", **PRIVATE}
-    light = {"concurrency_limit": 8, "show_progress": "hidden", **PRIVATE}
+    lane, light = CHAT | {"show_progress": "hidden"}, LIGHT
     chat = [session, log]
     new_image = [image.input(halt, session, None, **light)]
     if "examples" in parts:

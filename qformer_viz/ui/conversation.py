@@ -35,6 +35,7 @@ class Session:
     """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `answer` is the
     last finished one, about `encoded`; `kept` is what tabs have computed of it (`ui.explained`), and which `frame` of a
     film is on the canvas; `model` is the name chosen of `Services.speakers`, None: the one that the page opened with.
+    `stop` ends an answer that is being written, `pause` the long work of a tab.
     """
 
     model: str | None = None
@@ -43,16 +44,25 @@ class Session:
     lines: tuple[Line, ...] = ()
     answer: Any = None
     stop: StopFlag = None  # type: ignore[assignment]
+    pause: StopFlag = None  # type: ignore[assignment]
     kept: dict = None  # type: ignore[assignment]
 
     def __post_init__(self):
-        if self.stop is None:
-            object.__setattr__(self, "stop", StopFlag())
+        for flag in ("stop", "pause"):
+            if getattr(self, flag) is None:
+                object.__setattr__(self, flag, StopFlag())
         if self.kept is None:
             object.__setattr__(self, "kept", {})
 
     def __deepcopy__(self, memo: dict) -> "Session":
-        return replace(self, stop=StopFlag(), kept={})
+        return replace(self, stop=StopFlag(), pause=StopFlag(), kept={})
+
+    def mark(self) -> object:
+        """Stands for what is on the page now: image, model and last answer."""
+        return self.kept.setdefault("mark", object())
+
+    def holds(self, mark: object) -> bool:
+        return self.kept.get("mark") is mark
 
     @property
     def frame(self) -> int:
@@ -187,6 +197,7 @@ def answer(services: Services, session: Session, decoding: Any) -> Iterator[Sess
     question = last.text if last and last.kind == "question" else ""
     if last and last.kind == "notice" and session.last_question() is not None:
         return
+    session.kept.pop("mark", None)
     speaker = services.of(session)
     unread = speaker.unknown(question) if speaker.unknown and question else ()
     if unread:

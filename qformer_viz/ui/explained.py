@@ -55,12 +55,16 @@ def current(session: Session) -> Explained | None:
     return kept if kept is not None and kept.answer is session.answer else None
 
 
-def telling(session: Session, progress: gr.Progress, what: str) -> Callable[[int, int], None]:
-    """told(done, of) for long work: moves the bar, and raises ValueError when the visitor has pressed Stop."""
-    session.stop.clear()
+def telling(
+    session: Session, progress: gr.Progress, what: str, outdates: bool = True
+) -> Callable[[int, int], None]:
+    """told(done, of) for long work: moves the bar, and raises ValueError when the visitor has pressed Stop or, where
+    that outdates it, gone on to another image, model or answer."""
+    session.pause.clear()
+    mark = session.mark()
 
     def told(done: int, of: int) -> None:
-        if session.stop.is_set():
+        if session.pause.is_set() or (outdates and not session.holds(mark)):
             raise ValueError(STOPPED)
         progress((done, of), desc=what, unit="steps")
 

@@ -9,6 +9,7 @@ import gradio as gr
 from ..view.payload import canvas_payload
 from .components import alert
 from .conversation import NO_IMAGE, Session, too_long
+from .lanes import LONG, lasting
 from .payload import as_json, as_text
 from .services import Services
 
@@ -141,11 +142,14 @@ def forget() -> tuple:
 
 def wire(services: Services, session: gr.State, parts: dict, view: gr.HTML) -> list:
     """Connect the tab; returns what must run when a new image has been encoded."""
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+
+    def compare(session: Session, texts: str) -> Any:
+        return lasting(session, lambda: rank(services, session, texts))
+
     light = {"concurrency_limit": 8, "show_progress": "hidden", "api_visibility": "private"}
     matches = gr.State((), time_to_live=services.limits.cache_seconds)
     told = [matches, *(parts[name] for name in ("table", "detail", "chosen", "plot"))]
-    gr.on([parts["compare"].click], partial(rank, services), [session, parts["texts"]], told, **lane)
+    gr.on([parts["compare"].click], compare, [session, parts["texts"]], told, **LONG)
     parts["chosen"].input(draw, [matches, parts["chosen"]], parts["plot"], **light)
     parts["show"].click(partial(maps, services), [session, matches, parts["chosen"]], view, **light)
     parts["back"].click(partial(as_text, services), session, view, **light)

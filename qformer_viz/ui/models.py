@@ -6,6 +6,7 @@ import gradio as gr
 
 from . import about, conversation, similarity, statistics
 from .conversation import Session, messages
+from .lanes import CHAT, LIGHT, LOAD
 from .services import Services
 
 
@@ -24,18 +25,39 @@ def picker(services: Services) -> gr.Dropdown | None:
     )
 
 
+def load(services: Services, session: Session, name: str) -> str:
+    """The name, once its model is there; the visitor goes on talking with the other one until then. On failure the name
+    of the model that speaks."""
+    if name not in services.speakers:
+        raise gr.Error("This model is not on offer here. Choose one of the list.", print_exception=False)
+    try:
+        services.speakers[name]()
+    except services.user_errors as error:
+        _cannot(error)
+        return speaking(services, session)
+    return name
+
+
+def speaking(services: Services, session: Session) -> str:
+    """The name of the model that this visitor talks to."""
+    return session.model or next(iter(services.speakers))
+
+
+def _cannot(error: Exception) -> None:
+    gr.Warning(escape(str(error)), duration=12, title="This model cannot be loaded")
+
+
 def switch(services: Services, session: Session, name: str) -> tuple:
     """(session, picker, chat, header, about, controls of the tabs ...). On failure the model that spoke goes on."""
-    try:
-        if name not in services.speakers:
-            raise gr.Error("This model is not on offer here. Choose one of the list.", print_exception=False)
-        session = conversation.switch(services, session, name)
-    except services.user_errors as error:
-        gr.Warning(escape(str(error)), duration=12, title="This model cannot be loaded")
+    if name in services.speakers and name != speaking(services, session):
+        try:
+            session = conversation.switch(services, session, name)
+        except services.user_errors as error:
+            _cannot(error)
     speaker = services.of(session)
     return (
         session,
-        session.model or next(iter(services.speakers)),
+        speaking(services, session),
         messages(session),
         about.header(speaker, offers=True),
         about.text(speaker),
@@ -49,19 +71,16 @@ def wire(
 ) -> gr.events.Dependency:
     """`shown`: chat, header, about text and the tabs' controls. Returns the event after which all is new."""
 
-    # A closure, because Gradio reads no type hints off a partial. What downloading and reading weights tell of their
+    # Closures, because Gradio reads no type hints off a partial. What downloading and reading weights tell of their
     # progress is shown over the conversation.
-    def change(session: Session, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+    def read(session: Session, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+        return load(services, session, name)
+
+    def change(session: Session, name: str):
         return switch(services, session, name)
 
-    private = {"api_visibility": "private"}
-    begun = choice.input(halt, session, None, concurrency_limit=8, show_progress="hidden", **private)
-    return begun.success(
-        change,
-        [session, choice],
-        [session, choice, *shown],
-        concurrency_id="model",
-        concurrency_limit=1,
-        show_progress_on=shown[0],
-        **private,
+    ready = choice.input(read, [session, choice], choice, show_progress_on=shown[0], **LOAD)
+    halted = ready.success(halt, session, None, **LIGHT)
+    return halted.success(
+        change, [session, choice], [session, choice, *shown], show_progress="hidden", **CHAT
     )

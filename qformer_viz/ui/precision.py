@@ -8,6 +8,7 @@ import gradio as gr
 from .. import fidelity
 from .components import alert, facts
 from .conversation import NO_IMAGE, Session
+from .lanes import LOAD, lasting
 from .services import Services
 
 
@@ -75,15 +76,8 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
 
     def compare(session: Session, name: str) -> Sequence[Any]:
-        return compared(services, session, name)
+        return lasting(session, lambda: compared(services, session, name))
 
     out = [parts["told"], parts["layers"]]
-    parts["run"].click(
-        compare,
-        [session, parts["other"]],
-        out,
-        concurrency_id="model",
-        concurrency_limit=1,
-        api_visibility="private",
-    )
+    parts["run"].click(compare, [session, parts["other"]], out, **LOAD)
     return (forget, None, out)

@@ -10,6 +10,7 @@ from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
 from .components import alert, live_view
 from .conversation import NO_IMAGE, Session, too_long
+from .lanes import LONG, lasting
 from .payload import as_json
 from .services import Services
 
@@ -51,10 +52,14 @@ def tab() -> dict:
 
 def pair(services: Services, session: Session, first: str, second: str) -> tuple[str, str]:
     """(message, view): the maps of both questions as JSON; trouble is told instead."""
-    try:
-        return "", as_json(maps(services, session, first, second))
-    except (ValueError, *services.user_errors) as error:
-        return alert(str(error)), ""
+
+    def work() -> tuple[str, str]:
+        try:
+            return "", as_json(maps(services, session, first, second))
+        except (ValueError, *services.user_errors) as error:
+            return alert(str(error)), ""
+
+    return lasting(session, work)
 
 
 def maps(services: Services, session: Session, first: str, second: str) -> dict[str, Any]:
@@ -102,8 +107,7 @@ def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) ->
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple[list, list]:
     """Connect the tab; returns what must run after a new image, and after every answer."""
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told = [parts["told"], parts["view"]]
-    parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **lane)
+    parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **LONG)
     offering = (offered, session, [parts["first"], parts["second"]])
     return [offering, (forget, None, told)], [offering]

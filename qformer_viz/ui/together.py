@@ -12,10 +12,10 @@ from ..attribution import Case
 from ..attribution.knockout import effects
 from ..explain import ends
 from ..interplay import pairs, shapley, smallest, spelled
-from .chat import halt
 from .components import alert
 from .conversation import Session
 from .explained import current, of, telling
+from .lanes import LIGHT, LONG, lasting
 from .services import Services
 
 CLOSEST = 8
@@ -148,19 +148,16 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
 
     # A closure, because Gradio reads no type hints off a partial.
     def weigh(session: Session, progress=gr.Progress()):  # noqa: B008
-        return weighed(services, session, progress)
+        return lasting(session, lambda: weighed(services, session, progress))
 
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
-    parts["run"].click(weigh, session, everything, show_progress_on=parts["told"], **lane)
+    parts["run"].click(weigh, session, everything, show_progress_on=parts["told"], **LONG)
     parts["word"].input(
         partial(for_word, services),
         [session, parts["word"]],
         parts["figures"][1:],
         show_progress="hidden",
-        **lane,
+        **LONG,
     )
-    parts["stop"].click(
-        halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
-    )
+    parts["stop"].click(lambda session: session.pause.set(), session, None, **LIGHT)
     return (forget, session, everything)

@@ -14,6 +14,7 @@ from ..view.payload import embed
 from .components import alert, live_view
 from .conversation import Session
 from .explained import of
+from .lanes import LONG, lasting
 from .payload import as_json
 from .services import Services
 
@@ -200,10 +201,14 @@ def parsed(numbers: str, count: int) -> list[int]:
 
 def told(change: Any, services: Services, session: Session, *chosen: Any) -> str:
     """What a change brings, or the trouble with its fix."""
-    try:
-        return change(services, session, *chosen)
-    except (ValueError, *services.user_errors) as error:
-        return alert(str(error))
+
+    def work() -> str:
+        try:
+            return change(services, session, *chosen)
+        except (ValueError, *services.user_errors) as error:
+            return alert(str(error))
+
+    return lasting(session, work)
 
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
@@ -213,7 +218,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
     def paint(session: Session, event: gr.EventData) -> str:
         return told(without_patches, services, session, event._data)
 
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     outcome, numbers = parts["outcome"], parts["numbers"]
     queries = [session, numbers, parts["how"]]
     gr.on(
@@ -221,13 +225,13 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
         partial(told, without_queries, services),
         queries,
         outcome,
-        **lane,
+        **LONG,
     )
-    parts["painter"].submit(paint, session, outcome, **lane)
+    parts["painter"].submit(paint, session, outcome, **LONG)
     pictured = [parts["painter"]]
     if services.scene_maker:
         scene = [session, parts["object"], parts["act"], parts["place"]]
-        parts["draw"].click(partial(told, redrawn, services), scene, outcome, **lane)
+        parts["draw"].click(partial(told, redrawn, services), scene, outcome, **LONG)
         pictured.append(parts["object"])
 
     def picture(session: Session) -> Any:

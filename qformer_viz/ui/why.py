@@ -1,7 +1,6 @@
 """Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,10 +10,10 @@ from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
 from ..view.palette import DIVERGING
 from ..view.payload import embed
-from .chat import halt
 from .components import alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
+from .lanes import LIGHT, LONG, lasting
 from .payload import as_json
 from .services import Services
 
@@ -185,21 +184,23 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
 
     # Closures, because Gradio reads no type hints off a partial.
     def start(session: Session, progress=gr.Progress()):  # noqa: B008
-        return told_and_view(services, session, telling(session, progress, "Explaining"))
+        told = telling(session, progress, "Explaining")
+        return lasting(session, lambda: told_and_view(services, session, told))
 
     def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
-        return computed(services, session, event._data, progress)
+        return lasting(session, lambda: computed(services, session, event._data, progress))
 
     def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
-        return judged(services, session, event._data, progress)
+        return lasting(session, lambda: judged(services, session, event._data, progress))
 
-    lane = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     told, view = [parts["told"], parts["view"]], parts["view"]
     verdict = [parts["sentence"], parts["curves"]]
-    parts["run"].click(start, session, told, show_progress_on=parts["told"], **lane)
-    view.submit(compute, session, told, show_progress_on=parts["told"], **lane)
-    view.apply(check, session, verdict, show_progress_on=parts["sentence"], **lane)
-    parts["stop"].click(
-        halt, session, None, api_visibility="private", concurrency_limit=8, show_progress="hidden"
-    )
-    return (partial(follow, services), session, [*told, *verdict])
+    parts["run"].click(start, session, told, show_progress_on=parts["told"], **LONG)
+    view.submit(compute, session, told, show_progress_on=parts["told"], **LONG)
+    view.apply(check, session, verdict, show_progress_on=parts["sentence"], **LONG)
+    parts["stop"].click(lambda session: session.pause.set(), session, None, **LIGHT)
+
+    def after(session: Session):
+        return lasting(session, lambda: follow(services, session))
+
+    return (after, session, [*told, *verdict])

@@ -1,8 +1,10 @@
 """The Why and What if tabs in a real Chromium, over a fake model."""
 
+import time
+
 import pytest
 
-from tests.browser.test_app import ask, captioned, open_page, picture, url  # noqa: F401
+from tests.browser.test_app import ask, captioned, open_page, picture, said, url  # noqa: F401
 from tests.fakes_ui import GREEN
 
 pytestmark = pytest.mark.browser
@@ -170,3 +172,35 @@ def test_queries_are_weighed_together(url, open_page):  # noqa: F811
     captioned(page, picture("blue"))
     page.wait_for_function("!document.querySelector('#together-told').innerText.trim()")
     assert not page.locator("#together-matrix .js-plotly-plot").is_visible()
+
+
+def test_nobody_waits_for_anothers_explanation_and_what_is_outdated_is_not_shown(url, open_page):  # noqa: F811
+    first, second = open_page(url), open_page(url)
+    captioned(first)
+    about(first, "one?")
+    first.locator("#why-run").click()
+    first.wait_for_selector(".qfv-chip")
+    captioned(second)
+
+    def run():
+        first.locator(".qfv-why select").select_option(label="Held")
+        first.get_by_role("button", name="Run Held").click()
+        first.locator("#why-told .progress-text, #why-told .progress-level").first.wait_for()
+
+    run()
+    for page, question in ((second, "two?"), (first, "three?")):
+        began = time.monotonic()
+        ask(page, question)
+        said(page, f"you asked {question}")
+        assert time.monotonic() - began < 15  # half of what the explanation takes
+    # Its own next answer has made it outdated; it is stopped and says nothing any more.
+    first.locator("#why-run").click()
+    first.locator(".qfv-chip", has_text="three?").wait_for()
+    run()
+    first.locator("#why-stop").click()
+    first.locator("#why-told").get_by_text("Stopped").wait_for()
+    run()
+    captioned(first, picture("blue"))
+    first.wait_for_function("!document.querySelector('.qfv-chip')")
+    first.wait_for_timeout(1500)
+    assert "Stopped" not in first.locator("#why-told").inner_text()

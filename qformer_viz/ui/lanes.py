@@ -1,0 +1,34 @@
+"""Which events wait for which. Models run one batch at a time whoever asks (`model.lane`); here is what else waits.
+
+CHAT   changes a visitor's session: one after another, so that none works on what another has just replaced.
+LONG   only reads it, and may take long: several at once, so that no question waits for somebody's explanation.
+LOAD   reads weights; who is talking meanwhile goes on.
+LIGHT  runs no model to speak of.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from .conversation import Session
+
+PRIVATE = {"api_visibility": "private"}
+CHAT = {"concurrency_id": "chat", "concurrency_limit": 1, **PRIVATE}
+LONG = {"concurrency_id": "long", "concurrency_limit": 4, **PRIVATE}
+LOAD = {"concurrency_id": "load", "concurrency_limit": 1, **PRIVATE}
+LIGHT = {"concurrency_limit": 8, "show_progress": "hidden", **PRIVATE}
+
+
+def lasting(session: Session, work: Callable[[], Any]) -> Any:
+    """What work() returns; nothing changes on the page if its visitor has gone on to another image, model or answer
+    meanwhile."""
+    mark = session.mark()
+    found = work()
+    if session.holds(mark):
+        return found
+    return (
+        [gr.skip() for _ in found]
+        if isinstance(found, Sequence) and not isinstance(found, str)
+        else gr.skip()
+    )
