@@ -25,6 +25,16 @@ METHODS["held"] = Method("held", "Held", held, "nats", "That it waits.", "Anythi
 parser = argparse.ArgumentParser()
 parser.add_argument("--upload", default="20mb")
 args = parser.parse_args()
+choice = fake_choice(broken=True)
+
+
+def slow():
+    """Weights that take a while to read."""
+    time.sleep(8)
+    return choice["speakers"]["Fake InstructBLIP"]()
+
+
+choice["speakers"]["Slow"] = slow
 with TemporaryDirectory() as folder:
     examples = []
     for name in ("red", "green"):
@@ -34,7 +44,7 @@ with TemporaryDirectory() as folder:
         examples=tuple(examples),
         matcher=FakeMatcher(),
         album=lambda world: [str(path) for path, _ in examples],
-        **fake_choice(broken=True),
+        **choice,
     )
     options = launch_options(services) | {"max_file_size": args.upload}
     build(services).launch(**options)

@@ -19,6 +19,7 @@ def picker(services: Services) -> gr.Dropdown | None:
         value=next(iter(services.speakers)),
         label="Model",
         elem_id="model",
+        interactive=True,
         container=False,
         min_width=200,
         scale=0,
@@ -72,15 +73,19 @@ def wire(
     """`shown`: chat, header, about text and the tabs' controls. Returns the event after which all is new."""
 
     # Closures, because Gradio reads no type hints off a partial. What downloading and reading weights tell of their
-    # progress is shown over the conversation.
-    def read(session: Session, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
-        return load(services, session, name)
+    # progress is shown over the header: the conversation goes on.
+    def read(session: Session, event: gr.SelectData, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+        return (load(services, session, event.value),) * 2
+
+    def stop(session: Session, name: str) -> None:
+        if name != speaking(services, session):
+            halt(session)
 
     def change(session: Session, name: str):
         return switch(services, session, name)
 
-    ready = choice.input(read, [session, choice], choice, show_progress_on=shown[0], **LOAD)
-    halted = ready.success(halt, session, None, **LIGHT)
-    return halted.success(
-        change, [session, choice], [session, choice, *shown], show_progress="hidden", **CHAT
-    )
+    name = gr.State("")  # what the browser holds may lag behind
+    # Its event of input comes twice.
+    ready = choice.select(read, session, [choice, name], show_progress_on=shown[1], **LOAD)
+    halted = ready.success(stop, [session, name], None, **LIGHT)
+    return halted.success(change, [session, name], [session, choice, *shown], show_progress="hidden", **CHAT)

@@ -41,6 +41,19 @@ def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  #
     page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
 
 
+def test_one_goes_on_talking_while_another_model_is_read(url, open_page):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    choose(page, "Slow")
+    ask(page, "meanwhile?")
+    page.wait_for_function(
+        "document.querySelector('#chat').innerText.includes('you asked meanwhile?')", timeout=6_000
+    )
+    page.wait_for_function("!document.querySelector('#chat').innerText.includes('you asked meanwhile?')")
+    page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
+    assert page.locator("#model input").input_value() == "Slow"
+
+
 def test_the_maps_of_two_questions_and_what_moved(url, open_page):  # noqa: F811
     page = open_page(url)
     captioned(page)
