@@ -15,7 +15,7 @@ from ..interplay import pairs, shapley, smallest, spelled
 from .components import alert
 from .conversation import Session
 from .explained import current, of, telling
-from .lanes import LIGHT, LONG, lasting
+from .lanes import LIGHT, LONG, lasting, once_answered
 from .services import Services
 
 CLOSEST = 8
@@ -151,7 +151,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
         return lasting(session, lambda: weighed(services, session, progress))
 
     everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
-    parts["run"].click(weigh, session, everything, show_progress_on=parts["told"], **LONG)
+    once_answered(parts["run"].click, weigh, session, everything, show_progress_on=parts["told"], **LONG)
     parts["word"].input(
         partial(for_word, services),
         [session, parts["word"]],

@@ -14,7 +14,7 @@ from ..view.payload import embed
 from .components import alert, live_view
 from .conversation import Session
 from .explained import of
-from .lanes import LONG, lasting
+from .lanes import LONG, lasting, once_answered
 from .payload import as_json
 from .services import Services
 
@@ -220,8 +220,8 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
 
     outcome, numbers = parts["outcome"], parts["numbers"]
     queries = [session, numbers, parts["how"]]
-    gr.on(
-        [parts["again"].click, numbers.submit],
+    once_answered(
+        partial(gr.on, [parts["again"].click, numbers.submit]),
         partial(told, without_queries, services),
         queries,
         outcome,
@@ -231,7 +231,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
     pictured = [parts["painter"]]
     if services.scene_maker:
         scene = [session, parts["object"], parts["act"], parts["place"]]
-        parts["draw"].click(partial(told, redrawn, services), scene, outcome, **LONG)
+        once_answered(parts["draw"].click, partial(told, redrawn, services), scene, outcome, **LONG)
         pictured.append(parts["object"])
 
     def picture(session: Session) -> Any:
