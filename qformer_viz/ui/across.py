@@ -13,7 +13,7 @@ from ..view.payload import embed, pack
 from .components import alert, facts, live_view, uploaded
 from .conversation import Session
 from .explained import telling
-from .lanes import LIGHT, LONG
+from .lanes import LONG, pauses
 from .payload import as_json
 from .services import Services
 
@@ -175,5 +175,5 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     told = {"show_progress_on": parts["view"], **LONG}
     parts["run"].click(look, session, shown, **told)
     parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
-    parts["stop"].click(lambda session: session.pause.set(), session, None, **LIGHT)
+    pauses(parts["stop"], session)
     return forget, None, shown

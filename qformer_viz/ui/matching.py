@@ -9,7 +9,7 @@ import gradio as gr
 from ..view.payload import canvas_payload
 from .components import alert
 from .conversation import NO_IMAGE, Session, too_long
-from .lanes import LONG, lasting
+from .lanes import LIGHT, LONG, lasting
 from .payload import as_json, as_text
 from .services import Services
 
@@ -146,11 +146,10 @@ def wire(services: Services, session: gr.State, parts: dict, view: gr.HTML) -> l
     def compare(session: Session, texts: str) -> Any:
         return lasting(session, lambda: rank(services, session, texts))
 
-    light = {"concurrency_limit": 8, "show_progress": "hidden", "api_visibility": "private"}
     matches = gr.State((), time_to_live=services.limits.cache_seconds)
     told = [matches, *(parts[name] for name in ("table", "detail", "chosen", "plot"))]
     gr.on([parts["compare"].click], compare, [session, parts["texts"]], told, **LONG)
-    parts["chosen"].input(draw, [matches, parts["chosen"]], parts["plot"], **light)
-    parts["show"].click(partial(maps, services), [session, matches, parts["chosen"]], view, **light)
-    parts["back"].click(partial(as_text, services), session, view, **light)
+    parts["chosen"].input(draw, [matches, parts["chosen"]], parts["plot"], **LIGHT)
+    parts["show"].click(partial(maps, services), [session, matches, parts["chosen"]], view, **LIGHT)
+    parts["back"].click(partial(as_text, services), session, view, **LIGHT)
     return [(forget, None, told)]

@@ -15,7 +15,7 @@ from ..interplay import pairs, shapley, smallest, spelled
 from .components import alert
 from .conversation import Session
 from .explained import current, of, telling
-from .lanes import LIGHT, LONG, lasting, once_answered
+from .lanes import LONG, lasting, once_answered, pauses
 from .services import Services
 
 CLOSEST = 8
@@ -159,5 +159,5 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
         show_progress="hidden",
         **LONG,
     )
-    parts["stop"].click(lambda session: session.pause.set(), session, None, **LIGHT)
+    pauses(parts["stop"], session)
     return (forget, session, everything)

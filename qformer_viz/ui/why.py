@@ -13,7 +13,7 @@ from ..view.payload import embed
 from .components import alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
-from .lanes import LIGHT, LONG, lasting, once_answered
+from .lanes import LONG, lasting, once_answered, pauses
 from .payload import as_json
 from .services import Services
 
@@ -198,7 +198,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     once_answered(parts["run"].click, start, session, told, show_progress_on=parts["told"], **LONG)
     view.submit(compute, session, told, show_progress_on=parts["told"], **LONG)
     view.apply(check, session, verdict, show_progress_on=parts["sentence"], **LONG)
-    parts["stop"].click(lambda session: session.pause.set(), session, None, **LIGHT)
+    pauses(parts["stop"], session)
 
     def after(session: Session):
         return lasting(session, lambda: follow(services, session))
