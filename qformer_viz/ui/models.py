@@ -74,8 +74,8 @@ def wire(
 
     # Closures, because Gradio reads no type hints off a partial. What downloading and reading weights tell of their
     # progress is shown over the header: the conversation goes on.
-    def read(session: Session, event: gr.SelectData, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
-        return (load(services, session, event.value),) * 2
+    def read(session: Session, name: str, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+        return (load(services, session, name),) * 2
 
     def stop(session: Session, name: str) -> None:
         if name != speaking(services, session):
@@ -85,7 +85,7 @@ def wire(
         return switch(services, session, name)
 
     name = gr.State("")  # what the browser holds may lag behind
-    # Its event of input comes twice.
-    ready = choice.select(read, session, [choice, name], show_progress_on=shown[1], **LOAD)
+    # Of its events, input comes twice for a click, and select not at all for a key.
+    ready = choice.change(read, [session, choice], [choice, name], show_progress_on=shown[1], **LOAD)
     halted = ready.success(stop, [session, name], None, **LIGHT)
     return halted.success(change, [session, name], [session, choice, *shown], show_progress="hidden", **CHAT)

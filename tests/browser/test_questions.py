@@ -33,7 +33,11 @@ def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  #
     ask(page, "one?")
     page.wait_for_function("document.querySelector('#chat').innerText.includes('you asked one?')")
     choose(page, "Broken")
-    page.get_by_text("Get it again").wait_for()
+    page.get_by_text("Get it again").wait_for()  # once
+    page.locator("#model input").focus()
+    for key in ("ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    page.get_by_text("Get it again").nth(1).wait_for()
     assert "you asked one?" in page.locator("#chat").inner_text()
     page.wait_for_function("document.querySelector('#model input').value === 'Fake BLIP-2'")
     choose(page, "Fake InstructBLIP")
