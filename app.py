@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 if os.environ.get("SPACES_ZERO_GPU"):
-    import spaces  # noqa: F401  (before torch, or ZeroGPU cannot hold the GPU back)
+    import spaces  # before torch, or ZeroGPU cannot hold the GPU back
+
+    @spaces.GPU
+    def declared() -> None:
+        """ZeroGPU stops a Space that declares nothing for the GPU; a bundled model needs none."""
+
 
 from qformer_viz.__main__ import backend
 from qformer_viz.cli import PRECISIONS, load, model_arguments, precision
@@ -162,6 +167,13 @@ def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[
     }
 
 
+def load_placed(args: argparse.Namespace, name: str) -> Any:
+    """The pipeline of a checkpoint, as the options ask for it, or where the GPU is lent by the call, one that makes
+    such calls."""
+    pipe = load(backend(), hosted(argparse.Namespace(**vars(args) | {"model": name})))
+    return placed(pipe)
+
+
 def hosted(args: argparse.Namespace) -> argparse.Namespace:
     """The options as a ZeroGPU Space wants them: a bundled model needs no share of the GPU."""
     from model.checkpoints import resolve
@@ -187,7 +199,7 @@ def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[]
     if not is_bundled(pipe.checkpoint):
         return {}
     return {
-        entry: partial(load, backend(), argparse.Namespace(**vars(args) | {"model": entry.id}))
+        entry: partial(load_placed, args, entry.id)
         for entry in CHECKPOINTS.values()
         if is_bundled(entry)
         and entry.family != "retrieval"
@@ -201,12 +213,7 @@ def offered(args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
     a folder's config.json, which says whether its Q-Former reads the question."""
     from model.checkpoints import resolve
 
-    return {
-        resolve(name, tuple(args.allow)): partial(
-            load, backend(), argparse.Namespace(**vars(args) | {"model": name})
-        )
-        for name in args.offer
-    }
+    return {resolve(name, tuple(args.allow)): partial(load_placed, args, name) for name in args.offer}
 
 
 def is_here(checkpoint: Any) -> bool:
@@ -226,7 +233,9 @@ def load_matcher(name: str, args: argparse.Namespace) -> Any:
     import model
     from qformer_viz.capture import capture
 
-    return model.load_matcher(name, device=args.device, allow=tuple(args.allow), observe=capture)
+    # Where the GPU is lent by the call, it is lent to the model that chats.
+    device = "cpu" if os.environ.get("SPACES_ZERO_GPU") else args.device
+    return model.load_matcher(name, device=device, allow=tuple(args.allow), observe=capture)
 
 
 def geometry(config: Any) -> Any:
@@ -352,9 +361,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     port = args.port or free_port(args.host)
     shared = backend()
     try:
-        args = hosted(args)
         further = offered(args)
-        pipe = placed(load(shared, args))
+        pipe = load_placed(args, args.model)
         name = args.matcher or default_matcher(pipe)
         matcher = load_matcher(name, args) if name else None
     except shared.errors as error:

@@ -73,10 +73,11 @@ def load(
     if not checkpoint.family:
         checkpoint = replace(checkpoint, **spoken_to(config.model_type, config.text_config.model_type))
     checkpoint = replace(checkpoint, family=family)
-    model, quantization, reason = _open(checkpoint, config, model_class, device, dtype, quantization)
+    model, quantization, reason, place = _open(checkpoint, config, model_class, device, dtype, quantization)
     processor = _attempt(checkpoint, processor_class.from_pretrained)
     _check_placeholders(checkpoint, processor, config)
-    return Pipeline(checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe)
+    how = {"quantization": quantization, "reason": reason, "device": place}
+    return Pipeline(checkpoint, model, processor, observe=observe, **how)
 
 
 def load_matcher(
@@ -96,7 +97,7 @@ def load_matcher(
             "another checkpoint."
         )
     checkpoint = replace(checkpoint, family="retrieval", precisions=WHOLE)
-    model, _, reason = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
+    model, _, reason, _ = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
     processor = _attempt(checkpoint, transformers.Blip2Processor.from_pretrained)
     return Matcher(checkpoint, model, processor, reason=reason, observe=observe)
 
@@ -112,9 +113,9 @@ def _open(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     quantization: str | None,
-) -> tuple[Any, str | None, str]:
-    """The complete model, for inference only, its quantization, and the reason for its device and precision, which is
-    printed."""
+) -> tuple[Any, str | None, str, torch.device]:
+    """The complete model, for inference only, its quantization, the reason for its device and precision, which is
+    printed, and that device: on ZeroGPU, which lends a GPU by the call, the weights wait on the CPU."""
     place, place_reason = choose_device(device)
     library_class = getattr(transformers, model_class)
     how = _plan(checkpoint, config, library_class, place, dtype, quantization)
@@ -123,21 +124,18 @@ def _open(
     if how.quantization is not None:
         options["quantization_config"] = _quantization(how.quantization, how.precision)
         reason += f", {how.quantization} weights except the Q-Former"
-    # ZeroGPU pretends to have a GPU until a call gets one: there a model is read first and moved then.
-    lent = place.type == "cuda" and bool(os.environ.get("SPACES_ZERO_GPU"))
-    if how.quantization is not None or (place.type != "cpu" and not lent):
-        options["device_map"] = {"": place}
+    home = torch.device("cpu") if place.type == "cuda" and os.environ.get("SPACES_ZERO_GPU") else place
+    if how.quantization is not None or home.type != "cpu":
+        options["device_map"] = {"": home}
 
     def read() -> Any:
         model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
         _check_complete(checkpoint, info)
-        if lent and how.quantization is None:
-            model.to(place)
         return model.eval().requires_grad_(False)
 
     model = apart(read)
     print(f"{checkpoint.title}: {reason}")
-    return model, how.quantization, reason
+    return model, how.quantization, reason, place
 
 
 def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:

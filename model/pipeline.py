@@ -39,6 +39,7 @@ class Pipeline:
 
     name, checkpoint, model (the transformers model), processor, device, dtype, quantization, family;
     reason says in one line why this device and precision; films: whether it sees several frames of a moving picture.
+    device: where it runs; a model read before there is such a device waits elsewhere until `settle`.
 
     Nothing is computed twice: images, and answers that must come out the same (greedy, beams, or sampled with
     a seed), are kept in bounded caches; over a conversation the language model reads only what is new.
@@ -53,13 +54,14 @@ class Pipeline:
         quantization: str | None = None,
         reason: str = "",
         observe: Observe | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.checkpoint, self.model, self.processor = checkpoint, model, processor
         self.name, self.family = checkpoint.id, checkpoint.family
         self.quantization, self.reason = quantization, reason
         # model.dtype is that of the first parameter, the fp32 query tokens of an fp16 BLIP-2.
         self.dtype: torch.dtype = model.language_projection.weight.dtype
-        self.device: torch.device = model.language_projection.weight.device
+        self.device: torch.device = device or model.language_projection.weight.device
         self._prompts = Prompter(checkpoint, processor, model.config)
         # Marks what this pipeline encoded, and keeps no weights alive in an image that outlives it.
         self._mark = object()
@@ -193,6 +195,15 @@ class Pipeline:
             if self.family == "instructblip":
                 self._reference_features = found
         return found
+
+    def settle(self) -> None:
+        """Bring the weights to `device`, where a GPU was not at hand when they were read. Raises MemoryError_."""
+
+        def move() -> None:
+            if self.model.language_projection.weight.device.type != self.device.type:
+                self.model.to(self.device)
+
+        self._turn(move)
 
     def forget(self) -> None:
         """Drop every cached image, answer, mean and key-value cache."""

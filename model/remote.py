@@ -2,12 +2,14 @@
 
 On ZeroGPU a function decorated with `spaces.GPU` runs in a forked worker that holds the GPU; what it returns is
 pickled. So nothing that lives in the worker is remembered, and what comes back are arrays on the CPU. Images and
-answers are kept here, in the process that serves the page.
+answers are kept here, in the process that serves the page, and so are the weights, in main memory: a worker finds them
+in its fork and brings them to the GPU. (`spaces` can imitate a GPU in this process, but only in its first thread.)
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.caching import Recent
+from model.errors import ModelError
 from model.images import decode
 from model.pipeline import ANSWERS, Pipeline
 from model.scoring import Slopes, split_words
@@ -41,18 +44,33 @@ class RemotePipeline:
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._means: dict[str | None, tuple[Tensor, Tensor]] = {}
 
-        # Closures over the pipeline: a fork has it in memory, nothing of it is pickled.
+        # A fork has the pipeline in memory, nothing of it is pickled. `spaces` keeps these functions for ever, and
+        # they must not keep a model that nobody uses any more.
+        there = weakref.ref(pipe)
+
         def call(name: str, *args: Any) -> Any:
-            return _to_cpu(getattr(pipe, name)(*_to_device(args, pipe.device)))
+            try:
+                pipe = _settled(there)
+                return _to_cpu(getattr(pipe, name)(*_to_device(args, pipe.device)))
+            except ModelError as error:
+                return error
 
         def stream(name: str, *args: Any) -> Iterator[Any]:
-            yield from getattr(pipe, name)(*_to_device(args, pipe.device))
+            try:
+                pipe = _settled(there)
+                yield from getattr(pipe, name)(*_to_device(args, pipe.device))
+            except ModelError as error:
+                yield error
 
         def score(encoded: EncodedImage, answer: Answer, name: str, *args: Any) -> Any:
-            scorer = pipe.scorer(_to_device(encoded, pipe.device), answer)
-            return _to_cpu(getattr(scorer, name)(*_to_device(args, pipe.device)))
+            try:
+                pipe = _settled(there)
+                scorer = pipe.scorer(_to_device(encoded, pipe.device), answer)
+                return _to_cpu(getattr(scorer, name)(*_to_device(args, pipe.device)))
+            except ModelError as error:
+                return error
 
-        self._call, self._stream, self._score = gpu(call), gpu(stream), gpu(score)
+        self._call, self._stream, self._score = _raising(gpu(call)), gpu(stream), _raising(gpu(score))
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
@@ -128,7 +146,7 @@ class RemotePipeline:
 
     def _streamed(self, stop: threading.Event | None, name: str, image: Any, *args: Any) -> Iterator[Answer]:
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
-        for answer in self._stream(name, encoded, *args):
+        for answer in map(_raised, self._stream(name, encoded, *args)):
             if stop is not None and stop.is_set() and answer.finish is None:
                 # The event does not reach the worker; leaving the loop ends its generator.
                 yield replace(answer, finish="stopped")
@@ -173,6 +191,24 @@ class RemoteScorer:
 
     def _ask(self, name: str, *args: Any) -> Any:
         return self._score(_bare(self.encoded), self.answer, name, *args)
+
+
+def _settled(there: weakref.ref[Pipeline]) -> Pipeline:
+    pipe = there()
+    assert pipe is not None  # whoever calls holds it
+    pipe.settle()
+    return pipe
+
+
+def _raised(found: Any) -> Any:
+    """What a trip brought back. Errors travel as values: of those raised there, `spaces` tells only the name."""
+    if isinstance(found, ModelError):
+        raise found
+    return found
+
+
+def _raising(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: _raised(function(*args))
 
 
 def _bare(encoded: EncodedImage) -> EncodedImage:

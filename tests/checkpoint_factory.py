@@ -31,12 +31,7 @@ KINDS = {
 def write(folder, kind, *, seed=0, shard="60KB"):
     """A complete checkpoint of one of KINDS; returns the folder."""
     family, language = KINDS[kind]
-    inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style}[language]()
-    # The published InstructBLIP folders know both kinds of placeholder.
-    tokens = {"blip2": [IMAGE_TOKEN], "instructblip": [IMAGE_TOKEN, VIDEO_TOKEN]}.get(family, [VIDEO_TOKEN])
-    inner.add_special_tokens({"additional_special_tokens": tokens})
-    placeholder = {f"{token[1:-1]}_token_index": inner.convert_tokens_to_ids(token) for token in tokens}
-    reader = None if family == "blip2" else _bert_style()
+    inner, reader, placeholder = tokenizers(family, language)
     text = _text(language, inner)
     kinds = {
         "blip2": (transformers.Blip2Config, transformers.Blip2ForConditionalGeneration),
@@ -79,21 +74,37 @@ def write(folder, kind, *, seed=0, shard="60KB"):
     images = transformers.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     if family == "instructblipvideo":
         return _save_film_processor(folder, images, inner, reader)
-    if family == "blip2":
-        processor = transformers.Blip2Processor(images, inner, num_query_tokens=QUERIES)
-    else:
-        processor = transformers.InstructBlipProcessor(images, inner, reader, num_query_tokens=QUERIES)
+    return save_processor(folder, processor(images, inner, reader, QUERIES))
+
+
+def tokenizers(family, language):
+    """(the language model's, that of the Q-Former where it reads, the ids of the placeholders), as published."""
+    inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style}[language]()
+    # The published InstructBLIP folders know both kinds of placeholder.
+    tokens = {"blip2": [IMAGE_TOKEN], "instructblip": [IMAGE_TOKEN, VIDEO_TOKEN]}.get(family, [VIDEO_TOKEN])
+    inner.add_special_tokens({"additional_special_tokens": tokens})
+    placeholder = {f"{token[1:-1]}_token_index": inner.convert_tokens_to_ids(token) for token in tokens}
+    return inner, None if family == "blip2" else _bert_style(), placeholder
+
+
+def processor(images, inner, reader, queries):
+    """That of a BLIP-2, or with a `reader` of an InstructBLIP."""
+    if reader is None:
+        return transformers.Blip2Processor(images, inner, num_query_tokens=queries)
+    return transformers.InstructBlipProcessor(images, inner, reader, num_query_tokens=queries)
+
+
+def save_processor(folder, processor):
+    """Its files; those of an InstructBLIP as Salesforce's folders have them, which name the class for films."""
     processor.save_pretrained(folder)
-    if family == "instructblip":
-        _as_published(Path(folder), images)
+    if isinstance(processor, transformers.InstructBlipProcessor):
+        about = {
+            "processor_class": "InstructBlipVideoProcessor",
+            "num_query_tokens": processor.num_query_tokens,
+        }
+        (Path(folder) / "processor_config.json").write_text(json.dumps(about), encoding="utf-8")
+        processor.image_processor.save_pretrained(folder)
     return folder
-
-
-def _as_published(folder, images):
-    """The processor's files of Salesforce's InstructBLIP folders, which name the class for films."""
-    about = {"processor_class": "InstructBlipVideoProcessor", "num_query_tokens": QUERIES}
-    (folder / "processor_config.json").write_text(json.dumps(about), encoding="utf-8")
-    images.save_pretrained(folder)
 
 
 def _save_film_processor(folder, images, inner, reader):
@@ -180,13 +191,14 @@ def _bert_style():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
 
 
+def special_ids(inner):
+    """bos_token_id, eos_token_id and pad_token_id, those that there are."""
+    names = ("bos_token", "eos_token", "pad_token")
+    return {f"{name}_id": getattr(inner, f"{name}_id") for name in names if getattr(inner, name)}
+
+
 def _text(language, inner):
-    ids = {
-        name: getattr(inner, f"{name}_id")
-        for name in ("bos_token", "eos_token", "pad_token")
-        if getattr(inner, name)
-    }
-    ids = {f"{name}_id": value for name, value in ids.items()}
+    ids = special_ids(inner)
     size = -(-len(inner) // 64) * 64
     if language == "opt":
         return transformers.OPTConfig(

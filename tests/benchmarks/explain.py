@@ -1,8 +1,9 @@
 """python -m tests.benchmarks.explain [--published] [--rounds N] [--tokens N] [--json FILE]
 
 What explaining an answer costs: all query knock-outs with and without reuse of the positions before the replaced query,
-one scoring, and the arithmetic limit: (tokens read × 2 × weights of the language model's blocks + tokens scored × 2 ×
-weights of its head) over the rate of matrix products measured in the same run. In one run, alternating; medians.
+one scoring, the answer itself (written anew for the same image), and the arithmetic limit: (tokens read × 2 × weights
+of the language model's blocks + tokens scored × 2 × weights of its head) over the rate of matrix products measured in
+the same run. In one run, alternating; medians.
 
 --published builds BLIP-2 OPT-2.7B's geometry with random bf16 weights (7.5 GB) and takes several minutes.
 """
@@ -21,10 +22,11 @@ from PIL import Image
 import model
 import qformer_viz
 from model import Decoding, scoring
+from model.loading import choose_device
 from qformer_viz import METHODS
 from qformer_viz.attribution.knockout import replaced
 from qformer_viz.explain import attribute, prepare
-from tests.benchmarks.speed import published
+from tests.benchmarks.speed import published, synchronised
 
 
 def main(arguments=None):
@@ -34,13 +36,19 @@ def main(arguments=None):
     parser.add_argument("--published", action="store_true", help="published geometry, random weights, bf16")
     parser.add_argument("--rounds", type=int, help="default 10, with --published 3")
     parser.add_argument("--tokens", type=int, default=10)
+    parser.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
     parser.add_argument(
         "--methods", nargs="*", default=[], choices=list(METHODS), help="time these too, for one word"
     )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
     rounds = options.rounds or (3 if options.published else 10)
-    pipe = published() if options.published else model.load("blip2-emoji", observe=qformer_viz.capture)
+    device, named = choose_device(options.device)
+    pipe = (
+        published(device)
+        if options.published
+        else model.load("blip2-emoji", device=device, observe=qformer_viz.capture)
+    )
     pipe.model.language_model.generation_config.min_new_tokens = options.tokens
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     encoded = pipe.encode(Image.fromarray(noise))
@@ -49,7 +57,14 @@ def main(arguments=None):
     scorer = pipe.scorer(encoded, answer)
     queries = torch.cat([encoded.queries, replaced(encoded.queries, baseline)])
     rate, tokens, wanted = matrix_rate(pipe), [], []
+    decoding = Decoding(max_new_tokens=options.tokens)
+
+    def answer_anew():
+        pipe.forget()
+        return pipe.caption(encoded, decoding)
+
     sides = {
+        "the answer itself": answer_anew,
         "one scoring": lambda: scorer.score(encoded.queries),
         "all knock-outs, positions reused": lambda: scorer.score(queries),
         "all knock-outs, nothing reused": lambda: without_reuse(scorer, queries),
@@ -59,6 +74,7 @@ def main(arguments=None):
         for name, run in sides.items():
             start = time.perf_counter()
             run()
+            synchronised(device)
             if turn:  # the first pass over fresh weights is many times slower
                 times[name].append(time.perf_counter() - start)
     seconds = {name: statistics.median(each) for name, each in times.items()}
@@ -68,6 +84,7 @@ def main(arguments=None):
     reused, plain = (seconds[f"all knock-outs, {how}"] for how in ("positions reused", "nothing reused"))
     report = {
         "pipeline": pipe.describe(),
+        "device": named if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "answer tokens": len(answer.token_ids),
@@ -78,6 +95,7 @@ def main(arguments=None):
         "knock-outs : arithmetic limit": reused / limit,
         "knock-outs : without reuse": reused / plain,
         "knock-outs : one scoring": reused / seconds["one scoring"],
+        "knock-outs : the answer itself": reused / seconds["the answer itself"],
     }
     if options.methods:
         pipe.mean_queries(encoded.question)
@@ -132,12 +150,14 @@ def matrix_rate(pipe, rounds=5):
     language = pipe.model.language_model
     matrices = [w for w in language.get_decoder().layers[0].parameters() if w.dim() == 2]
     weight = max(matrices, key=lambda w: w.numel())
-    rows = torch.randn(scoring.REUSE_STEP * 43, weight.shape[1]).to(weight.dtype)
+    rows = torch.randn(scoring.REUSE_STEP * 43, weight.shape[1]).to(weight)
     best = 0.0
     for _ in range(rounds + 2):
+        synchronised(weight.device)
         start = time.perf_counter()
         for _ in range(8):
             torch.nn.functional.linear(rows, weight)
+        synchronised(weight.device)
         best = max(best, 8 * 2 * rows.shape[0] * weight.numel() / (time.perf_counter() - start))
     print(f"matrix products: {best / 1e9:.0f} GFLOP/s", file=sys.stderr)
     return best

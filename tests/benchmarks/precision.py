@@ -1,8 +1,9 @@
 """python -m tests.benchmarks.precision [--images N] [--json FILE]
 
 What int8 and NF4 change at published geometry (BLIP-2 OPT-2.7B, random weights) against float32: maps, captions and
-log-probabilities. Writes the weights to a temporary folder (7.5 GB), holds 23 GB in memory, takes 5 minutes.
-Random weights say nothing of real ones; what is measured is the arithmetic of the quantised layers at their real size.
+log-probabilities. Writes the weights to a temporary folder (7.5 GB), holds 23 GB in memory, takes 5 minutes; --device
+cuda:0 does the same on a GPU. Random weights say nothing of real ones; what is measured is the arithmetic of the
+quantised layers at their real size.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import model
 import qformer_viz
 from model.baseline import reference_images
 from qformer_viz import fidelity
-from tests.benchmarks.speed import published
+from tests import published as shapes
 
 WORDS = 8
 
@@ -27,18 +28,16 @@ def main(arguments=None):
     )
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     images = [model.decode(each).image for each in islice(reference_images("photographs"), options.images)]
     report = {}
     with tempfile.TemporaryDirectory() as folder:
-        pipe = published()
-        pipe.model.save_pretrained(folder, max_shard_size="1GB")
-        pipe.processor.save_pretrained(folder)
-        del pipe
+        shapes.save(folder, "Salesforce/blip2-opt-2.7b")
         gc.collect()
-        plain = load(folder, quantization=None, dtype="float32")
+        plain = load(folder, options.device, quantization=None, dtype="float32")
         for kind in ("8bit", "4bit"):
-            other = load(folder, quantization=kind, dtype="bfloat16")
+            other = load(folder, options.device, quantization=kind, dtype="bfloat16")
             found = fidelity.compare(plain, other, images)
             print(f"\n{kind} against float32, {other.reason}\n\n{fidelity.table(found)}", flush=True)
             report[kind] = {"divergence": found.divergence.mean().item(), "peaks": found.peaks.mean().item()}
@@ -50,9 +49,9 @@ def main(arguments=None):
     return report
 
 
-def load(folder, **options):
+def load(folder, device, **options):
     """Random weights may end at once; these write words to compare."""
-    pipe = model.load(folder, device="cpu", observe=qformer_viz.capture, **options)
+    pipe = model.load(folder, device=device, observe=qformer_viz.capture, **options)
     pipe.model.language_model.generation_config.min_new_tokens = WORDS
     return pipe
 

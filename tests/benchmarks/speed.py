@@ -5,7 +5,7 @@ same weights. Compared calls alternate, after warming up until times settle; eac
 rounds of the two times of one round, by the clock and, for a machine that others use too, by processor time.
 Both sides start from the same picture or embeddings, end with text, and write the same number of tokens.
 
---published builds BLIP-2 OPT-2.7B's geometry with random bf16 weights (7.5 GB) and takes several minutes.
+--published builds BLIP-2 OPT-2.7B's geometry with random bf16 weights (7.5 GB) and takes several minutes without a GPU.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import model
 import qformer_viz
 from model import Decoding
 from model.checkpoints import Checkpoint
+from model.loading import choose_device
 from model.memory import weight_bytes
 from model.pipeline import Pipeline
 from qformer_viz.export import TENSORS
@@ -44,20 +45,27 @@ def main(arguments=None):
     )
     parser.add_argument("--published", action="store_true", help="published geometry, random weights, bf16")
     parser.add_argument("--checkpoint", default="blip2-emoji")
+    parser.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
     parser.add_argument("--rounds", type=int, help="default 40, with --published 5")
     parser.add_argument("--tokens", type=int, default=10)
     parser.add_argument("--only", default="", metavar="TEXT", help="comparisons whose name holds this")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
     rounds = options.rounds or (5 if options.published else 40)
-    pipe = published() if options.published else model.load(options.checkpoint, observe=qformer_viz.capture)
+    device, named = choose_device(options.device)
+    pipe = (
+        published(device)
+        if options.published
+        else model.load(options.checkpoint, device=device, observe=qformer_viz.capture)
+    )
     # Both sides write the same number of tokens.
     pipe.model.language_model.generation_config.min_new_tokens = options.tokens
     wanted = (row for row in comparisons(pipe, options.tokens) if options.only in row[0])
-    rows = [measure(*comparison, rounds) for comparison in wanted]
+    rows = [measure(pipe.device, *comparison, rounds) for comparison in wanted]
     added, held = memory_of_capture(pipe)
     report = {
         "pipeline": pipe.describe(),
+        "device": named if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "tokens": options.tokens,
         "rounds": rounds,
@@ -232,8 +240,8 @@ def with_all_attention(pipe, stock):
 def memory_of_capture(pipe):
     """Most bytes that looking at a picture takes beyond the same without a capture, and what is held afterwards.
 
-    Exact, not the process's size: every allocation of torch as its profiler lists them, and of Python and numpy as
-    tracemalloc does.
+    Exact, not the process's size: every allocation of torch in main memory as its profiler lists them and on a GPU as
+    its allocator counts them, and of Python and numpy as tracemalloc does.
     """
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     observe, most = pipe._encoder.observe, {}
@@ -247,7 +255,7 @@ def memory_of_capture(pipe):
                 return encoded, canvas_payload(encoded.record.result, picture) if on else None
 
             # In the lane: the profiler sees the thread that it was started in.
-            kept, most[on] = pipe._lane.run(partial(allocated, look))
+            kept, most[on] = pipe._lane.run(partial(allocated, look, pipe.device))
             if on:
                 capture = kept[0].record.result
                 held = sum(getattr(capture, name).nbytes for name in TENSORS) + len(json.dumps(kept[1]))
@@ -256,18 +264,24 @@ def memory_of_capture(pipe):
     return most[True] - most[False], held
 
 
-def allocated(work):
+def allocated(work, device):
     """(what the second call of work() returns, the most bytes that it holds at once)."""
     work()
+    on_gpu, before = device.type == "cuda", 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
     tracemalloc.start()
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         kept = work()
     python = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    events = profile.profiler.kineto_results.events()
-    steps = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return kept, max(accumulate(size for _, size in steps)) + python
+    memory = [each for each in profile.profiler.kineto_results.events() if each.name() == "[memory]"]
+    here = [each for each in memory if each.device_type() == torch.autograd.DeviceType.CPU]
+    steps = sorted((event.start_ns(), event.nbytes()) for event in here)
+    lent = torch.cuda.max_memory_allocated(device) - before if on_gpu else 0
+    return kept, max(accumulate(size for _, size in steps)) + python + lent
 
 
 def where_time_goes(pipe, tokens):
@@ -275,11 +289,15 @@ def where_time_goes(pipe, tokens):
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     spent, begun, handles = {}, {}, []
 
+    def now():
+        synchronised(pipe.device)
+        return time.perf_counter()
+
     def timed(name, module):
-        handles.append(module.register_forward_pre_hook(lambda *_: begun.update({name: time.perf_counter()})))
+        handles.append(module.register_forward_pre_hook(lambda *_: begun.update({name: now()})))
 
         def done(_module, _args, _output):
-            spent.setdefault(name, []).append(time.perf_counter() - begun[name])
+            spent.setdefault(name, []).append(now() - begun[name])
 
         handles.append(module.register_forward_hook(done))
 
@@ -307,8 +325,9 @@ def where_time_goes(pipe, tokens):
     return [*rows, ("all else: preparing, capture, choosing tokens", rest)]
 
 
-def measure(name, limit, ours, other, rounds):
+def measure(device, name, limit, ours, other, rounds):
     """Median seconds of both sides and the median of their per-round ratios."""
+    clocked = partial(clock, device)
     settled(lambda: clocked(*ours)[0] + clocked(*other)[0])
     pairs = []
     for turn in range(rounds):
@@ -330,11 +349,13 @@ def measure(name, limit, ours, other, rounds):
     return row
 
 
-def clocked(prepare, call):
+def clock(device, prepare, call):
     """Seconds by the clock and of this process's processor time."""
     prepare()
+    synchronised(device)
     start, busy = time.perf_counter(), time.process_time()
     call()
+    synchronised(device)
     return time.perf_counter() - start, time.process_time() - busy
 
 
@@ -354,43 +375,21 @@ def int8_to_fp16():
     return eight / half
 
 
-def published():
+def published(device):
     """BLIP-2 OPT-2.7B's geometry; nothing is held in fp32, so the peak stays near the weights' 7.5 GB."""
-    from transformers import Blip2Processor, BlipImageProcessor
-
-    from tests import fake_checkpoints as fakes
-
-    model_class, config = shapes.config("Salesforce/blip2-opt-2.7b")
-    config.image_token_index = fakes.IMAGE
-    config.text_config.update(
-        {"bos_token_id": fakes.END, "eos_token_id": fakes.END, "pad_token_id": fakes.PAD}
-    )
-    with torch.device("meta"):
-        hf_model = model_class._from_config(config, dtype=torch.bfloat16)
-    hf_model.to_empty(device="cpu")
-    hf_model.tie_weights()
-    stray = [name for name, _ in hf_model.named_buffers()]
-    assert not stray, f"buffers left uninitialised: {stray}"
-    # Repeated random values time like independent ones and fill 7.5 GB in seconds.
-    values = (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
-    with torch.no_grad():
-        for name, weight in hf_model.named_parameters():
-            if weight.dim() == 1:
-                weight.fill_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0)
-            else:
-                flat = weight.view(-1)
-                for start in range(0, flat.numel(), values.numel()):
-                    piece = flat[start : start + values.numel()]
-                    piece.copy_(values[: piece.numel()])
-    hf_model.eval().requires_grad_(False)
-    processor = Blip2Processor(
-        BlipImageProcessor(size={"height": 224, "width": 224}), fakes.tokenizer(), num_query_tokens=32
-    )
+    hf_model, processor = shapes.build("Salesforce/blip2-opt-2.7b", device=device)
+    assert not list(hf_model.named_buffers()), "buffers left uninitialised"
     billions = sum(weight.numel() for weight in hf_model.parameters()) / 1e9
-    reason = f"device cpu, bfloat16 (published geometry, {billions:.2f} billion random weights)"
+    reason = f"device {device}, bfloat16 (published geometry, {billions:.2f} billion random weights)"
     print(reason, file=sys.stderr)
     checkpoint = Checkpoint(id="published-geometry", title="random weights", family="blip2")
     return Pipeline(checkpoint, hf_model, processor, reason=reason, observe=qformer_viz.capture)
+
+
+def synchronised(device):
+    """Wait until a GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

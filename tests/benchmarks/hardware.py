@@ -1,0 +1,114 @@
+"""python -m tests.benchmarks.hardware [ID ...] [--precisions NAME ...] [--device D] [--folder DIR] [--json FILE]
+
+Listed checkpoints at published geometry with random weights, saved as folders and loaded as a user loads them, in every
+precision asked for: what the doctor finds, seconds of a caption (image and Q-Former included) and of all query
+knock-outs after warming up, their ratio to the answer, and GB of weights and at the peak. Random weights say nothing.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import model
+import qformer_viz
+from model import Decoding
+from model.baseline import reference_images
+from model.errors import ModelError
+from model.loading import choose_device
+from qformer_viz import doctor
+from qformer_viz.cli import PRECISIONS, precision
+from qformer_viz.explain import attribute, prepare
+from tests import published
+from tests.benchmarks.speed import synchronised
+
+TOKENS, ROUNDS = 10, 5
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ids", nargs="*", default=["Salesforce/blip2-opt-2.7b"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["bfloat16", "8bit", "4bit"])
+    parser.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
+    parser.add_argument("--folder", help="where the weights may be written [the system's temporary folder]")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    options = parser.parse_args(arguments)
+    device, named = choose_device(options.device)
+    image = model.decode(next(iter(reference_images("photographs")))).image
+    rows = []
+    for name in options.ids:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            published.save(folder, name, device=device)
+            emptied(device)
+            for kind in options.precisions:
+                rows.append({"checkpoint": name, "precision": kind, **measured(folder, kind, device, image)})
+                print(json.dumps(rows[-1]), flush=True)
+                emptied(device)
+                if options.json:
+                    options.json.write_text(json.dumps({"device": named, "rows": rows}, indent=1))
+    return rows
+
+
+def emptied(device):
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def measured(folder, kind, device, image):
+    pipes = []
+
+    def load():
+        pipe = model.load(folder, device=device, observe=qformer_viz.capture, **precision(kind))
+        # Random weights may end at once; these write words.
+        pipe.model.language_model.generation_config.min_new_tokens = TOKENS
+        pipes.append(pipe)
+        return pipe
+
+    try:
+        report = doctor.examine(load, image)
+    except ModelError as error:
+        return {"refused": str(error)}
+    (pipe,) = pipes
+    decoding = Decoding(max_new_tokens=TOKENS)
+
+    def seconds(prepare, work):
+        times = []
+        for _ in range(ROUNDS):
+            prepare()
+            synchronised(device)
+            start = time.perf_counter()
+            work()
+            synchronised(device)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    caption = seconds(pipe.forget, lambda: pipe.caption(image, decoding))
+    encoded = pipe.encode(image)
+    answer = seconds(pipe.forget, lambda: pipe.caption(encoded, decoding))
+    said = pipe.caption(encoded, decoding)
+    knockouts = seconds(lambda: None, lambda: attribute(prepare(pipe, encoded, said)))
+    weights = sum(each.numel() * each.element_size() for each in pipe.model.parameters())
+    return {
+        "checks": {what: (holds, detail) for what, holds, detail in report.checks},
+        "loading": report.times["loading"],
+        "caption": caption,
+        "answer": answer,
+        "all knock-outs": knockouts,
+        "knock-outs : answer": knockouts / answer,
+        "GB of weights": weights / 1e9,
+        "peak memory": report.facts["peak memory"],
+        "reason": report.facts["reason"],
+    }
+
+
+if __name__ == "__main__":
+    main()
