@@ -14,13 +14,14 @@ module = torch.nn.Linear(3, 1)
 module.unused = torch.nn.Parameter(torch.ones(2))
 
 
-def one(module, draw):
-    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(draw))
-    return (module(x) - x.sum(1, keepdim=True)).square().mean()
+def draw(number):
+    return [
+        torch.randn(8, 3, generator=torch.Generator().manual_seed(parts * number + i)) for i in range(parts)
+    ]
 
 
-def loss_of(module, draw):
-    return sum(one(module, parts * draw + i) for i in range(parts)) / parts, {}
+def loss_of(module, batch):
+    return sum((module(x) - x.sum(1, keepdim=True)).square().mean() for x in batch) / parts, {}
 
 
-run("small", accelerator, module, loss_of, Schedule(steps=5, lr=1e-2, warmup=1), folder)
+run("small", accelerator, module, draw, loss_of, Schedule(steps=5, lr=1e-2, warmup=1), folder)

@@ -254,17 +254,19 @@ def train_alignment(
     freeze(module.model, options)
     model.qformer.set_attn_implementation(ATTENTION)
 
-    def loss_with(number: int, sets: list[tuple[np.ndarray, Callable[[int], Scene]]]):
-        def loss_of(wrapped, step: int):
+    def stage(number: int, sets: list[tuple[np.ndarray, Callable[[int], Scene]]]):
+        def draw(step: int):
             rng = np.random.default_rng([SEED, number, step])
             seen, scenes = [], []
-            for stored, draw in sets:
+            for stored, scene in sets:
                 chosen = np.sort(rng.choice(len(stored), batch // len(sets), replace=False))
-                seen.append(torch.from_numpy(stored[chosen]).float())
-                scenes += [draw(int(i)) for i in chosen]
-            seen = torch.cat(seen).to(accelerator.device)
-            pairs = draw_pairs(scenes, tokenizer, rng)
-            kept = None
+                seen.append(torch.from_numpy(stored[chosen]))
+                scenes += [scene(int(i)) for i in chosen]
+            return step, torch.cat(seen), scenes, draw_pairs(scenes, tokenizer, rng), rng
+
+        def loss_of(wrapped, drawn):
+            step, seen, scenes, pairs, rng = drawn
+            seen, kept = seen.to(accelerator.device).float(), None
             if options.masking != "none":
                 attended = module.attended(seen) if options.masking == "attention" else None
                 kept = keep(options.masking, scenes, attended, rng).to(accelerator.device)
@@ -273,11 +275,11 @@ def train_alignment(
             torch.manual_seed(SEED + step)
             return wrapped(seen, pairs.to(accelerator.device), kept)
 
-        return loss_of
+        return draw, loss_of
 
     sets = [(features, training_scene)]
-    run("align", accelerator, module, loss_with(5, sets), schedule, out)
+    run("align", accelerator, module, *stage(5, sets), schedule, out)
     if strange:
         sets.append((strange[0], strange_scene))
-        run("align_strange", accelerator, module, loss_with(6, sets), strange[1], out)
+        run("align_strange", accelerator, module, *stage(6, sets), strange[1], out)
     return model.eval()

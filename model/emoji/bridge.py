@@ -18,7 +18,7 @@ from torch import nn
 from .dictation import REGIONS, dictation_loss, placed_description, region
 from .disturb import repaint
 from .language import CAPTIONS
-from .loop import ATTENTION, Schedule, run
+from .loop import ATTENTION, Schedule, batches, run
 from .options import DEFAULT, Options
 from .scenes import STYLES, TEACHING_STYLES, random_scene, render
 from .sequences import SequenceBuilder, answer_loss
@@ -72,9 +72,13 @@ def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int, draw, 
     store = np.memmap(path, np.float16, "r+" if done else "w+", shape=shape)
     vit = vit.to(accelerator.device).eval()
     began, first = time.monotonic(), done
-    while done < scenes:
-        end = min(scenes, done + batch)
-        pixels = to_pixels([np.asarray(render(draw(i)).image) for i in range(done, end)])
+
+    def pictures(start: int) -> torch.Tensor:
+        indices = range(start, min(scenes, start + batch))
+        return to_pixels([np.asarray(render(draw(index)).image) for index in indices])
+
+    for pixels in batches(pictures, range(done, scenes, batch), accelerator):
+        end = done + len(pixels)
         with accelerator.autocast():
             features = vit(pixel_values=pixels.to(accelerator.device)).last_hidden_state
         store[done:end] = features.float().cpu().numpy()
@@ -211,7 +215,7 @@ def train_bridge(
         epoch, place = divmod(step * batch, scenes)
         order = np.random.default_rng([SEED, stage, epoch]).permutation(scenes)
         chosen = np.sort(np.take(order, range(place, place + batch), mode="wrap"))
-        seen = torch.from_numpy(features[chosen]).float().to(accelerator.device)
+        seen = torch.from_numpy(features[chosen])
         return chosen.tolist(), seen.roll(1, 0) if options.shuffled else seen
 
     @cache
@@ -220,17 +224,24 @@ def train_bridge(
         ids = [[builder.encode(f" {word}")[0] for word in slot] for slot in slots]
         return [row + [-1] * (4 - len(row)) for row in ids]
 
-    def dictated(bridge, step: int):
+    def dictation_batch(step: int):
         chosen, seen = draw(step, 3)
-        wanted = torch.tensor([described(i) for i in chosen]).to(seen.device)
-        loss, right = dictation_loss(bridge(seen), wanted, words)
+        return seen, torch.tensor([described(i) for i in chosen])
+
+    def dictated(bridge, batch):
+        seen, wanted = (part.to(accelerator.device) for part in batch)
+        loss, right = dictation_loss(bridge(seen.float()), wanted, words)
         return loss, {"words_right": right}
 
-    def answered(bridge, step: int):
+    def answer_batch(step: int):
         chosen, seen = draw(step, 1)
-        rows = builder.batch([training_scene(i) for i in chosen], np.random.default_rng([SEED, 2, step]))
-        prefix = bridge(seen)
-        loss, right = answer_loss(language_model, prefix, rows.to(seen.device))
+        scenes = [training_scene(i) for i in chosen]
+        return seen, builder.batch(scenes, np.random.default_rng([SEED, 2, step]))
+
+    def answered(bridge, batch):
+        seen, rows = (part.to(accelerator.device) for part in batch)
+        prefix = bridge(seen.float())
+        loss, right = answer_loss(language_model, prefix, rows)
         if options.diversity:
             loss = loss + options.diversity * likeness(prefix)
         return loss, {"tokens_right": right}
@@ -238,7 +249,7 @@ def train_bridge(
     bridge = Bridge(model) if options.bridge == "qformer" else PatchBridge(model, options.bridge)
     bridge.to(accelerator.device)
     if options.dictation:
-        run("dictation", accelerator, bridge, dictated, dictation, out)
-    run("bridge", accelerator, bridge, answered, schedule, out)
+        run("dictation", accelerator, bridge, dictation_batch, dictated, dictation, out)
+    run("bridge", accelerator, bridge, answer_batch, answered, schedule, out)
     model.eval()
     return bridge.eval()

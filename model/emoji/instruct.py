@@ -76,20 +76,23 @@ def train_instruct(
     model.qformer.set_attn_implementation(ATTENTION)
     builder = SequenceBuilder(processor.tokenizer)
 
-    def loss_of(instructed, step: int):
+    def draw(step: int):
         rng = np.random.default_rng([SEED, 7, step])
         chosen = np.sort(rng.choice(len(features), batch, replace=False))
         turns = [turn for index in chosen for turn in draw_turns(training_scene(int(index)), rng)]
         read = processor.qformer_tokenizer(
             [prompt for prompt, _ in turns], padding=True, padding_side="right", return_tensors="pt"
-        ).to(accelerator.device)
-        seen = torch.from_numpy(features[np.repeat(chosen, PROMPTS)]).float().to(accelerator.device)
-        prefix = instructed(seen, read.input_ids, read.attention_mask)
-        rows = builder.pad([builder.single(*turn) for turn in turns]).to(accelerator.device)
+        )
+        rows = builder.pad([builder.single(*turn) for turn in turns])
+        return torch.from_numpy(features[chosen]), read.input_ids, read.attention_mask, rows
+
+    def loss_of(instructed, batch):
+        seen, ids, mask, rows = (part.to(accelerator.device) for part in batch)
+        prefix = instructed(seen.float().repeat_interleave(PROMPTS, 0), ids, mask)
         loss, right = answer_loss(language_model, prefix, rows)
         return loss, {"tokens_right": right}
 
-    run("instruct", accelerator, Instructed(model), loss_of, schedule, out)
+    run("instruct", accelerator, Instructed(model), draw, loss_of, schedule, out)
     return model.eval()
 
 

@@ -211,9 +211,12 @@ def train_language(
     initialise(model, tokenizer)
 
     def stage(name: str, schedule: Schedule, reader: Reader, drill_only: int = 0, noise: float = 0.0):
-        def loss_of(module, step: int):
+        def draw(step: int):
             drilling = drill_only and (step < drill_only or step % 4 == 0)
-            drawn = reader.drill(step) if drilling else reader.draw(step)
+            return step, drilling, *(reader.drill(step) if drilling else reader.draw(step))
+
+        def loss_of(module, batch):
+            step, drilling, *drawn = batch
             described, rows = (part.to(accelerator.device) for part in drawn)
             prefix = embed_description(module, described)
             if noise:
@@ -222,7 +225,7 @@ def train_language(
             loss, right = answer_loss(module, prefix, rows)
             return loss, {"drill_right" if drilling else "answers_right": right}
 
-        return run(name, accelerator, model, loss_of, schedule, out)
+        return run(name, accelerator, model, draw, loss_of, schedule, out)
 
     stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
     stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))

@@ -1,7 +1,8 @@
 """The loop all stages share: Muon and AdamW, warm-up and cosine, a progress line with time left, resumable checkpoints.
 
-Batches are drawn from (seed, draw), so a resumed run sees what an uninterrupted one would have seen. Under `accelerate
-launch` every process makes draws of its own and the gradients are averaged: n processes train on n times the batch.
+Batches are drawn from (seed, number), so a resumed run sees what an uninterrupted one would have seen, and processes
+can draw them ahead where a GPU would wait. Under `accelerate launch` every process draws numbers of its own and the
+gradients are averaged: n processes train on n times the batch.
 """
 
 import json
@@ -9,12 +10,14 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
@@ -23,6 +26,8 @@ WEIGHT_DECAY = 0.05
 ATTENTION = "eager"
 # Muon's rate, as a multiple of AdamW's.
 MUON_RATE = 2.0
+# Processes that draw for a GPU, and how many batches each is ahead.
+DRAWING, AHEAD = 12, 4
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,39 @@ def optimisers(module: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer
     return chosen
 
 
+class _Draws(Dataset):
+    def __init__(self, draw: Callable[[int], Any]) -> None:
+        self.draw = draw
+
+    def __getitem__(self, number: int) -> Any:
+        return self.draw(number)
+
+
+def batches(draw: Callable[[int], Any], numbers: range, accelerator: Accelerator) -> Iterator[Any]:
+    """draw(number) for every number in order: here, or for a GPU ahead of it, in processes of its own."""
+    options: dict[str, Any] = {}
+    if accelerator.device.type == "cuda":
+        workers = max(1, min(DRAWING, len(os.sched_getaffinity(0)) - 1))
+        options = {"num_workers": workers, "prefetch_factor": AHEAD, "multiprocessing_context": "fork"}
+    # A generator of its own, or it would draw from the one that the module draws from.
+    options |= {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
+    return iter(DataLoader(_Draws(draw), sampler=numbers, **options))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def run(
     name: str,
     accelerator: Accelerator,
     module: torch.nn.Module,
-    loss_of: Callable[[torch.nn.Module, int], tuple[torch.Tensor, dict[str, float]]],
+    draw: Callable[[int], Any],
+    loss_of: Callable[[torch.nn.Module, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]],
     schedule: Schedule,
     out: Path,
 ) -> torch.nn.Module:
-    """Train `module`; `loss_of(module, draw)` draws a batch and returns the loss and figures to log.
+    """Train `module`; `draw(number)` makes a batch on the CPU, `loss_of(module, batch)` the loss and figures to log.
 
     Saves `<out>/<name>.pt` every so often and at the end, and continues from it if it is there;
     `<out>/<name>_curve.json` holds the figures by step, and the minutes spent so far, in however many sittings. A
@@ -131,9 +160,11 @@ def run(
 
     module.train()
     began, sums = time.monotonic(), defaultdict(list)
-    for step in range(start, schedule.steps):
+    every, own = accelerator.num_processes, accelerator.process_index
+    numbers = range(start * every + own, schedule.steps * every + own, every)
+    for step, batch in enumerate(batches(draw, numbers, accelerator), start):
         with accelerator.autocast():
-            loss, figures = loss_of(module, step * accelerator.num_processes + accelerator.process_index)
+            loss, figures = loss_of(module, batch)
         for optimizer in optimizers:
             optimizer.zero_grad()
         accelerator.backward(loss)
@@ -142,9 +173,9 @@ def run(
         for part in (*optimizers, *plans):
             part.step()
         for key, value in {"loss": loss.detach(), **figures}.items():
-            sums[key].append(float(value))
+            sums[key].append(value)
         if len(sums["loss"]) == 50 or step + 1 == schedule.steps:
-            means = {key: round(sum(values) / len(values), 4) for key, values in sums.items()}
+            means = {key: round(float(sum(values)) / len(values), 4) for key, values in sums.items()}
             curve.append({"step": step + 1, "minutes": minutes(), **means})
             left = (time.monotonic() - began) / (step + 1 - start) * (schedule.steps - step - 1)
             shown = "  ".join(f"{key} {value:.3f}" for key, value in means.items())

@@ -8,6 +8,7 @@ chance is 0.06) and no bridge can learn where things are.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -259,24 +260,18 @@ def train_vision(
     torch.manual_seed(SEED)
     learner = PatchLearner()
 
-    def loss_with(draw):
-        def loss_of(module, step: int):
-            pixels, labels, geometry, offset = draw(step)
-            device = accelerator.device
-            return module(pixels.to(device), labels.to(device), geometry.to(device), offset)
+    def loss_of(module, batch):
+        *tensors, offset = batch
+        return module(*(tensor.to(accelerator.device) for tensor in tensors), offset)
 
-        return loss_of
-
-    learner = run("vit_crops", accelerator, learner, loss_with(crop_batch), crops, out)
-    learner = run("vit_scenes", accelerator, learner, loss_with(scene_batch), scenes, out)
-    learner = run("vit_mixed", accelerator, learner, loss_with(mixed_batch), mixed, out)
-    # A second round from a high rate: one was not enough for the small drawings.
-    learner = run(
-        "vit_long", accelerator, learner, loss_with(lambda s: mixed_batch(mixed.steps + s)), long, out
-    )
-    learner = run(
-        "vit_robust", accelerator, learner, loss_with(lambda s: mixed_batch(s, robust=True)), robust, out
-    )
-    further = loss_with(lambda s: mixed_batch(s, robust=True, further_artwork=True))
-    learner = run("vit_artwork", accelerator, learner, further, artwork, out)
+    for name, draw, schedule in (
+        ("vit_crops", crop_batch, crops),
+        ("vit_scenes", scene_batch, scenes),
+        ("vit_mixed", mixed_batch, mixed),
+        # A second round from a high rate: one was not enough for the small drawings.
+        ("vit_long", lambda step: mixed_batch(mixed.steps + step), long),
+        ("vit_robust", partial(mixed_batch, robust=True), robust),
+        ("vit_artwork", partial(mixed_batch, robust=True, further_artwork=True), artwork),
+    ):
+        learner = run(name, accelerator, learner, draw, loss_of, schedule, out)
     return learner.vit
