@@ -1,9 +1,11 @@
 """The recipe at doll's-house scale: every stage runs, resumes where it stopped, and ends in a loadable folder."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, OPTForCa
 
 from model.emoji import bridge, language, text, vision
 from model.emoji.checkpoint import QUERIES, build_model, save_checkpoint
-from model.emoji.loop import Schedule, make_accelerator, optimisers
+from model.emoji.loop import Schedule, batches, make_accelerator, optimisers
 from model.emoji.scenes import NOUNS, random_scene, render
 from model.emoji.sequences import IGNORE, Rows, SequenceBuilder, answer_loss
 from model.emoji.tokenizer import train_tokenizer
@@ -230,3 +232,30 @@ def test_two_processes_train_as_one_on_twice_the_batch(tmp_path):
     assert two["step"] == one["step"] == 5
     for key, value in one["module"].items():
         assert torch.allclose(two["module"][key], value, atol=1e-6), key
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_for_a_gpu_batches_are_drawn_ahead_in_other_processes_and_in_order():
+    def draw(number):
+        rng = np.random.default_rng([5, number])
+        return number, torch.from_numpy(rng.random(3)), os.getpid(), random_scene(rng)
+
+    here, ahead = (
+        list(batches(draw, range(3, 40, 2), SimpleNamespace(device=torch.device(device))))
+        for device in ("cpu", "cuda")
+    )
+    assert [one[0] for one in ahead] == [one[0] for one in here] == list(range(3, 40, 2))
+    assert all(
+        torch.equal(one[1], other[1]) and one[3] == other[3] for one, other in zip(here, ahead, strict=True)
+    )
+    assert {one[2] for one in here} == {os.getpid()} and os.getpid() not in {one[2] for one in ahead}
+
+
+def test_drawing_leaves_the_random_numbers_of_the_module_alone():
+    accelerator = SimpleNamespace(device=torch.device("cpu"))
+    torch.manual_seed(3)
+    plain = torch.rand(2)
+    torch.manual_seed(3)
+    for _ in batches(lambda number: number, range(4), accelerator):
+        pass
+    assert torch.equal(torch.rand(2), plain)

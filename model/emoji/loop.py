@@ -145,7 +145,7 @@ def run(
     optimizers = [accelerator.prepare(each) for each in optimizers]
 
     def minutes() -> float:
-        return round(before + (time.monotonic() - began) / 60, 2)
+        return round(before + (time.monotonic() - began) / 60, 4)
 
     def save(step: int) -> None:
         if not accelerator.is_main_process:
