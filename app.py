@@ -131,6 +131,7 @@ def is_bundled(checkpoint: Any) -> bool:
 
 def speaker(pipe: Any) -> Any:
     """A loaded pipeline as a model that chats, with what there is to say about its world."""
+    from model.remote import RemotePipeline
     from qformer_viz.ui.services import Speaker
 
     bundled = is_bundled(pipe.checkpoint)
@@ -140,7 +141,7 @@ def speaker(pipe: Any) -> Any:
         world=pipe.checkpoint.world,
         familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
         unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
-        quick=pipe.model.num_parameters() < QUICK,
+        quick=pipe.model.num_parameters() < QUICK and not isinstance(pipe, RemotePipeline),
     )
 
 
@@ -170,17 +171,19 @@ def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[
 def load_placed(args: argparse.Namespace, name: str) -> Any:
     """The pipeline of a checkpoint, as the options ask for it, or where the GPU is lent by the call, one that makes
     such calls."""
-    pipe = load(backend(), hosted(argparse.Namespace(**vars(args) | {"model": name})))
-    return placed(pipe)
+    return placed(load(backend(), argparse.Namespace(**vars(args) | {"model": name})))
 
 
 def hosted(args: argparse.Namespace) -> argparse.Namespace:
-    """The options as a ZeroGPU Space wants them: a bundled model needs no share of the GPU."""
+    """The options as a ZeroGPU Space wants them: bundled models need no share of the GPU. Beside others they take one,
+    for a gradient computed in the process that serves would keep its forks from the GPU."""
     from model.checkpoints import resolve
 
     if os.environ.get("SPACES_ZERO_GPU") and args.device is None:
-        bundled = is_bundled(resolve(args.model, tuple(args.allow)))
-        return argparse.Namespace(**vars(args) | {"device": "cpu" if bundled else "cuda"})
+        chosen = [resolve(name, tuple(args.allow)) for name in (args.model, *args.offer)]
+        return argparse.Namespace(
+            **vars(args) | {"device": "cpu" if all(map(is_bundled, chosen)) else "cuda"}
+        )
     return args
 
 
@@ -188,8 +191,8 @@ def placed(pipe: Any) -> Any:
     """The pipeline itself, or where the GPU is lent by the call, one that makes such calls."""
     from model.remote import RemotePipeline, zero_gpu
 
-    gpu = zero_gpu() if pipe.device.type == "cuda" else None
-    return pipe if gpu is None else RemotePipeline(pipe, gpu)
+    gpu = zero_gpu()
+    return pipe if gpu is None or pipe.device.type != "cuda" else RemotePipeline(pipe, gpu)
 
 
 def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
@@ -361,6 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     port = args.port or free_port(args.host)
     shared = backend()
     try:
+        args = hosted(args)
         further = offered(args)
         pipe = load_placed(args, args.model)
         name = args.matcher or default_matcher(pipe)

@@ -8,6 +8,7 @@ in its fork and brings them to the GPU. (`spaces` can imitate a GPU in this proc
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -239,11 +240,14 @@ def _to_device(value: Any, device: torch.device) -> Any:
 
 
 def zero_gpu() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
-    """`spaces.GPU` on a ZeroGPU Space, else None."""
-    import os
+    """`spaces.GPU` on a ZeroGPU Space, else None. To be called before a model runs in the process that serves.
 
+    Once that process has woken the CUDA driver, no fork of it can use a GPU; and transformers wakes it in every pass,
+    on the CPU too, when it asks whether a CUDA graph is being captured. None ever is.
+    """
     if not os.environ.get("SPACES_ZERO_GPU"):
         return None
     import spaces
 
+    torch.cuda.is_current_stream_capturing = lambda: False
     return spaces.GPU
