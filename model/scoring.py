@@ -67,9 +67,11 @@ class Scorer:
         self.encoded, self.queries = encoded, encoded.queries
         self.words, self.of_word = split_words(answer.tokens)
         self.encoder, self.instruction = encoder, instruction
-        # Sliding windows forget, so there the beginning is not all there is to know.
+        # Sliding windows forget, so there the beginning is not all there is to know. A GPU reads everything in one
+        # batch in less time than it takes to start several smaller ones: 14 ms and 70 on an H200, at 2.7 billion.
         layers = DynamicCache(config=self.language.config).layers if reuse else ()
-        self.reuse = reuse and all(type(layer) is DynamicLayer for layer in layers)
+        known = all(type(layer) is DynamicLayer for layer in layers)
+        self.reuse = reuse and known and self.queries.device.type != "cuda"
         self._prompt = torch.tensor([prompt], device=self.queries.device)
         self._answer = torch.tensor([answer.token_ids], device=self.queries.device)
         self._before: list[tuple[Tensor, Tensor]] | None = None

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Blip2ForImageTextRetrieval, Blip2Processor
 
-from model.emoji import align, text
+from model.emoji import align, loop, text
 from model.emoji.bridge import strange_scene, training_scene
 from model.emoji.checkpoint import DECODER, alignment_tokenizer, build_retrieval, save_retrieval
 from model.emoji.loop import Schedule, make_accelerator
@@ -149,6 +149,7 @@ def test_the_second_run_reads_strange_scenes(tokenizer, tmp_path, monkeypatch):
     fresh = build_retrieval(tokenizer)
     seen, strange = (np.random.default_rng(n).normal(size=(4, 257, 192)).astype(np.float16) for n in (0, 1))
     drawn, read = [], []
+    monkeypatch.setattr(loop, "DRAWING", 0)  # in this process, where it is counted
     monkeypatch.setattr(align, "strange_scene", lambda i: drawn.append(i) or strange_scene(i))
     forward = align.Alignment.forward
     monkeypatch.setattr(

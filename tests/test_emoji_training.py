@@ -208,7 +208,7 @@ def test_the_bridge_stage_resumes_and_the_folder_answers(tokenizer, accelerator,
     bridge.train_bridge(accelerator, model, tokenizer, tmp_path, schedule, schedule, scenes=8, batch=4)
     assert {file.name for file in tmp_path.glob("*.pt")} == {"dictation.pt", "bridge.pt"}
     for key, value in frozen.items():
-        assert torch.equal(value, model.state_dict()[key]), key
+        assert torch.equal(value, model.state_dict()[key].cpu()), key
     features = np.memmap(tmp_path / "features.f16", np.float16, shape=(8, 257, 192))
     assert np.abs(features[-1].astype(float)).max() > 0
     save_checkpoint(model, tokenizer, tmp_path / "saved")
@@ -226,7 +226,8 @@ def test_two_processes_train_as_one_on_twice_the_batch(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     for name, command, parts in (("two", launch, 1), ("one", [sys.executable], 2)):
         command = [*command, "-m", "tests.two_processes", str(tmp_path / name), str(parts)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # two processes need two GPUs, or none
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=env)
         assert done.returncode == 0, done.stderr
     two, one = (torch.load(tmp_path / name / "small.pt", weights_only=True) for name in ("two", "one"))
     assert two["step"] == one["step"] == 5

@@ -102,8 +102,9 @@ def batches(draw: Callable[[int], Any], numbers: range, accelerator: Accelerator
     """draw(number) for every number in order: here, or for a GPU ahead of it, in processes of its own."""
     options: dict[str, Any] = {}
     if accelerator.device.type == "cuda":
-        workers = max(1, min(DRAWING, len(os.sched_getaffinity(0)) - 1))
-        options = {"num_workers": workers, "prefetch_factor": AHEAD, "multiprocessing_context": "fork"}
+        workers = min(DRAWING, len(os.sched_getaffinity(0)) - 1)
+        if workers > 0:
+            options = {"num_workers": workers, "prefetch_factor": AHEAD, "multiprocessing_context": "fork"}
     # A generator of its own, or it would draw from the one that the module draws from.
     options |= {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
     return iter(DataLoader(_Draws(draw), sampler=numbers, **options))

@@ -35,7 +35,12 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ids", nargs="*", default=["Salesforce/blip2-opt-2.7b"])
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["bfloat16", "8bit", "4bit"])
+    parser.add_argument(
+        "--precisions", nargs="+", choices=[*PRECISIONS, "auto"], default=["bfloat16", "8bit", "4bit"]
+    )
+    parser.add_argument(
+        "--free", type=float, nargs="*", metavar="GB", help="leave only so many free, in turn"
+    )
     parser.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
     parser.add_argument("--folder", help="where the weights may be written [the system's temporary folder]")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -47,13 +52,26 @@ def main(arguments=None):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             published.save(folder, name, device=device)
             emptied(device)
-            for kind in options.precisions:
-                rows.append({"checkpoint": name, "precision": kind, **measured(folder, kind, device, image)})
+            for kind, free in (
+                (kind, free) for kind in options.precisions for free in options.free or [None]
+            ):
+                ballast = occupied(device, free)
+                row = {"checkpoint": name, "precision": kind, "GB left free": free}
+                rows.append(row | measured(folder, kind, device, image))
                 print(json.dumps(rows[-1]), flush=True)
+                del ballast
                 emptied(device)
                 if options.json:
                     options.json.write_text(json.dumps({"device": named, "rows": rows}, indent=1))
     return rows
+
+
+def occupied(device, free):
+    """What keeps a GPU's memory so full that `free` GB are left, or None."""
+    if free is None:
+        return None
+    taken = torch.cuda.mem_get_info(device)[0] - round(1e9 * free)
+    return torch.empty(taken, dtype=torch.uint8, device=device)
 
 
 def emptied(device):
@@ -67,7 +85,8 @@ def measured(folder, kind, device, image):
     pipes = []
 
     def load():
-        pipe = model.load(folder, device=device, observe=qformer_viz.capture, **precision(kind))
+        asked = {} if kind == "auto" else precision(kind)
+        pipe = model.load(folder, device=device, observe=qformer_viz.capture, **asked)
         # Random weights may end at once; these write words.
         pipe.model.language_model.generation_config.min_new_tokens = TOKENS
         pipes.append(pipe)
