@@ -164,16 +164,13 @@ class RemoteScorer:
         self.queries = encoded.queries
 
     def score(self, queries: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
-        found = self._ask("score", queries)
-        if told is not None:
-            told(len(queries), len(queries))
-        return found
+        return self._told(told, "score", queries)
+
+    def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        return self._told(told, "shown", keep)
 
     def repeats(self, queries: Tensor) -> Tensor:
         return self._ask("repeats", queries)
-
-    def requery(self, keep: Tensor) -> Tensor:
-        return self._ask("requery", keep)
 
     def attention(self, queries: Tensor | None = None) -> Tensor:
         return self._ask("attention", queries)
@@ -189,6 +186,13 @@ class RemoteScorer:
 
     def attention_slopes(self, word: int) -> Slopes:
         return self._ask("attention_slopes", word)
+
+    def _told(self, told: Callable[[int, int], Any] | None, name: str, rows: Tensor) -> Tensor:
+        """One trip for all rows: it begins with a process and a GPU, which takes longer than most of what it brings."""
+        found = self._ask(name, rows)
+        if told is not None:
+            told(len(rows), len(rows))
+        return found
 
     def _ask(self, name: str, *args: Any) -> Any:
         return self._score(_bare(self.encoded), self.answer, name, *args)

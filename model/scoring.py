@@ -22,6 +22,9 @@ from model.generation import teacher_forced
 BATCH_BYTES = 256e6
 """Bound on the logits, or on the image keys and values, or on the graph, of one batch."""
 
+SHOWN = 32
+"""Rows after which somebody else gets a turn, where each takes a pass of the Q-Former as well."""
+
 REUSE_FROM, REUSE_STEP = 8, 8
 """Rows from which reuse pays, and the step of positions by which rows are grouped."""
 
@@ -92,15 +95,19 @@ class Scorer:
         return self._pieces(queries)[1].all(-1)
 
     @torch.no_grad()
-    def requery(self, keep: Tensor) -> Tensor:
-        """The projected queries `[n, q, d]` when only the image tokens in `keep` [n, p] (bool, CLS first) are keys."""
+    def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        """As `score`, when only the image tokens in `keep` `[n, p]` (bool, CLS first) are keys of the Q-Former."""
         vision, found = self.encoded.vision, []
         each = 2 * vision.shape[1] * self.model.config.qformer_config.hidden_size * 4
-        for start, size in self._batches(len(keep), each):
+        for start, size in self._batches(len(keep), each, SHOWN):
             part = keep[start : start + size]
-            shown = vision.expand(len(part), -1, -1)
-            found.append(self.turn(partial(self.encoder.queries, shown, self.instruction, part)))
+            found.append(self.score(self.turn(partial(self._requeried, vision, part))))
+            if told is not None:
+                told(start + len(part), len(keep))
         return torch.cat(found)
+
+    def _requeried(self, vision: Tensor, keep: Tensor) -> Tensor:
+        return self.encoder.queries(vision.expand(len(keep), -1, -1), self.instruction, keep)
 
     @torch.no_grad()
     def attention(self, queries: Tensor | None = None) -> Tensor:
@@ -279,8 +286,9 @@ class Scorer:
         return 4 * (40 * units + 3 * self._vocabulary() * self._answer.shape[1])
 
     @staticmethod
-    def _batches(count: int, each: float) -> Iterator[tuple[int, int]]:
+    def _batches(count: int, each: float, most: int | None = None) -> Iterator[tuple[int, int]]:
         size = max(1, int(BATCH_BYTES // each))
+        size = size if most is None else min(size, most)
         return ((start, size) for start in range(0, count, size))
 
     def _per_word(self, values: Tensor, mean: bool = False) -> Tensor:

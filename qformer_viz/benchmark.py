@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .attribution import METHODS
+from .attribution.occlusion import shown
 from .explain import DEFAULT, attribute, ends, explain, prepare
 from .faithfulness import deletion_insertion, lift, pointing, spearman, steps
 from .types import VISUAL_GAIN
@@ -142,8 +143,7 @@ def _measured(
     pipe: Any, scorer: Any, truth: Truth, word: int, noun: str, maps: dict[str, Tensor]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     def score(keep: Tensor) -> Tensor:
-        seen = torch.cat([torch.ones(len(keep), 1, dtype=torch.bool), keep], 1)
-        return scorer.score(scorer.requery(seen))[:, word]
+        return shown(scorer, keep)[:, word]
 
     redrawn = [
         pipe.encode(_redraw(truth, steps(patches, (REDRAWN,))[0].view_as(patches))).queries

@@ -41,12 +41,14 @@ Score = Callable[[Tensor], Tensor]
 """score(keep [n, N] bool) -> [n], the log-probability of a word with only those patches shown."""
 
 
-def curves(patches: Tensor, score: Score, fractions: Sequence[float] = FRACTIONS) -> tuple[Tensor, Tensor]:
-    """(deletion [n], insertion [n]): log-probabilities with the greatest patches of each fraction hidden, and with only
-    them shown. All passes are one call."""
-    top = steps(patches, fractions)
-    values = score(torch.cat([~top, top])).double()
-    return values[: len(top)], values[len(top) :]
+def curves(
+    maps: Sequence[Tensor], score: Score, fractions: Sequence[float] = FRACTIONS
+) -> list[tuple[Tensor, Tensor]]:
+    """For every map (deletion [n], insertion [n]): log-probabilities with the greatest patches of each fraction hidden,
+    and with only them shown. All passes of all maps are one call."""
+    tops = [steps(patches, fractions) for patches in maps]
+    values = score(torch.cat([rows for top in tops for rows in (~top, top)])).double()
+    return [(both[0], both[1]) for both in values.view(len(maps), 2, len(fractions))]
 
 
 def area(values: Tensor, whole: float, blank: float, fractions: Sequence[float] = FRACTIONS) -> float:
@@ -63,7 +65,7 @@ def deletion_insertion(
     whole, blank = score(
         torch.stack([torch.ones(patches.numel()), torch.zeros(patches.numel())]).bool()
     ).tolist()
-    deleted, inserted = curves(patches, score, fractions)
+    ((deleted, inserted),) = curves([patches], score, fractions)
     return area(deleted, whole, blank, fractions), area(inserted, whole, blank, fractions)
 
 

@@ -85,15 +85,8 @@ def judge(
     row = word if len(found.words) == len(case.scorer.words) else found.words.index(spoken)
     patches = found.patches[row]
     orders = _orders(patches)
-    heard = 0
-
-    def score(keep: Tensor) -> Tensor:
-        nonlocal heard
-        heard += 1
-        told(heard, len(orders))
-        return shown(case, keep)[:, word]
-
-    drawn = {name: curves(order, score, FRACTIONS) for name, order in orders.items()}
+    both = curves(list(orders.values()), lambda keep: shown(case.scorer, keep, told)[:, word], FRACTIONS)
+    drawn = dict(zip(orders, both, strict=True))
     blank, whole = drawn[MAP][1][[0, -1]].tolist()
     tell = whole - blank > 0.1
     areas = {

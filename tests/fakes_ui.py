@@ -221,8 +221,11 @@ class FakeScorer:
     def spell(self, states: torch.Tensor, count: int) -> list:
         return [[(f"<i>{query}</i>", 1.0)] * count for query in range(states.shape[1])]
 
-    def requery(self, keep: torch.Tensor) -> torch.Tensor:
-        return self.queries * keep[:, 1 : QUERIES + 1, None]
+    def shown(self, keep: torch.Tensor, told: Any = None) -> torch.Tensor:
+        if told is not None:
+            for done in range(64, len(keep) + 1, 64):
+                told(done, len(keep))
+        return self.score(self.queries * keep[:, 1 : QUERIES + 1, None])
 
     def attention(self, queries: torch.Tensor | None = None) -> torch.Tensor:
         return torch.eye(len(self.words), self.queries.shape[1]) + 0.01

@@ -203,7 +203,7 @@ def test_values_are_what_the_layer_adds(seen):  # noqa: F811
     handle = dense.register_forward_hook(lambda _m, _i, out: outputs.append(out))
     scorer = pipe.scorer(encoded, answer)
     keep = torch.ones(1, encoded.vision.shape[1], dtype=torch.bool)
-    scorer.requery(keep)
+    scorer.shown(keep)
     handle.remove()
     cross = encoded.record.result.cross_attention[0, 0]
     added = torch.einsum("hqp,hpd->qd", cross, scorer.values(0)) + dense.bias

@@ -153,7 +153,7 @@ def test_the_second_run_reads_strange_scenes(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(align, "strange_scene", lambda i: drawn.append(i) or strange_scene(i))
     forward = align.Alignment.forward
     monkeypatch.setattr(
-        align.Alignment, "forward", lambda self, x, *rest: read.append(x) or forward(self, x, *rest)
+        align.Alignment, "forward", lambda self, x, *rest: read.append(x.cpu()) or forward(self, x, *rest)
     )
     short = Schedule(steps=1, lr=1e-3, warmup=1)
     more = (strange, Schedule(steps=2, lr=1e-3, warmup=1))

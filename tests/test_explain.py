@@ -65,20 +65,27 @@ def test_the_batch_size_changes_nothing(seen, monkeypatch):
     pipe, encoded, answer = seen
     whole = {name: qformer_viz.explain(pipe, encoded, answer, name).scores for name in METHODS}
     monkeypatch.setattr("model.scoring.BATCH_BYTES", 1)
-    monkeypatch.setattr("qformer_viz.attribution.occlusion.BLOCK", 3)
+    monkeypatch.setattr("model.scoring.SHOWN", 3)
     for name, scores in whole.items():
         again = qformer_viz.explain(pipe, encoded, answer, name).scores
         # A tiny T5 with steep weights makes much of the last digit.
         assert (again - scores).norm() < 0.01 * scores.norm() + 1e-4, name
 
 
-def test_occlusion_of_nothing_gives_the_queries_back(seen):
+def test_occlusion_of_nothing_gives_the_queries_back(seen, monkeypatch):
     pipe, encoded, answer = seen
     keep = torch.ones(2, encoded.vision.shape[1], dtype=torch.bool)
     keep[1, 3] = False
-    whole, without = pipe.scorer(encoded, answer).requery(keep)
+    scorer = pipe.scorer(encoded, answer)
+    whole, without = scorer._requeried(encoded.vision, keep)
     torch.testing.assert_close(whole[None], encoded.queries, atol=1e-5, rtol=1e-4)
     assert (without - whole).abs().max() > 1e-5
+    scores = scorer.score(torch.stack([whole, without]))
+    heard = []
+    monkeypatch.setattr("model.scoring.SHOWN", 1)
+    found = scorer.shown(keep, lambda done, of: heard.append((done, of)))
+    torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-4)
+    assert heard == [(1, 2), (2, 2)]
 
 
 def test_the_attention_of_the_language_model(seen):
@@ -120,8 +127,8 @@ class Planted:
         values = queries[..., 0]
         return torch.stack([3 * values[:, 1] - values[:, 2], torch.zeros(len(values))], 1)
 
-    def requery(self, keep):
-        return self.queries * keep[:, 1:, None]
+    def shown(self, keep, told=None):
+        return self.score(self.queries * keep[:, 1:, None])
 
     def attention(self, queries=None):
         return torch.tensor([[0.1, 0.3, 0.0], [0.2, 0.2, 0.4]])

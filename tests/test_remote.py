@@ -1,7 +1,10 @@
 """A pipeline over trips, with a GPU that pickles what goes in and what comes out as ZeroGPU's worker does."""
 
+import gc
 import pickle
 import threading
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +12,9 @@ import torch
 import app
 import qformer_viz
 from model import memory
+from model.checkpoints import Checkpoint
+from model.errors import QuestionError
+from model.pipeline import Pipeline
 from model.remote import RemotePipeline, zero_gpu
 from model.types import Decoding
 from qformer_viz import METHODS
@@ -116,6 +122,48 @@ def test_explanations_are_the_same(both):
     assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
 
 
+def test_long_explanations_are_one_trip(both):
+    _, remote, lent = both
+    encoded = remote.encode(picture(4))
+    case = prepare(remote, encoded, remote.caption(encoded, SHORT))
+    case.once("ends", lambda: case.scorer.score(encoded.queries.repeat(2, 1, 1)))
+    for name in ("occlusion", "rise"):
+        lent.calls.clear()
+        attribute(case, name)
+        assert lent.calls == ["shown"], name
+
+
+def test_errors_travel_as_themselves(both):
+    pipe, remote, _ = both
+    with pytest.raises(QuestionError, match="too long"):
+        remote.ask(picture(3), "word " * 400)
+    with pytest.raises(QuestionError, match="too long"):
+        list(remote.stream_ask(picture(3), "word " * 400))
+    answer = pipe.caption(picture(3), SHORT)
+    with pytest.raises(QuestionError, match="no word"):
+        scorer = remote.scorer(remote.encode(picture(3)), replace(answer, token_ids=()))
+        scorer.attention()
+
+
+def test_weights_are_brought_to_the_device_in_the_trip(monkeypatch):
+    """They wait where they were read; `spaces` keeps its functions for ever, and must not keep a model."""
+    model, processor = fakes.parts()
+    pipe = Pipeline(
+        Checkpoint(id="a", title="a", family="blip2"), model, processor, device=torch.device("meta")
+    )
+    assert pipe.device.type == "meta" and model.language_projection.weight.device.type == "cpu"
+    lent = []
+    remote = RemotePipeline(pipe, lambda function: lent.append(function) or function)
+    gone = weakref.ref(pipe)
+    where = "language_projection.weight"
+    monkeypatch.setattr(pipe, "means", lambda question: str(gone().model.get_parameter(where).device))
+    assert remote._call("means", None) == "meta"
+    del remote, pipe, model
+    monkeypatch.undo()
+    gc.collect()
+    assert gone() is None and len(lent) == 3
+
+
 def test_a_stream_can_be_stopped(both):
     _, remote, _ = both
     stop, seen = threading.Event(), []
@@ -128,12 +176,21 @@ def test_a_stream_can_be_stopped(both):
 def test_only_a_space_with_a_lent_gpu_has_trips(monkeypatch):
     pipe = fakes.pipeline()
     assert zero_gpu() is None and app.placed(pipe) is pipe
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", None)
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     monkeypatch.setitem(__import__("sys").modules, "spaces", type("spaces", (), {"GPU": Lent()}))
     assert app.placed(pipe) is pipe
     pipe.device = torch.device("cuda")
-    assert isinstance(app.placed(pipe), RemotePipeline)
+    remote = app.placed(pipe)
+    assert isinstance(remote, RemotePipeline)
+    # What is cheap on one's own machine is a trip here.
+    assert app.speaker(pipe).quick and not app.speaker(remote).quick
+    # transformers asks in every pass, and the answer would wake CUDA in the process that serves.
+    assert torch.cuda.is_current_stream_capturing() is False
     assert memory.free(torch.device("cuda")) == float("inf")
     assert app.hosted(app.parser().parse_args([])).device == "cpu"
     assert app.hosted(app.parser().parse_args(["--model", "Salesforce/blip2-opt-2.7b"])).device == "cuda"
     assert app.hosted(app.parser().parse_args(["--device", "cpu"])).device == "cpu"
+    beside = ["--offer", "instructblip-emoji", "Salesforce/blip2-opt-2.7b"]
+    assert app.hosted(app.parser().parse_args(beside)).device == "cuda"
+    assert app.hosted(app.parser().parse_args(beside[:2])).device == "cpu"

@@ -14,7 +14,7 @@ from ..types import Capture
 class Case:
     """One answer about one image.
 
-    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `requery(keep [n, p]) -> [n, q, d]` and
+    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `shown(keep [n, p], told=None) -> [n, t]` and
               `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_slopes` and
               `vision_slopes`, see `model.scoring.Scorer`
     capture   of the Q-Former pass that the answer came from

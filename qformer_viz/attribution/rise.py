@@ -39,6 +39,6 @@ def compute(case: Case) -> Tensor:
 
     def run() -> Tensor:
         keep = masks(MASKS, case.capture.grid, torch.Generator().manual_seed(SEED))
-        return weigh(keep, shown(case, keep))
+        return weigh(keep, shown(case.scorer, keep, case.told))
 
     return case.once("rise", run)[case.words, None]
