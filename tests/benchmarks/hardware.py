@@ -57,7 +57,8 @@ def main(arguments=None):
             ):
                 ballast = occupied(device, free)
                 row = {"checkpoint": name, "precision": kind, "GB left free": free}
-                rows.append(row | measured(folder, kind, device, image))
+                taken = 0 if ballast is None else len(ballast)
+                rows.append(row | measured(folder, kind, device, image, taken))
                 print(json.dumps(rows[-1]), flush=True)
                 del ballast
                 emptied(device)
@@ -81,7 +82,8 @@ def emptied(device):
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def measured(folder, kind, device, image):
+def measured(folder, kind, device, image, taken):
+    """The row of one precision; taken: bytes of the GPU that are not the model's."""
     pipes = []
 
     def load():
@@ -115,6 +117,9 @@ def measured(folder, kind, device, image):
     answer = seconds(pipe.forget, lambda: pipe.caption(encoded, decoding))
     said = pipe.caption(encoded, decoding)
     knockouts = seconds(lambda: None, lambda: attribute(prepare(pipe, encoded, said)))
+    peak = report.facts["peak memory"]
+    if device.type == "cuda":
+        peak = f"{(torch.cuda.max_memory_allocated(device) - taken) / 1e9:.2f} GB on the GPU"
     weights = sum(each.numel() * each.element_size() for each in pipe.model.parameters())
     return {
         "checks": {what: (holds, detail) for what, holds, detail in report.checks},
@@ -124,7 +129,7 @@ def measured(folder, kind, device, image):
         "all knock-outs": knockouts,
         "knock-outs : answer": knockouts / answer,
         "GB of weights": weights / 1e9,
-        "peak memory": report.facts["peak memory"],
+        "peak memory": peak,
         "reason": report.facts["reason"],
     }
 
