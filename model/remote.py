@@ -49,12 +49,14 @@ class RemotePipeline:
         # they must not keep a model that nobody uses any more.
         there = weakref.ref(pipe)
 
-        def call(name: str, *args: Any) -> Any:
+        def tried(work: Callable[[Pipeline], Any]) -> Any:
             try:
-                pipe = _settled(there)
-                return _to_cpu(getattr(pipe, name)(*_to_device(args, pipe.device)))
+                return _to_cpu(work(_settled(there)))
             except ModelError as error:
                 return error
+
+        def call(name: str, *args: Any) -> Any:
+            return tried(lambda pipe: getattr(pipe, name)(*_to_device(args, pipe.device)))
 
         def stream(name: str, *args: Any) -> Iterator[Any]:
             try:
@@ -64,12 +66,11 @@ class RemotePipeline:
                 yield error
 
         def score(encoded: EncodedImage, answer: Answer, name: str, *args: Any) -> Any:
-            try:
-                pipe = _settled(there)
+            def work(pipe: Pipeline) -> Any:
                 scorer = pipe.scorer(_to_device(encoded, pipe.device), answer)
-                return _to_cpu(getattr(scorer, name)(*_to_device(args, pipe.device)))
-            except ModelError as error:
-                return error
+                return getattr(scorer, name)(*_to_device(args, pipe.device))
+
+            return tried(work)
 
         self._call, self._stream, self._score = _raising(gpu(call)), gpu(stream), _raising(gpu(score))
 
