@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+import sys
 import threading
 import weakref
 from dataclasses import replace
@@ -173,12 +174,28 @@ def test_a_stream_can_be_stopped(both):
     assert seen[-1].finish is not None and len(seen) <= 2
 
 
+def test_on_zero_gpu_a_model_is_read_into_main_memory_and_makes_trips(monkeypatch, tmp_path):
+    folder = fakes.save(tmp_path / "local")
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    monkeypatch.setitem(sys.modules, "spaces", type("spaces", (), {"GPU": Lent()}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", None)
+    args = app.hosted(app.parser().parse_args(["--offer", str(folder)]))
+    ((entry, load),) = app.offered(args).items()
+    with monkeypatch.context() as imitated:
+        imitated.setattr(torch.cuda, "get_device_name", lambda *_: "an imitation")
+        offered = load()
+    assert isinstance(offered, RemotePipeline) and entry.folder == folder
+    assert offered.device.type == "cuda" and "device cuda" in offered.reason
+    assert {weight.device.type for weight in offered.model.parameters()} == {"cpu"}
+
+
 def test_only_a_space_with_a_lent_gpu_has_trips(monkeypatch):
     pipe = fakes.pipeline()
     assert zero_gpu() is None and app.placed(pipe) is pipe
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", None)
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    monkeypatch.setitem(__import__("sys").modules, "spaces", type("spaces", (), {"GPU": Lent()}))
+    monkeypatch.setitem(sys.modules, "spaces", type("spaces", (), {"GPU": Lent()}))
     assert app.placed(pipe) is pipe
     pipe.device = torch.device("cuda")
     remote = app.placed(pipe)
