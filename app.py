@@ -34,7 +34,7 @@ FILM_IS_NEW = (
 FIRST_PORT, PORTS = 7860, 20
 MATCHER = "blip2-emoji-itm"
 QUICK = 100e6
-"""Parameters below which an answer is taken apart unasked; BLIP-2 emoji has 8 million."""
+"""Parameters below which an answer is taken apart unasked, as on a GPU; BLIP-2 emoji has 8 million."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,7 +141,8 @@ def speaker(pipe: Any) -> Any:
         world=pipe.checkpoint.world,
         familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
         unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
-        quick=pipe.model.num_parameters() < QUICK and not isinstance(pipe, RemotePipeline),
+        quick=not isinstance(pipe, RemotePipeline)
+        and (pipe.device.type == "cuda" or pipe.model.num_parameters() < QUICK),
     )
 
 

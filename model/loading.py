@@ -255,6 +255,12 @@ def choose_device(device: str | torch.device | None) -> tuple[torch.device, str]
     return torch.device("cpu"), "no CUDA device found"
 
 
+def has_bfloat16(place: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16. `torch.cuda.is_bf16_supported` says so of those, too, that only imitate it,
+    such as a T4, in many times the time of float16."""
+    return torch.cuda.get_device_capability(place)[0] >= 8
+
+
 def _plan(
     checkpoint: Checkpoint,
     config: Any,
@@ -302,7 +308,7 @@ def _choices(
     whole: list[tuple[torch.dtype, str]]
     if asked is not None:
         whole = [(asked, "as asked")]
-    elif place.type == "cuda" and not torch.cuda.is_bf16_supported():
+    elif place.type == "cuda" and not has_bfloat16(place):
         half = (torch.float16, "this GPU has no bfloat16")
         whole_only = (torch.float32, "this GPU has no bfloat16, and T5 overflows in float16")
         whole = [half if "float16" in checkpoint.precisions else whole_only]

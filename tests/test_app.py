@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 import app
@@ -165,7 +166,7 @@ def test_head_closes_no_script_early():
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
 
 
-def stand_in(world="emoji scenes", family="blip2", title="One", parameters=9e6):
+def stand_in(world="emoji scenes", family="blip2", title="One", parameters=9e6, device="cpu"):
     """What `make_services` needs of a pipeline, without a model."""
     from model.checkpoints import Checkpoint
 
@@ -180,6 +181,7 @@ def stand_in(world="emoji scenes", family="blip2", title="One", parameters=9e6):
         ),
         processor=SimpleNamespace(tokenizer=None),
         family=family,
+        device=torch.device(device),
     )
 
 
@@ -231,9 +233,10 @@ def test_a_model_alone_offers_no_choice_and_compares_no_questions():
     assert list(services.speakers) == ["One"] and not services.compares_questions and not services.examples
 
 
-def test_only_small_models_are_quick():
+def test_small_models_are_quick_and_all_on_a_gpu():
     assert app.speaker(stand_in()).quick
     assert not app.speaker(stand_in(world="photographs", parameters=3.7e9)).quick
+    assert app.speaker(stand_in(world="photographs", parameters=3.7e9, device="cuda:0")).quick
 
 
 def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):

@@ -247,7 +247,9 @@ def test_precision_follows_size_device_and_family(monkeypatch):
     ):
         monkeypatch.setattr(loading.memory, "physical", lambda: memory)
         monkeypatch.setattr(loading.memory, "free", lambda _: free)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+        # A T4 has 7.5, and torch.cuda.is_bf16_supported() is true of it: it imitates what it has not.
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0) if bf16 else (7, 5))
         kind = {"precisions": tuple(p for p in PRECISIONS if p != "float16")} if config is t5 else {}
         size = 0.04 if small else 16.0
         checkpoint = Checkpoint(id="x", title="x", gigabytes=(size,), **kind)

@@ -19,6 +19,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
+from model.loading import has_bfloat16
+
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
 # SDPA's backward pass is slow on CPU where sequences are short: with eager attention a step of the ViT takes 0.65 and
@@ -50,7 +52,7 @@ class Schedule:
 def make_accelerator(precision: str = "auto") -> Accelerator:
     """Choose device and precision and say why. `precision`: auto, bf16 or fp32."""
     cuda = torch.cuda.is_available()
-    fast = torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()
+    fast = has_bfloat16(torch.device("cuda")) if cuda else _cpu_has_bf16()
     chosen = precision if precision != "auto" else "bf16" if fast else "fp32"
     accelerator = Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no", cpu=not cuda)
     why_device = "a CUDA device is present" if cuda else "no CUDA device is present"
