@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -83,6 +83,10 @@ class Pipeline:
         """
         instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
         return self._encode(image, instruction)
+
+    def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
+        """`encode` of one image after the other, as it is asked for."""
+        return (self.encode(image, question) for image in images)
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
         """Describe an image or an EncodedImage. Raises ImageError, MemoryError_."""

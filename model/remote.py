@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from model.pipeline import ANSWERS, Pipeline
 from model.scoring import Slopes, split_words
 from model.types import Answer, Decoding, EncodedImage, Turn, upload
 
-IMAGES = 16
+IMAGES, TOGETHER = 16, 8
+"""Images that are remembered, and at most how many are encoded in one trip."""
 
 
 class RemotePipeline:
@@ -56,7 +58,11 @@ class RemotePipeline:
                 return error
 
         def call(name: str, *args: Any) -> Any:
-            return tried(lambda pipe: getattr(pipe, name)(*_to_device(args, pipe.device)))
+            def work(pipe: Pipeline) -> Any:
+                found = getattr(pipe, name)(*_to_device(args, pipe.device))
+                return tuple(found) if isinstance(found, Iterator) else found
+
+            return tried(work)
 
         def stream(name: str, *args: Any) -> Iterator[Any]:
             try:
@@ -76,13 +82,21 @@ class RemotePipeline:
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
-        decoded = decode(upload(image))
-        key = (decoded.sha256, question if self.family == "instructblip" else None)
-        known = self._encoded.get(key)
-        if known is None:
-            known = self._call("encode", decoded, question)
-            self._encoded.put(key, known)
-        return known
+        (encoded,) = self.encode_each([image], question)
+        return encoded
+
+    def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
+        """`encode` of one image after the other, several of them a trip."""
+        read = question if self.family == "instructblip" else None
+        ahead = (decode(upload(image)) for image in images)
+        while part := list(islice(ahead, TOGETHER)):
+            known = {each.sha256: self._encoded.get((each.sha256, read)) for each in part}
+            fresh = {each.sha256: each for each in part if known[each.sha256] is None}
+            if fresh:
+                known |= zip(fresh, self._call("encode_each", tuple(fresh.values()), question), strict=True)
+            for each in part:
+                self._encoded.put((each.sha256, read), known[each.sha256])
+                yield known[each.sha256]
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
         return self._answer("caption", image, decoding)

@@ -102,6 +102,9 @@ class FakePipeline:
     encoded: int = 0
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
+    def encode_each(self, images: Any, question: str | None = None) -> Any:
+        return (self.encode(image, question) for image in images)
+
     def encode(self, image: Any, question: str | None = None) -> Any:
         source = decode(image.source if isinstance(image, FakeEncoded) else image)
         self.encoded += 1

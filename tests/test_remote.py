@@ -95,7 +95,7 @@ def test_a_film_makes_the_trip(both):
     assert remote.ask(encoded, "what?", (), SHORT).tokens == pipe.ask(own, "what?", (), SHORT).tokens
     # Two films that begin alike are not taken for one another.
     other = remote.encode([*frames[:3], picture(9)], "what?")
-    assert torch.equal(other.queries, encoded.queries) != pipe.films and lent.calls.count("encode") == 2
+    assert torch.equal(other.queries, encoded.queries) != pipe.films and lent.calls.count("encode_each") == 2
 
 
 def test_what_is_known_here_is_not_asked_again(both):
@@ -105,13 +105,28 @@ def test_what_is_known_here_is_not_asked_again(both):
         remote.caption(encoded, SHORT)
         remote.mean_queries(encoded.question)
         remote.mean_features(encoded.question)
-    assert lent.calls == ["encode", "caption", "means"]
+    assert lent.calls == ["encode_each", "caption", "means"]
     remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
     remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
     assert lent.calls.count("caption") == 3
     remote.forget()
     remote.encode(picture(3))
-    assert lent.calls.count("encode") == 2
+    assert lent.calls.count("encode_each") == 2
+
+
+def test_several_images_are_one_trip(both):
+    pipe, remote, lent = both
+    pictures = [picture(seed) for seed in range(11)]
+    remote.encode(pictures[4], "what?")
+    lent.calls.clear()
+    read = []
+    seen = list(remote.encode_each((read.append(each) or each for each in [*pictures, pictures[0]]), "what?"))
+    assert lent.calls == ["encode_each", "encode_each"] and len(read) == 12 and seen[-1] is seen[0]
+    for own, encoded in zip(pipe.encode_each(pictures, "what?"), seen, strict=False):
+        assert torch.equal(own.queries, encoded.queries)
+    lent.calls.clear()
+    first = next(remote.encode_each(iter(pictures), "what?"))
+    assert first is seen[0] and not lent.calls
 
 
 def test_explanations_are_the_same(both):

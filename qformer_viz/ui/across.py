@@ -94,9 +94,9 @@ def encoded(services: Services, session: Session, files: Sequence[str], progress
     sources = files or [*islice(services.album(speaker.world), most)]
     question = session.last_question() if speaker.reads_questions else None
     told, seen = telling(session, progress, "Looking", outdates=False), []
-    for source in sources:
-        picture = read(services, source) if files else source
-        seen.append(speaker.pipe.encode(picture, question or None))
+    pictures = (read(services, source) for source in sources) if files else sources
+    for each in speaker.pipe.encode_each(pictures, question or None):
+        seen.append(each)
         told(len(seen), len(sources))
     return seen
 
