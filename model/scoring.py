@@ -31,12 +31,13 @@ REUSE_FROM, REUSE_STEP = 8, 8
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Attention of one Q-Former pass, on the CPU, and how one word's log-probability hangs on it.
+    """Attention of one Q-Former pass, on the CPU, and how one word's log-probability hangs on it; f frames of a film, 1
+    of a picture.
 
-    queries  [q, d] gradient by the projected queries
-    own      [L, h, s, s] self-attention probabilities, `own_slope` their gradient; s is the queries, then the tokens
+    queries  [f·q, d] gradient by the projected queries
+    own      [L, f, h, s, s] self-attention probabilities, `own_slope` their gradient; s is the queries, then the tokens
              of the text that an InstructBLIP's Q-Former reads
-    cross    [l, h, q, p] cross-attention, CLS first, `cross_slope` its gradient
+    cross    [l, f, h, q, p] cross-attention, CLS first, `cross_slope` its gradient
     """
 
     queries: Tensor
@@ -45,13 +46,18 @@ class Slopes:
     cross: Tensor
     cross_slope: Tensor
 
+    @property
+    def attention(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All but `queries`, in order."""
+        return self.own, self.own_slope, self.cross, self.cross_slope
+
 
 class Scorer:
     """One answer about one image. Every batch is one `turn(work)` with the model, so that others get theirs between.
 
     encoder, instruction  the pipeline's `Encoder` and what its Q-Former reads, or None
     words [t]             `of_word` [k] is the word that each of the answer's tokens belongs to
-    queries [1, q, d]     as the answer saw them
+    queries [1, q, d]     as the answer saw them; of a film those of its f frames in order
     """
 
     def __init__(
@@ -96,9 +102,10 @@ class Scorer:
 
     @torch.no_grad()
     def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
-        """As `score`, when only the image tokens in `keep` `[n, p]` (bool, CLS first) are keys of the Q-Former."""
+        """As `score`, when only the image tokens in `keep` `[n, f, p]` (bool, CLS first) are keys of the Q-Former, f
+        frames of a film or 1."""
         vision, found = self.encoded.vision, []
-        each = 2 * vision.shape[1] * self.model.config.qformer_config.hidden_size * 4
+        each = 2 * vision.shape[:2].numel() * self.model.config.qformer_config.hidden_size * 4
         for start, size in self._batches(len(keep), each, SHOWN):
             part = keep[start : start + size]
             found.append(self.score(self.turn(partial(self._requeried, vision, part))))
@@ -107,7 +114,12 @@ class Scorer:
         return torch.cat(found)
 
     def _requeried(self, vision: Tensor, keep: Tensor) -> Tensor:
-        return self.encoder.queries(vision.expand(len(keep), -1, -1), self.instruction, keep)
+        return self._queries(vision.expand(len(keep), *vision.shape), keep)
+
+    def _queries(self, vision: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The projected queries [n, f·q, d] from ViT outputs [n, f, p, d]; keep [n, f, p] as in `shown`."""
+        seen = None if keep is None else keep.flatten(0, 1)
+        return self.encoder.queries(vision.flatten(0, 1), self.instruction, seen, vision.shape[1])
 
     @torch.no_grad()
     def attention(self, queries: Tensor | None = None) -> Tensor:
@@ -129,16 +141,16 @@ class Scorer:
 
     @torch.no_grad()
     def values(self, index: int) -> Tensor:
-        """What each image token offers each head of a cross-attention layer, after the output projection: `[h, p, D]`,
-        on the CPU. index counts the layers that cross-attend."""
+        """What each image token offers each head of a cross-attention layer, after the output projection:
+        `[f, h, p, D]`, on the CPU. index counts the layers that cross-attend."""
         layers = [layer for layer in self.model.qformer.encoder.layer if layer.has_cross_attention]
         block = layers[index].crossattention
         linear = block.attention.value
-        value = self.turn(lambda: _full(linear(self.encoded.vision.to(linear.weight.dtype))[0]))
+        value = self.turn(lambda: _full(linear(self.encoded.vision.to(linear.weight.dtype))))
         out = _full(block.output.dense.weight)
         heads = block.attention.num_attention_heads
         return torch.einsum(
-            "phd,Dhd->hpD", value.unflatten(-1, (heads, -1)), out.unflatten(-1, (heads, -1))
+            "fphd,Dhd->fhpD", value.unflatten(-1, (heads, -1)), out.unflatten(-1, (heads, -1))
         ).cpu()
 
     @torch.no_grad()
@@ -152,7 +164,7 @@ class Scorer:
         return [list(zip(map(_bare, text(ids)), values, strict=True)) for ids, values in rows]
 
     def vision_slopes(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
-        """(y [n], gradient [n, p, d]) of a word's log-probability by ViT outputs `[n, p, d]`, on the CPU.
+        """(y [n], gradient [n, f, p, d]) of a word's log-probability by ViT outputs `[n, f, p, d]`, on the CPU.
 
         One backward pass; nothing keeps its graph. Batches are bounded by memory.
         """
@@ -160,7 +172,7 @@ class Scorer:
         @torch.enable_grad()
         def batch(part: Tensor) -> tuple[Tensor, Tensor]:
             part = part.to(self.encoded.vision).detach().requires_grad_()
-            y = self._differentiable(word, self.encoder.queries(part, self.instruction))
+            y = self._differentiable(word, self._queries(part))
             slope = torch.autograd.grad(y.sum(), part)[0]
             return y.detach().cpu(), _full(slope).cpu()
 
@@ -183,23 +195,23 @@ class Scorer:
             cross = looked.cross_attentions
             # The library files the cross-attention among the self-attention as well.
             own = tuple(a for a in looked.attentions if not any(a is other for other in cross))
-            queries = self.encoder.project(looked)
+            queries = self.encoder.project(looked).flatten(0, 1)[None]
             y = self._differentiable(word, queries)
             wanted = (queries, *own, *cross)
             slopes = torch.autograd.grad(y.sum(), wanted, allow_unused=True, materialize_grads=True)
-        slopes = [_full(slope[0]).cpu() for slope in slopes]
-        count = self.queries.shape[1]
+        slopes = [_full(slope).cpu() for slope in slopes]
+        count = self.model.query_tokens.shape[1]
 
         def stacked(maps: Sequence[Tensor]) -> Tensor:
             return torch.stack([_full(a.detach()).cpu() for a in maps])
 
         last = len(own) + 1
         return Slopes(
-            queries=slopes[0],
-            own=stacked([a[0] for a in own]),
+            queries=slopes[0][0],
+            own=stacked(own),
             own_slope=torch.stack(slopes[1:last]),
-            cross=stacked([a[0, :, :count] for a in cross]),
-            cross_slope=torch.stack([slope[:, :count] for slope in slopes[last:]]),
+            cross=stacked([a[:, :, :count] for a in cross]),
+            cross_slope=torch.stack([slope[:, :, :count] for slope in slopes[last:]]),
         )
 
     def _differentiable(self, word: int, queries: Tensor) -> Tensor:
@@ -281,7 +293,7 @@ class Scorer:
         units += (
             qformer.num_hidden_layers
             * qformer.hidden_size
-            * (self.queries.shape[1] + self.encoded.vision.shape[1])
+            * (self.queries.shape[1] + self.encoded.vision.shape[:2].numel())
         )
         return 4 * (40 * units + 3 * self._vocabulary() * self._answer.shape[1])
 

@@ -143,7 +143,7 @@ def _measured(
     pipe: Any, scorer: Any, truth: Truth, word: int, noun: str, maps: dict[str, Tensor]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     def score(keep: Tensor) -> Tensor:
-        return shown(scorer, keep)[:, word]
+        return shown(scorer, keep[:, None])[:, word]
 
     redrawn = [
         pipe.encode(_redraw(truth, steps(patches, (REDRAWN,))[0].view_as(patches))).queries

@@ -68,12 +68,6 @@ def attribute(
     if chosen is None:
         raise BadSelection(f"method {method!r}", ", ".join(METHODS), "choose one of them, or None")
     capture, count = case.capture, len(case.scorer.words)
-    frames = capture.cross_attention.shape[1]
-    if frames > 1 and not chosen.films:
-        able = ", ".join(name for name, each in METHODS.items() if each.films)
-        raise BadSelection(
-            f"method {chosen.name!r} for a film", able, "choose one of them, or explain one frame"
-        )
     layer = capture.cross_layers[-1] if layer is None else layer
     if layer != "mean" and layer not in capture.cross_layers:
         raise BadSelection(
@@ -98,7 +92,7 @@ def attribute(
         layer=layer,
         cls=cls_share(select(capture.cross_attention, index)).flatten(),
         grid=capture.grid,
-        frames=frames,
+        frames=case.frames,
         seconds=time.perf_counter() - began,
         note=note,
     )

@@ -119,7 +119,7 @@ def plain(found: Attribution) -> dict[str, Any]:
         "unit": METHODS[found.method].unit if found.method in METHODS else None,
         "layer": found.layer,
         "grid": list(found.grid),
-        "queries": found.queries.tolist() if found.scores.shape[1] > 1 else None,
+        "queries": found.queries.tolist() if found.of_queries else None,
         "patches": found.patches.tolist(),
         "by_frame": found.by_frame.tolist() if found.frames > 1 else None,
         "cls": found.cls.tolist(),

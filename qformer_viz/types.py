@@ -109,9 +109,9 @@ class Attribution:
     """Which queries and patches every word of an answer came from: float32 tensors on the CPU.
 
     words      [t]
-    scores     [t, q, N] signed weight of query and patch for the word; q is 1 where the method judges patches without
-               going through single queries; N patches row by row, CLS left out. Of a film, q runs over the queries of
-               its first frame, then of the next
+    scores     [t, f·q, N] signed weight of query and patch for the word: of a film, the queries of its first frame,
+               then of the next; f is 1 for a picture, and q where the method judges patches without going through
+               single queries; N patches row by row, CLS left out
     logprobs   [t] log-probability of the word, its pieces summed, in nats
     gains      [t] visual gain: how much of that the image brought, over the mean queries of other images. Where it is
                near zero the word came from language: `visual` is False, and its map means nothing.
@@ -142,8 +142,13 @@ class Attribution:
 
     @property
     def queries(self) -> Tensor:
-        """[t, q] weight of every query; q is 1 where the method knows no queries."""
+        """[t, f·q] weight of every query; see `of_queries`."""
         return self.scores.sum(-1)
+
+    @property
+    def of_queries(self) -> bool:
+        """Whether the method knows single queries."""
+        return self.scores.shape[1] > self.frames
 
     @property
     def patches(self) -> Tensor:

@@ -83,9 +83,13 @@ def judge(
             f"a map without “{spoken}”", "the word among those explained", "explain this word first"
         )
     row = word if len(found.words) == len(case.scorer.words) else found.words.index(spoken)
-    patches = found.patches[row]
+    patches = found.by_frame[row]
     orders = _orders(patches)
-    both = curves(list(orders.values()), lambda keep: shown(case.scorer, keep, told)[:, word], FRACTIONS)
+
+    def score(keep: Tensor) -> Tensor:
+        return shown(case.scorer, keep.unflatten(1, (case.frames, -1)), told)[:, word]
+
+    both = curves(list(orders.values()), score, FRACTIONS)
     drawn = dict(zip(orders, both, strict=True))
     blank, whole = drawn[MAP][1][[0, -1]].tolist()
     tell = whole - blank > 0.1
@@ -107,8 +111,8 @@ def judge(
         sufficiency=tuple((whole - insertion[at]).tolist()),
         agreement=agreement,
         of_queries=of_queries,
-        pointing=None if mask is None else pointing(patches, mask),
-        mass=None if mask is None else mass(patches, mask),
+        pointing=None if mask is None else pointing(found.patches[row], mask),
+        mass=None if mask is None else mass(found.patches[row], mask),
         chance=None if mask is None else dilate(mask).float().mean().item(),
         better=(
             areas[MAP][0] < min(areas[CENTRE][0] + TIE, *(each[0] for each in chance)),
@@ -118,11 +122,11 @@ def judge(
 
 
 def _orders(patches: Tensor) -> Mapping[str, Tensor]:
-    rows, columns = patches.shape
+    rows, columns = patches.shape[-2:]
     y, x = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
     rng = torch.Generator().manual_seed(SEED)
     chance = {f"{RANDOM_ORDER} {i}": torch.rand(patches.shape, generator=rng) for i in range(RANDOM)}
-    return {MAP: patches, CENTRE: torch.exp(-(x**2 + y**2)), **chance}
+    return {MAP: patches, CENTRE: torch.exp(-(x**2 + y**2)).expand_as(patches), **chance}
 
 
 def _mean(drawn: Mapping[str, tuple[Tensor, Tensor]], which: int) -> dict[str, list[float]]:
@@ -137,9 +141,9 @@ def _merged(areas: dict, chance: list) -> dict[str, tuple[float, float]]:
 
 
 def _agreement(case: Case, found: Attribution, row: int, word: int) -> tuple[float | None, bool]:
-    of_queries = found.scores.shape[1] > 1
     if found.method == "knockout":
         return None, True
-    if of_queries:
+    if found.of_queries:
         return spearman(found.queries[row], effects(case)[word]), True
-    return spearman(found.patches[row].flatten(), knockout(case)[word].sum(0)), False
+    by_frame = knockout(case)[word].unflatten(0, (case.frames, -1)).sum(1)
+    return spearman(found.by_frame[row].flatten(), by_frame.flatten()), False

@@ -202,17 +202,21 @@ class FakeScorer:
     queries: torch.Tensor
     words: tuple[str, ...]
 
+    @property
+    def frames(self) -> int:
+        return self.queries.shape[1] // QUERIES
+
     def values(self, index: int) -> torch.Tensor:
-        return torch.ones(HEADS, GRID[0] * GRID[1] + 1, 2)
+        return torch.ones(self.frames, HEADS, GRID[0] * GRID[1] + 1, 2)
 
     def attention_slopes(self, word: int) -> Any:
         """The word rises with its own query, which read patch k in every layer."""
-        own = torch.zeros(LAYERS, HEADS, QUERIES, QUERIES)
-        cross = torch.zeros(len(CROSS), HEADS, QUERIES, GRID[0] * GRID[1] + 1)
+        own = torch.zeros(LAYERS, self.frames, HEADS, QUERIES, QUERIES)
+        cross = torch.zeros(len(CROSS), self.frames, HEADS, QUERIES, GRID[0] * GRID[1] + 1)
         cross[..., word, word + 1] = 1
-        slope = torch.zeros(QUERIES, WIDTH)
+        slope = torch.zeros_like(self.queries[0])
         slope[word] = self.queries[0, word] / self.queries[0, word].square().sum()
-        return SimpleNamespace(queries=slope, own=own, own_slope=own, cross=cross, cross_slope=cross)
+        return SimpleNamespace(queries=slope, attention=(own, own, cross, cross))
 
     def score(self, queries: torch.Tensor, told: Any = None) -> torch.Tensor:
         there = (queries[:, : len(self.words)] - self.queries[:, : len(self.words)]).abs().sum(-1) < 1e-6
@@ -226,9 +230,9 @@ class FakeScorer:
 
     def shown(self, keep: torch.Tensor, told: Any = None) -> torch.Tensor:
         if told is not None:
-            for done in range(64, len(keep) + 1, 64):
+            for done in range(len(keep) // 8, len(keep) + 1, len(keep) // 8):
                 told(done, len(keep))
-        return self.score(self.queries * keep[:, 1 : QUERIES + 1, None])
+        return self.score(self.queries * keep[:, :, 1 : QUERIES + 1, None].flatten(1, 2))
 
     def attention(self, queries: torch.Tensor | None = None) -> torch.Tensor:
         return torch.eye(len(self.words), self.queries.shape[1]) + 0.01

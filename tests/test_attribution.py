@@ -58,7 +58,7 @@ def entries(shape, count, seed=0):
 
 def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
     pipe, encoded, _, scorer, word = precise
-    y, found = scorer.vision_slopes(word, encoded.vision)
+    y, (found,) = scorer.vision_slopes(word, encoded.vision[None])
     whole = scorer.score(encoded.queries)[0, word]
     torch.testing.assert_close(y[0], whole, atol=1e-5, rtol=1e-5)
 
@@ -89,7 +89,7 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
         out, weights = stock(layer, query, key, value, mask, scaling=scaling, **options)
         if layer is poke.get("layer"):
             weights = weights.clone()
-            weights[0][poke["at"]] += poke["by"]
+            weights[poke["at"]] += poke["by"]
             out = (weights @ value).transpose(1, 2).contiguous()
         return out, weights
 
@@ -121,11 +121,9 @@ def test_the_maps_with_slopes_are_those_that_were_captured(seen):  # noqa: F811
     pipe, encoded, answer = seen
     capture = encoded.record.result
     found = pipe.scorer(encoded, answer).attention_slopes(0)
-    torch.testing.assert_close(found.cross, capture.cross_attention[:, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.cross, capture.cross_attention, atol=1e-5, rtol=1e-4)
     count = fakes.QUERIES
-    torch.testing.assert_close(
-        found.own[..., :count, :count], capture.self_attention[:, 0], atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(found.own[..., :count, :count], capture.self_attention, atol=1e-5, rtol=1e-4)
     assert pipe.model.qformer.config._attn_implementation == capture.attn_implementation
 
 
@@ -202,11 +200,11 @@ def test_values_are_what_the_layer_adds(seen):  # noqa: F811
     outputs = []
     handle = dense.register_forward_hook(lambda _m, _i, out: outputs.append(out))
     scorer = pipe.scorer(encoded, answer)
-    keep = torch.ones(1, encoded.vision.shape[1], dtype=torch.bool)
+    keep = torch.ones(1, 1, encoded.vision.shape[1], dtype=torch.bool)
     scorer.shown(keep)
     handle.remove()
     cross = encoded.record.result.cross_attention[0, 0]
-    added = torch.einsum("hqp,hpd->qd", cross, scorer.values(0)) + dense.bias
+    added = torch.einsum("hqp,hpd->qd", cross, scorer.values(0)[0]) + dense.bias
     torch.testing.assert_close(added, outputs[0][0], atol=1e-4, rtol=1e-3)
 
 
@@ -232,12 +230,12 @@ def test_integrated_gradients_are_exact_for_a_polynomial():
     start, end = torch.full((1, 3, 2), 0.5), torch.tensor([[[1.0, 1.0], [2.0, 2.0], [3.0, 0.0]]])
 
     def slopes(vision):
-        total = (vision * w).sum((1, 2))
-        return total**3, 3 * total[:, None, None] ** 2 * w
+        total = (vision * w).sum((1, 2, 3))
+        return total**3, 3 * total[:, None, None, None] ** 2 * w
 
     shares, error = integrated.integrated(slopes, start, end, points=4)
-    parts = (w * (end - start)[0]).sum(-1)
-    changed = slopes(end)[0] - slopes(start)[0]
+    parts = (w * (end - start)).sum(-1)
+    changed = slopes(end[None])[0] - slopes(start[None])[0]
     torch.testing.assert_close(shares, parts / parts.sum() * changed)
     assert abs(error) < 1e-4
     rough, off = integrated.integrated(slopes, start, end, points=1)

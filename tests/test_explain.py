@@ -74,8 +74,8 @@ def test_the_batch_size_changes_nothing(seen, monkeypatch):
 
 def test_occlusion_of_nothing_gives_the_queries_back(seen, monkeypatch):
     pipe, encoded, answer = seen
-    keep = torch.ones(2, encoded.vision.shape[1], dtype=torch.bool)
-    keep[1, 3] = False
+    keep = torch.ones(2, 1, encoded.vision.shape[1], dtype=torch.bool)
+    keep[1, 0, 3] = False
     scorer = pipe.scorer(encoded, answer)
     whole, without = scorer._requeried(encoded.vision, keep)
     torch.testing.assert_close(whole[None], encoded.queries, atol=1e-5, rtol=1e-4)
@@ -128,7 +128,7 @@ class Planted:
         return torch.stack([3 * values[:, 1] - values[:, 2], torch.zeros(len(values))], 1)
 
     def shown(self, keep, told=None):
-        return self.score(self.queries * keep[:, 1:, None])
+        return self.score(self.queries * keep[:, 0, 1:, None])
 
     def attention(self, queries=None):
         return torch.tensor([[0.1, 0.3, 0.0], [0.2, 0.2, 0.4]])

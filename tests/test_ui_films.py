@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qformer_viz import query_statistics
+from qformer_viz import METHODS, query_statistics
 from qformer_viz.export import load_npz
 from qformer_viz.ui import (
     chat,
@@ -116,19 +116,25 @@ def test_a_model_that_reads_no_films_sees_the_first_frame_and_the_next_one_all_a
     assert len(session.encoded.frames) == 1
 
 
-def test_why_shows_every_frame_and_offers_what_can_take_a_film_apart(services, session):
+def test_why_shows_every_frame_and_offers_every_method(services, session):
     told, view = why.told_and_view(services, session)
     shown = json.loads(view)
     assert told == "" and len(shown["frames"]) == 4 and shown["moments"][3] == "frame 4"
-    assert [method["name"] for method in shown["methods"]] == ["knockout", "raw", "difference"]
+    assert [method["name"] for method in shown["methods"]] == list(METHODS)
     knockout = shown["methods"][0]
     # The fake's word 3 hangs on query 3 of the first frame alone.
     assert len(knockout["queries"][3]) == 4 * QUERIES and knockout["queries"][3].index(1.0) == 3
     frames = knockout["patches"][3]
     assert len(frames) == 4 and all(len(frame) == N for frame in frames)
     assert sum(frames[0]) == pytest.approx(1, abs=1e-3) and not np.any(frames[1:])
+    for name in METHODS:
+        if name != "integrated":  # the fake has no ViT
+            told, view = why.computed(services, session, {"method": name, "word": 3}, still)
+            method = next(each for each in json.loads(view)["methods"] if each["name"] == name)
+            assert told == "" and len(method["patches"][3]) == 4, name
+            assert (method["queries"][3] is None) == (name in ("occlusion", "rise")), name
     message, _ = why.judged(services, session, {"method": "knockout", "word": 3}, still)
-    assert "upload the frame" in message
+    assert "by Query knock-out" in message
 
 
 def test_what_works_on_one_picture_says_so(services, session):

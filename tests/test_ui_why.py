@@ -147,17 +147,18 @@ def test_a_question_that_is_read_is_explained_with_its_own_maps(tmp_path):
     assert explain(services, session)["words"] == ["you", "asked", "where?"]
 
 
-def test_long_work_is_shown_and_can_be_stopped(services, session):
+@pytest.mark.parametrize(("method", "first"), [("rise", (64, 512)), ("occlusion", (2, 17))])
+def test_long_work_is_shown_and_can_be_stopped(services, session, method, first):
     seen = []
 
     def progress(at, desc, unit):
         seen.append(at)
         session.pause.set()
 
-    told, view = why.computed(services, session, {"method": "rise", "word": 1}, progress)
+    told, view = why.computed(services, session, {"method": method, "word": 1}, progress)
     assert "Stopped" in told and not isinstance(view, str)
-    assert seen == [(64, 512)]
-    told, view = why.computed(services, session, {"method": "rise", "word": 1}, still)
+    assert seen == [first]
+    told, view = why.computed(services, session, {"method": method, "word": 1}, still)
     assert told == "" and view
 
 

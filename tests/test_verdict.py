@@ -28,7 +28,7 @@ class Seen:
     def shown(self, keep, told=None):
         if told is not None:
             told(len(keep), len(keep))
-        return self.score(keep[:, 1:, None].float())
+        return self.score(keep[:, 0, 1:, None].float())
 
     def score(self, queries, told=None):
         shown = queries[:, OBJECT.flatten(), 0].mean(1)

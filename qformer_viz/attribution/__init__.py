@@ -1,8 +1,8 @@
 """Methods that say which queries and patches a word came from, one in a file of its own.
 
-A method is a callable `(case) -> scores [t, q, N]`, a row for each of `case.words`: `q` is 1 where it judges patches
-without going through single queries, and f·q, frame by frame, for a film; N patches without CLS. It may return
-`(scores, note)`, the note for the reader.
+A method is a callable `(case) -> scores [t, f·q, N]`, a row for each of `case.words`, frame by frame for a film (f is 1
+for a picture): `q` is 1 where it judges patches without going through single queries; N patches without CLS. It may
+return `(scores, note)`, the note for the reader.
 `METHODS` is what the app, the benchmark and `explain` offer; to add one, put it there.
 """
 
@@ -18,9 +18,9 @@ __all__ = ["METHODS", "Case", "Method"]
 
 @dataclass(frozen=True)
 class Method:
-    """compute(case) -> [t, q or 1, N], or that and a note; `unit` of the weights; `shows` and `hides` are one sentence
-    each; `layered`: whether the weights depend on the cross-attention layer chosen; `slow`: run only when asked for;
-    `single`: every word costs work of its own; `films`: whether it can take a film apart, not only a picture."""
+    """compute(case) -> [t, f·q or f, N], or that and a note; `unit` of the weights; `shows` and `hides` are one
+    sentence each; `layered`: whether the weights depend on the cross-attention layer chosen; `slow`: run only when
+    asked for; `single`: every word costs work of its own."""
 
     name: str
     title: str
@@ -31,7 +31,6 @@ class Method:
     layered: bool = True
     slow: bool = False
     single: bool = False
-    films: bool = False
 
 
 METHODS = {
@@ -45,7 +44,6 @@ METHODS = {
             "How much less probable the word becomes when a query says what it says of any image; patches are where "
             "that query looked.",
             "Queries that say the same hide one another, and a query may look at a patch without using it.",
-            films=True,
         ),
         Method(
             "gradient",
@@ -97,7 +95,6 @@ METHODS = {
             "of the attention",
             "Where the language model looked among the queries, and where those looked in the image.",
             "Attention is not use: what was looked at need not have changed the word. The first query may be a sink.",
-            films=True,
         ),
         Method(
             "difference",
@@ -106,7 +103,6 @@ METHODS = {
             "of the attention",
             "Raw attention less what the same word pays to queries that say what they say of any image.",
             "Attention is still not use; only what every image gets is taken out.",
-            films=True,
         ),
         Method(
             "valued",

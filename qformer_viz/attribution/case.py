@@ -14,7 +14,7 @@ from ..types import Capture
 class Case:
     """One answer about one image.
 
-    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `shown(keep [n, p], told=None) -> [n, t]` and
+    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `shown(keep [n, f, p], told=None) -> [n, t]` and
               `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_slopes` and
               `vision_slopes`, see `model.scoring.Scorer`
     capture   of the Q-Former pass that the answer came from
@@ -38,6 +38,11 @@ class Case:
     def words(self) -> list[int]:
         """The words to explain; a method returns a row for each."""
         return list(range(len(self.scorer.words)) if self.asked is None else self.asked)
+
+    @property
+    def frames(self) -> int:
+        """f: of a film, or 1."""
+        return self.capture.cross_attention.shape[1]
 
     def looked(self) -> Tensor:
         """Where each query looked: [q, N], the patch part as a probability, heads averaged; of a film, frame by frame

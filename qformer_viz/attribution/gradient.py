@@ -42,9 +42,8 @@ def compute(case: Case) -> Tensor:
     rows = []
     for done, word in enumerate(case.words):
         found = case.scorer.attention_slopes(word)
-        seen = relevance(
-            found.own, found.own_slope, found.cross, found.cross_slope, case.capture.cross_layers
-        )
+        frames = zip(*(each.unbind(1) for each in found.attention), strict=True)
+        seen = torch.cat([relevance(*frame, case.capture.cross_layers) for frame in frames])
         rows.append((found.queries * moved).sum(-1, keepdim=True) * patches(seen))
         case.told(done + 1, len(case.words))
     return torch.stack(rows)

@@ -14,20 +14,21 @@ POINTS = 24
 
 
 def integrated(slopes, start: Tensor, end: Tensor, points: int = POINTS) -> tuple[Tensor, float]:
-    """([p] share of every token, completeness error) along the straight line from start to end, both [1, p, d].
+    """([f, p] share of every token, completeness error) along the straight line from start to end, both [f, p, d].
 
-    slopes(vision [n, p, d]) -> (y [n], gradient [n, p, d]). Gauss-Legendre quadrature; error in the unit of y.
+    slopes(vision [n, f, p, d]) -> (y [n], gradient [n, f, p, d]). Gauss-Legendre quadrature; error in the unit of y.
     """
     where, weight = (torch.tensor(each, dtype=end.dtype) for each in np.polynomial.legendre.leggauss(points))
-    along = torch.cat([(where + 1) / 2, where.new_tensor([0.0, 1.0])])[:, None, None].to(end.device)
+    along = torch.cat([(where + 1) / 2, where.new_tensor([0.0, 1.0])])[:, None, None, None].to(end.device)
     y, gradients = slopes(start + along * (end - start))
-    mean = (weight[:, None, None] / 2 * gradients[:points]).sum(0)
-    shares = (mean * (end - start)[0].cpu()).sum(-1)
+    mean = (weight[:, None, None, None] / 2 * gradients[:points]).sum(0)
+    shares = (mean * (end - start).cpu()).sum(-1)
     return shares, (shares.sum() - (y[-1] - y[-2])).item()
 
 
 def compute(case: Case) -> tuple[Tensor, str]:
-    start, end = (each.float() for each in (case.features(), case.scorer.encoded.vision))
+    end = case.scorer.encoded.vision.float()
+    start = case.features().float().expand_as(end)
     rows, errors, words = [], [], case.words
     for done, word in enumerate(words):
         shares, error = integrated(
@@ -39,6 +40,6 @@ def compute(case: Case) -> tuple[Tensor, str]:
     shares = torch.stack(rows)
     note = (
         f"Completeness: the shares miss what the image brought by at most {max(errors):.2g} nats ({POINTS} points). "
-        f"On CLS, in no map: at most {shares[:, 0].abs().max():.2g} nats."
+        f"On CLS, in no map: at most {shares[..., 0].abs().max():.2g} nats."
     )
-    return shares[:, None, 1:], note
+    return shares[..., 1:], note

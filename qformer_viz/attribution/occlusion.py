@@ -10,13 +10,14 @@ from .case import Case
 
 
 def shown(scorer: Any, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
-    """[n, t]: log-probabilities with only the patches in `keep` [n, N] as keys; CLS stays."""
-    return scorer.shown(torch.cat([torch.ones(len(keep), 1, dtype=torch.bool), keep], 1), told)
+    """[n, t]: log-probabilities with only the patches in `keep` [n, f, N] as keys; CLS stays."""
+    return scorer.shown(torch.cat([torch.ones(*keep.shape[:2], 1, dtype=torch.bool), keep], 2), told)
 
 
 def compute(case: Case) -> Tensor:
-    """[t, 1, N]."""
-    count = case.capture.cross_attention.shape[-1] - 1
+    """[t, f, N]: the patches of every frame hidden one by one."""
+    count = case.frames * (case.capture.cross_attention.shape[-1] - 1)
     keep = torch.cat([torch.ones(1, count, dtype=torch.bool), ~torch.eye(count, dtype=torch.bool)])
+    keep = keep.unflatten(1, (case.frames, -1))
     scores = case.once("occlusion", lambda: shown(case.scorer, keep, case.told))
-    return (scores[:1] - scores[1:]).T[case.words, None]
+    return (scores[:1] - scores[1:]).T[case.words].unflatten(1, (case.frames, -1))

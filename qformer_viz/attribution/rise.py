@@ -28,17 +28,18 @@ def masks(count: int, grid: tuple[int, int], rng: torch.Generator, cells: int = 
 
 
 def weigh(keep: Tensor, scores: Tensor) -> Tensor:
-    """[t, N] of masks [n, N] and scores [n, t]: mean score with the patch shown less mean score with it hidden."""
-    on, off = keep.float(), (~keep).float()
+    """[t, ...] of masks [n, ...] and scores [n, t]: mean score with the patch shown less mean score with it hidden."""
+    on, off = keep.flatten(1).float(), (~keep).flatten(1).float()
     mean_on, mean_off = ((scores.T @ each) / each.sum(0).clamp_min(1) for each in (on, off))
-    return mean_on - mean_off
+    return (mean_on - mean_off).unflatten(1, keep.shape[1:])
 
 
 def compute(case: Case) -> Tensor:
-    """[t, 1, N]."""
+    """[t, f, N]; every frame of a film is hidden by masks of its own."""
 
     def run() -> Tensor:
-        keep = masks(MASKS, case.capture.grid, torch.Generator().manual_seed(SEED))
+        rng = torch.Generator().manual_seed(SEED)
+        keep = torch.stack([masks(MASKS, case.capture.grid, rng) for _ in range(case.frames)], 1)
         return weigh(keep, shown(case.scorer, keep, case.told))
 
-    return case.once("rise", run)[case.words, None]
+    return case.once("rise", run)[case.words]

@@ -27,6 +27,8 @@ def rollout(own: Tensor, cross: Tensor, cross_layers: tuple[int, ...]) -> Tensor
 
 def compute(case: Case) -> Tensor:
     capture = case.capture
-    own, cross = capture.self_attention[:, 0].mean(1), capture.cross_attention[:, 0].mean(1)
-    looked = patches(rollout(own, cross, capture.cross_layers))
+    own, cross = (each.mean(2).unbind(1) for each in (capture.self_attention, capture.cross_attention))
+    looked = torch.cat(
+        [patches(rollout(*frame, capture.cross_layers)) for frame in zip(own, cross, strict=True)]
+    )
     return to_queries(case)[case.words, :, None] * looked

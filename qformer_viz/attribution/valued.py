@@ -10,11 +10,11 @@ from .raw import to_queries
 
 
 def norms(cross: Tensor, values: Tensor) -> Tensor:
-    """[q, p] of attention [h, q, p] and values [h, p, D], which have gone through the output projection."""
-    return torch.einsum("hqp,hpd->qpd", cross, values).norm(dim=-1)
+    """[..., q, p] of attention [..., h, q, p] and values [..., h, p, D] that went through the output projection."""
+    return torch.einsum("...hqp,...hpd->...qpd", cross, values).norm(dim=-1)
 
 
 def compute(case: Case) -> Tensor:
     layers = range(len(case.capture.cross_layers)) if case.layer is None else [case.layer]
-    looked = [patches(norms(case.capture.cross_attention[i, 0], case.scorer.values(i))) for i in layers]
-    return to_queries(case)[case.words, :, None] * torch.stack(looked).mean(0)
+    looked = [patches(norms(case.capture.cross_attention[i], case.scorer.values(i))) for i in layers]
+    return to_queries(case)[case.words, :, None] * torch.stack(looked).mean(0).flatten(0, 1)

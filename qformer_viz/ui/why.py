@@ -17,8 +17,6 @@ from .lanes import LONG, lasting, once_answered, pauses
 from .payload import as_json
 from .services import Services
 
-STILL = "The check hides patches of one picture. To check a frame of a film, upload the frame."
-
 
 def tab() -> dict:
     """One button, the view of words, queries and patches, and the verdict on its map."""
@@ -45,7 +43,7 @@ def told_and_view(
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
         kept = of(services, session)
-        for name in offered(kept):
+        for name in METHODS:
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
         return "", as_json(words(session, kept))
@@ -77,14 +75,8 @@ def words(session: Session, kept: Explained) -> dict[str, Any]:
         "gains": _rounded(first.gains),
         "visual": first.visual.tolist(),
         "colours": list(DIVERGING),
-        "methods": [_method(name, kept, len(first.words)) for name in offered(kept)],
+        "methods": [_method(name, kept, len(first.words)) for name in METHODS],
     }
-
-
-def offered(kept: Explained) -> list[str]:
-    """The methods that can take this answer apart."""
-    film = kept.case.capture.cross_attention.shape[1] > 1
-    return [name for name, method in METHODS.items() if method.films or not film]
 
 
 def _method(name: str, kept: Explained, count: int) -> dict[str, Any]:
@@ -95,7 +87,7 @@ def _method(name: str, kept: Explained, count: int) -> dict[str, Any]:
         found = kept.known(name, word)
         row = 0 if method.single else word
         rows["patches"].append(found and [_rounded(frame.flatten()) for frame in found.by_frame[row]])
-        rows["queries"].append(_rounded(found.queries[row]) if found and found.scores.shape[1] > 1 else None)
+        rows["queries"].append(_rounded(found.queries[row]) if found and found.of_queries else None)
         rows["notes"].append(found.note if found else "")
         rows["seconds"].append(round(found.seconds, 2) if found else None)
     about = {
@@ -116,11 +108,10 @@ def judged(services: Services, session: Session, data: Any, progress: gr.Progres
     try:
         kept = of(services, session)
         method, word = chosen(data, len(kept.case.scorer.words))
-        if len(session.encoded.frames) > 1:
-            raise ValueError(STILL)
         told = telling(session, progress, "Hiding patches")
         found = kept.map(method, word, told)
-        mask = services.mask(session.encoded.image, kept.case.scorer.words[word])
+        film = len(session.encoded.frames) > 1
+        mask = None if film else services.mask(session.encoded.image, kept.case.scorer.words[word])
         verdict = judge(kept.case, found, word, mask, told)
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), gr.update(visible=False)
