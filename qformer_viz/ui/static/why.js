@@ -95,7 +95,7 @@
       this.compute.setAttribute("aria-label", what);
       this.compute.title = what;
       this.compute.hidden = known || !visual;
-      this.check.hidden = !known || !visual || shown.frames.length > 1; // it hides patches of one picture
+      this.check.hidden = !known || !visual;
       this.body.hidden = !visual || !known;
       if (visual && known) this.draw(method);
       if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
