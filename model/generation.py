@@ -171,7 +171,7 @@ class Generator:
             return None
         cache = DynamicCache(config=self.language.config)
         for index, (keys, values) in enumerate(prefix.layers):
-            cache.update(keys[..., :longest, :].clone(), values[..., :longest, :].clone(), index)
+            cache.update(keys[..., :longest, :], values[..., :longest, :], index)  # it copies
         return cache
 
     def _keep(self, fingerprint: str, sequence: list[int], prompt_length: int, cache: Any) -> None:

@@ -200,7 +200,6 @@ class Scorer:
             wanted = (queries, *own, *cross)
             slopes = torch.autograd.grad(y.sum(), wanted, allow_unused=True, materialize_grads=True)
         slopes = [_full(slope).cpu() for slope in slopes]
-        count = self.model.query_tokens.shape[1]
 
         def stacked(maps: Sequence[Tensor]) -> Tensor:
             return torch.stack([_full(a.detach()).cpu() for a in maps])
@@ -210,8 +209,8 @@ class Scorer:
             queries=slopes[0][0],
             own=stacked(own),
             own_slope=torch.stack(slopes[1:last]),
-            cross=stacked([a[:, :, :count] for a in cross]),
-            cross_slope=torch.stack([slope[:, :, :count] for slope in slopes[last:]]),
+            cross=stacked(cross),
+            cross_slope=torch.stack(slopes[last:]),
         )
 
     def _differentiable(self, word: int, queries: Tensor) -> Tensor:
