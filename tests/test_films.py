@@ -384,6 +384,17 @@ def test_slopes_of_a_film_are_those_of_its_score(pipes, kind):
     torch.testing.assert_close((up - down) / 2, (found.queries * step).sum(), atol=1e-4, rtol=0.02)
 
 
+def test_rise_hides_every_frame_by_masks_of_its_own(pipes, monkeypatch):
+    pipe = pipes["instructblip-vicuna"]
+    case = prepare(pipe, pipe.encode(FILM), pipe.caption(FILM, SHORT))
+    shown, asked = case.scorer.shown, []
+    monkeypatch.setattr(case.scorer, "shown", lambda keep, told: asked.append(keep) or shown(keep, told))
+    attribute(case, "rise")
+    keep = asked[0][..., 1:].float()
+    alike = torch.corrcoef(keep.transpose(0, 1).flatten(1)) - torch.eye(4)
+    assert alike.abs().max() < 0.2 and (keep.mean((0, 2)) - 0.5).abs().max() < 0.1
+
+
 def test_a_map_of_a_film_is_judged_in_all_frames(pipes):
     pipe = pipes["instructblip-vicuna"]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, SHORT)
