@@ -362,9 +362,14 @@ def test_every_method_takes_a_film_apart(pipes, kind):
     start = pipe.mean_features(encoded.question).expand_as(encoded.vision)
     blank = case.scorer.score(case.scorer._queries(start[None]))[0, word]
     brought = (ends(case)[0, word] - blank).item()
-    shares, error = integrated.integrated(
-        lambda vision: case.scorer.vision_slopes(word, vision), start, encoded.vision, 256
+    coarse, fine = (
+        integrated.integrated(lambda v: case.scorer.vision_slopes(word, v), start, encoded.vision, points)
+        for points in (integrated.POINTS, 256)
     )
+    torch.testing.assert_close(
+        found["integrated"].scores[0], coarse[0][:, 1:], atol=1e-5, rtol=1e-3
+    )  # no CLS
+    shares, error = fine
     assert shares.shape == (4, rows + 1) and abs(error) < max(0.02, 0.1 * abs(brought))
     assert shares.sum().item() - error == pytest.approx(brought, abs=1e-3)
 
