@@ -196,3 +196,10 @@ def test_the_tabs_of_the_page_follow_the_frame(open_page, served, tmp_path):
     page.wait_for_function("document.querySelector('#chat').innerText.includes('you asked what?')")
     page.wait_for_function("!document.body.classList.contains('qfv-busy')")
     assert page.evaluate("qfvHandle.get().frame") == 2
+    # Words are taken apart by frame, and every map can be judged.
+    page.get_by_role("tab", name="Why").click()
+    page.locator("#why-run").click()
+    page.locator(".qfv-chip").nth(2).click()
+    assert page.locator(".qfv-why-body canvas").count() == 4
+    page.get_by_role("button", name="Hide and show the patches that this map names").click()
+    page.get_by_text("Query knock-out. ").wait_for()
