@@ -1,6 +1,7 @@
 """A pipeline over trips, with a GPU that pickles what goes in and what comes out as ZeroGPU's worker does."""
 
 import gc
+import inspect
 import pickle
 import sys
 import threading
@@ -38,7 +39,7 @@ class Lent:
             self.calls.append(args[0] if isinstance(args[0], str) else args[2])
             with self.worker():
                 found = function(*self.carried(args))
-            return self.streamed(found) if hasattr(found, "__next__") else self.carried(found)
+            return self.streamed(found) if inspect.isgeneratorfunction(function) else self.carried(found)
 
         return called
 
