@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .attribution import METHODS
+from .attribution.knockout import ends
 from .attribution.occlusion import shown
-from .explain import DEFAULT, attribute, ends, explain, prepare
+from .explain import DEFAULT, attribute, explain, prepare
 from .faithfulness import deletion_insertion, lift, pointing, spearman, steps
 from .types import VISUAL_GAIN
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .attention import cls_share, select
 from .attribution import METHODS, Case
+from .attribution.knockout import ends
 from .errors import BadSelection
 from .types import Attribution
 
@@ -96,9 +96,3 @@ def attribute(
         seconds=time.perf_counter() - began,
         note=note,
     )
-
-
-def ends(case: Case) -> Tensor:
-    """[2, t]: log-probability of every word as it was, and with no query saying anything of this image."""
-    queries = case.scorer.queries
-    return case.once("ends", lambda: case.scorer.score(torch.cat([queries, case.baseline.to(queries)])))

@@ -18,7 +18,8 @@ from model.images import decode
 from model.types import Decoding
 from qformer_viz.attention import patches, select
 from qformer_viz.attribution import integrated
-from qformer_viz.explain import attribute, ends, explain, prepare
+from qformer_viz.attribution.knockout import ends
+from qformer_viz.explain import attribute, explain, prepare
 from qformer_viz.faithfulness import steps
 from qformer_viz.verdict import MAP, judge
 from tests import checkpoint_factory as factory

@@ -11,7 +11,8 @@ import qformer_viz
 from model.emoji.scenes import random_scene, render
 from qformer_viz import Case
 from qformer_viz.attribution import knockout
-from qformer_viz.explain import ends, prepare
+from qformer_viz.attribution.knockout import ends
+from qformer_viz.explain import prepare
 from qformer_viz.interplay import lost, pairs, shapley, smallest, spelled
 
 

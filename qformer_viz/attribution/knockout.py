@@ -9,15 +9,27 @@ from torch import Tensor
 from .case import Case
 
 
+def ends(case: Case) -> Tensor:
+    """[2, t]: log-probability of every word as it was, and with no query saying anything of this image."""
+    return case.once("ends", lambda: case.scorer.score(_both(case)))
+
+
 def effects(case: Case) -> Tensor:
-    """[t, q]: how many nats every word loses without each query. All passes are one call of `score`, made once."""
+    """[t, q]: how many nats every word loses without each query. All passes, those of `ends` too, are one call of
+    `score`, made once."""
 
     def compute() -> Tensor:
-        queries = case.scorer.queries
-        scores = case.scorer.score(torch.cat([queries, replaced(queries, case.baseline)]), case.told)
-        return (scores[:1] - scores[1:]).T
+        rows = torch.cat([_both(case), replaced(case.scorer.queries, case.baseline)])
+        scores = case.scorer.score(rows, case.told)
+        case.once("ends", lambda: scores[:2])
+        return (scores[:1] - scores[2:]).T
 
     return case.once("knock-out", compute)
+
+
+def _both(case: Case) -> Tensor:
+    queries = case.scorer.queries
+    return torch.cat([queries, case.baseline.to(queries)])
 
 
 def replaced(queries: Tensor, baseline: Tensor, sets: Tensor | None = None) -> Tensor:

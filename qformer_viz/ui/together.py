@@ -9,8 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..attribution import Case
-from ..attribution.knockout import effects
-from ..explain import ends
+from ..attribution.knockout import effects, ends
 from ..interplay import pairs, shapley, smallest, spelled
 from .components import alert
 from .conversation import Session
