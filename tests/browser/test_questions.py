@@ -34,6 +34,7 @@ def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  #
     page.wait_for_function("document.querySelector('#chat').innerText.includes('you asked one?')")
     choose(page, "Broken")
     page.get_by_text("Get it again").wait_for()  # once
+    page.wait_for_function("document.querySelector('#model input').value === 'Fake BLIP-2'")
     page.locator("#model input").focus()
     for key in ("ArrowDown", "ArrowDown", "Enter"):
         page.keyboard.press(key)
