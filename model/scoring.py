@@ -108,13 +108,11 @@ class Scorer:
         each = 2 * vision.shape[:2].numel() * self.model.config.qformer_config.hidden_size * 4
         for start, size in self._batches(len(keep), each, SHOWN):
             part = keep[start : start + size]
-            found.append(self.score(self.turn(partial(self._requeried, vision, part))))
+            expanded = vision.expand(len(part), *vision.shape)
+            found.append(self.score(self.turn(partial(self._queries, expanded, part))))
             if told is not None:
                 told(start + len(part), len(keep))
         return torch.cat(found)
-
-    def _requeried(self, vision: Tensor, keep: Tensor) -> Tensor:
-        return self._queries(vision.expand(len(keep), *vision.shape), keep)
 
     def _queries(self, vision: Tensor, keep: Tensor | None = None) -> Tensor:
         """The projected queries [n, f·q, d] from ViT outputs [n, f, p, d]; keep [n, f, p] as in `shown`."""

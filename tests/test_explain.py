@@ -77,7 +77,7 @@ def test_occlusion_of_nothing_gives_the_queries_back(seen, monkeypatch):
     keep = torch.ones(2, 1, encoded.vision.shape[1], dtype=torch.bool)
     keep[1, 0, 3] = False
     scorer = pipe.scorer(encoded, answer)
-    whole, without = scorer._requeried(encoded.vision, keep)
+    whole, without = scorer._queries(encoded.vision.expand(2, 1, -1, -1), keep)
     torch.testing.assert_close(whole[None], encoded.queries, atol=1e-5, rtol=1e-4)
     assert (without - whole).abs().max() > 1e-5
     scores = scorer.score(torch.stack([whole, without]))
