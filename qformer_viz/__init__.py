@@ -25,6 +25,7 @@ from .errors import (
     StillRecording,
 )
 from .explain import explain
+from .show import View, show
 from .similarity import (
     Collapse,
     attention_similarity,
@@ -64,6 +65,7 @@ __all__ = [
     "QueryStatistics",
     "Recording",
     "StillRecording",
+    "View",
     "across",
     "attention_similarity",
     "between_image_share",
@@ -86,6 +88,7 @@ __all__ = [
     "redundancy",
     "redundancy_reference",
     "select",
+    "show",
     "specialisation",
     "winner_entropy",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .attribution import METHODS
+from .explain import DEFAULT, attribute, prepare
 
 BUNDLED = "blip2-emoji"
 PRECISIONS = ("float32", "bfloat16", "float16", "8bit", "4bit")
@@ -77,14 +78,23 @@ def parser() -> argparse.ArgumentParser:
     caption = commands.add_parser("caption", help="describe an image")
     ask = commands.add_parser("ask", help="answer a question about an image")
     explain = commands.add_parser(
-        "explain", help="write page, capture, manifest and contact sheet to a folder"
+        "explain",
+        help="write page, capture, explanation of every word, manifest and contact sheet to a folder",
     )
     for command in (caption, ask, explain):
         command.add_argument("image", metavar="IMAGE", help="an image file")
         model_arguments(command)
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     ask.add_argument("question", help="the question, in quotes")
-    explain.add_argument("--question", help="asked after the caption; noted in page and manifest")
+    explain.add_argument("--question", help="asked after the caption; its answer is taken apart then")
+    explain.add_argument(
+        "--methods",
+        nargs="*",
+        choices=list(METHODS),
+        default=[DEFAULT],
+        metavar="NAME",
+        help=f"that take the answer apart, of {', '.join(METHODS)}; none leaves it whole [{DEFAULT}]",
+    )
     explain.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
     )
@@ -261,33 +271,52 @@ def run_ask(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]
 
 
 def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Write the four files; the text lists them."""
+    """Write the five files, the explanation only where there is one; the text lists them."""
     from . import export
-    from .meta import view_meta
-    from .view import overlay, page, payload
+    from .show import show
+    from .view import overlay
 
-    turns = [("", pipe.caption(encoded).text)]
+    answer = pipe.caption(encoded)
+    turns = [("", answer.text)]
     if args.question:
         encoded = pipe.encode(encoded, args.question) if pipe.family == "instructblip" else encoded
-        turns.append((args.question, pipe.ask(encoded, args.question, turns).text))
+        answer = pipe.ask(encoded, args.question, turns)
+        turns.append((args.question, answer.text))
+    why = _taken_apart(pipe, encoded, answer, args.methods) if answer.text else []
     capture, about = encoded.record.result, pipe.describe()
     manifest = export.manifest(
         capture, about, image_sha256=encoded.sha256, question=turns[-1][0] or None, answer=turns[-1][1]
     )
     args.out.mkdir(parents=True, exist_ok=True)
     files = {
-        name: args.out / name for name in ("page.html", "capture.npz", "manifest.json", "contact_sheet.png")
+        name: args.out / name
+        for name in ("page.html", "capture.npz", "manifest.json", "contact_sheet.png", "attributions.json")
     }
-    meta = view_meta(pipe, encoded, turns)
-    film = list(zip(encoded.frames, encoded.moments, strict=False))  # a still picture has no moments
-    shown = payload.canvas_payload(capture, encoded.image, meta=meta, film=film)
-    files["page.html"].write_text(page.standalone_page(shown), encoding="utf-8")
+    show(encoded, pipe=pipe, why=why, turns=turns).save(files["page.html"])
     export.save_npz(capture, files["capture.npz"], manifest)
     files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
     overlay.contact_sheet(capture, encoded.image).save(files["contact_sheet.png"])
+    if why:
+        export.save_attributions(why, files["attributions.json"], manifest)
+    else:
+        del files["attributions.json"]
     return {"text": "\n".join(map(str, files.values())), "files": [str(path) for path in files.values()]} | {
         "manifest": manifest
     }
+
+
+def _taken_apart(pipe: Any, encoded: Any, answer: Any, methods: Sequence[str]) -> list[Any]:
+    """The answer by every method, with the progress on stderr."""
+    found = []
+    case = prepare(pipe, encoded, answer) if methods else None
+    for name in methods:
+
+        def told(done: int, of: int, title: str = METHODS[name].title) -> None:
+            print(f"\r{title}: {done} of {of}", end="", file=sys.stderr, flush=True)
+
+        found.append(attribute(case, name, told=told))
+        print(f"\r{METHODS[name].title}: {found[-1].seconds:.1f} s", file=sys.stderr)
+    return found
 
 
 def _told(pipe: Any, answer: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .attention import cls_share, select
 from .attribution import METHODS, Case
 from .attribution.knockout import ends
 from .errors import BadSelection
-from .types import Attribution
+from .types import Attribution, Capture
 
 DEFAULT = "knockout"
 
@@ -42,18 +42,23 @@ def explain(
 
 def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None) -> Case:
     """What every method works on; keep it to ask for several, for it remembers what they share."""
+    capture = captured(encoded)
+    if baseline is None:
+        baseline = pipe.mean_queries(encoded.question)
+    scorer = pipe.scorer(encoded, answer)
+    baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
+    return Case(scorer, capture, baseline, partial(pipe.mean_features, encoded.question))
+
+
+def captured(encoded: Any) -> Capture:
+    """What was recorded of an encoded image; BadSelection where nothing was."""
     if encoded.record is None:
         raise BadSelection(
             "an image encoded without its attention",
             "a capture in encoded.record",
             "load the model with observe=qformer_viz.capture",
         )
-    if baseline is None:
-        baseline = pipe.mean_queries(encoded.question)
-    scorer = pipe.scorer(encoded, answer)
-    capture = encoded.record.result
-    baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
-    return Case(scorer, capture, baseline, partial(pipe.mean_features, encoded.question))
+    return encoded.record.result
 
 
 def attribute(

@@ -5,7 +5,7 @@ Shapes in the NPZ are those of `qformer_viz.types.Capture`; everything is float3
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,14 @@ def plain(found: Attribution) -> dict[str, Any]:
         "cls": found.cls.tolist(),
         "note": found.note,
     }
+
+
+def save_attributions(found: Sequence[Attribution], path: str | Path, manifest: Mapping[str, Any]) -> Path:
+    """Attributions of one answer, each as `plain` says, and the manifest as JSON; returns the path."""
+    path = Path(path)
+    whole = {"manifest": dict(manifest), "attributions": list(map(plain, found))}
+    path.write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
+    return path
 
 
 def versions() -> dict[str, str]:

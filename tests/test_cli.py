@@ -75,7 +75,7 @@ def test_environment_gives_the_defaults(picture, monkeypatch):
 
 
 @pytest.mark.parametrize("question", [None, "what?"])
-def test_explain_writes_the_four_files(picture, tmp_path, capsys, question):
+def test_explain_writes_the_five_files(picture, tmp_path, capsys, question):
     out = tmp_path / "deep" / "out"
     code, _ = run("explain", picture, "--out", str(out), *(["--question", question] if question else []))
     assert code == 0
@@ -84,6 +84,7 @@ def test_explain_writes_the_four_files(picture, tmp_path, capsys, question):
         "capture.npz",
         "manifest.json",
         "contact_sheet.png",
+        "attributions.json",
     }
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["question"] == question
@@ -96,7 +97,29 @@ def test_explain_writes_the_four_files(picture, tmp_path, capsys, question):
         "capture.npz",
         "manifest.json",
         "contact_sheet.png",
+        "attributions.json",
     ]
+    # The last answer is taken apart: the question's where there is one.
+    found = json.loads((out / "attributions.json").read_text())
+    assert found["manifest"] == manifest
+    assert [each["method"] for each in found["attributions"]] == ["knockout"]
+    assert " ".join(found["attributions"][0]["words"]) == manifest["answer"]
+
+
+def test_explain_by_chosen_methods_or_none(picture, tmp_path, capsys):
+    run("explain", picture, "--out", str(tmp_path), "--methods", "raw", "occlusion")
+    found = json.loads((tmp_path / "attributions.json").read_text())["attributions"]
+    assert [each["method"] for each in found] == ["raw", "occlusion"]
+    assert "Patch occlusion: " in capsys.readouterr().err
+    page = (tmp_path / "page.html").read_text()
+    assert '"name":"occlusion"' in page and '"name":"knockout"' not in page
+
+
+@pytest.mark.parametrize("more", [["--methods"], ["--question", "nothing"]])
+def test_nothing_to_take_apart_leaves_no_file(picture, tmp_path, more):
+    code, _ = run("explain", picture, "--out", str(tmp_path), *more)
+    assert code == 0 and not (tmp_path / "attributions.json").exists()
+    assert 'id="qfv-why"' not in (tmp_path / "page.html").read_text()
 
 
 def test_explain_takes_the_maps_of_the_question_where_the_qformer_reads_it(picture, tmp_path):

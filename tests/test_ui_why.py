@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -91,6 +92,20 @@ def test_nothing_is_computed_twice(services, session, monkeypatch):
     later = ask(services, session, "next?")
     assert explained.of(services, later).case.scorer is not scorer
     assert explained.of(services, later).case.scorer.words == ("you", "asked", "next?")
+
+
+def test_the_saved_page_has_what_was_computed(services, session, tmp_path):
+    assert 'id="qfv-why"' not in export.write_page(services, session, tmp_path).read_text()
+    explain(services, session)
+    compute(services, session, method="gradient", word=2)
+    text = export.write_page(services, session, tmp_path).read_text()
+    data = re.search(r'id="qfv-data">(.*?)</script>', text, re.S)[1]
+    methods = by_name(json.loads(data)["words"])
+    assert list(methods) == [name for name in METHODS if name in {*FAST, "gradient"}]
+    assert [patches is not None for patches in methods["gradient"]["patches"]] == [w == 2 for w in range(5)]
+    # Another answer: what was explained is not about it.
+    later = ask(services, session, "next?")
+    assert 'id="qfv-why"' not in export.write_page(services, later, tmp_path).read_text()
 
 
 def test_visitors_share_nothing(services, session):

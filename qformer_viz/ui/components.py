@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
-from ..view.page import canvas_script, canvas_style
+from ..view.page import canvas_script, canvas_style, why_script, why_style
 
 STATIC = Path(__file__).parent / "static"
 
@@ -86,12 +86,13 @@ def alert(message: str) -> str:
 
 def head() -> str:
     """Style sheets and scripts for the page's head, inline: nothing is fetched from elsewhere."""
-    styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), _static("app.css")))
+    styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), why_style(), _static("app.css")))
     scripts = "".join(
         f"<script>{text}</script>"
         for text in (
             canvas_script(),
-            *map(_static, ("across.js", "difference.js", "why.js", "painter.js", "app.js")),
+            why_script(),
+            *map(_static, ("across.js", "difference.js", "painter.js", "app.js")),
         )
     )
     icon = quote(_static("icon.svg"))

@@ -32,8 +32,17 @@ class Explained:
             self.found[key] = attribute(self.case, method, words=[word] if single else None, told=told)
         return self.found[key]
 
-    def known(self, method: str, word: int) -> Attribution | None:
-        return self.found.get((method, word if METHODS[method].single else None))
+    def known(self, method: str, word: int) -> tuple[Attribution, int] | None:
+        """The attribution that holds this word by now, and the word's row there."""
+        single = METHODS[method].single
+        found = self.found.get((method, word if single else None))
+        return found and (found, 0 if single else word)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that have run, for any word."""
+        run = {method for method, _ in self.found}
+        return [name for name in METHODS if name in run]
 
 
 def of(services: Services, session: Session) -> Explained:

@@ -10,7 +10,9 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from .. import export as files
+from ..explain import DEFAULT
 from ..view import overlay, page
+from ..view.words import words_payload
 from . import statistics
 from .conversation import Session
 from .explained import current
@@ -51,7 +53,9 @@ def write_sheet(services: Services, session: Session, folder: Path) -> Path:
 
 def write_page(services: Services, session: Session, folder: Path) -> Path:
     path = folder / "page.html"
-    path.write_text(page.standalone_page(payload(services, session)), encoding="utf-8")
+    kept = current(session)
+    words = kept and kept.found and words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
+    path.write_text(page.standalone_page(payload(services, session), words=words), encoding="utf-8")
     return path
 
 
@@ -77,17 +81,16 @@ def write_why(services: Services, session: Session, folder: Path) -> Path:
             "No answer has been explained yet. Open the Why tab and explain the last one.",
             print_exception=False,
         )
-    found = {
-        "manifest": about(services, session),
-        "attributions": list(map(files.plain, kept.found.values())),
-    }
     path = folder / "attributions.json"
-    path.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-    return path
+    return files.save_attributions([*kept.found.values()], path, about(services, session))
 
 
 WRITERS: dict[str, tuple[str, str, Callable]] = {
-    "page": ("Page (HTML)", "The canvas in one file that opens without a server", write_page),
+    "page": (
+        "Page (HTML)",
+        "The canvas and the explained words in one file that opens without a server",
+        write_page,
+    ),
     "sheet": ("Contact sheet (PNG)", "All queries side by side, mean over layers and heads", write_sheet),
     "npz": ("Everything (NPZ)", "Attention maps and query states as float32 arrays", write_npz),
     "why": (

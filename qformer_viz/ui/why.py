@@ -8,8 +8,8 @@ import gradio as gr
 from ..attribution import METHODS
 from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
-from ..view.palette import DIVERGING
 from ..view.payload import embed
+from ..view.words import words_payload
 from .components import alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
@@ -64,41 +64,11 @@ def computed(services: Services, session: Session, data: Any, progress: gr.Progr
 
 def words(session: Session, kept: Explained) -> dict[str, Any]:
     """What the view draws. Everything that was computed is in it, and is chosen from in the browser."""
-    first = kept.map(DEFAULT, 0)
-    return {
+    pictures = {
         "frames": [embed(frame) for frame in session.encoded.frames],
         "moments": list(session.encoded.moments),
-        "grid": list(first.grid),
-        "layer": first.layer,
-        "words": list(first.words),
-        "probabilities": _rounded(first.logprobs.exp()),
-        "gains": _rounded(first.gains),
-        "visual": first.visual.tolist(),
-        "colours": list(DIVERGING),
-        "methods": [_method(name, kept, len(first.words)) for name in METHODS],
     }
-
-
-def _method(name: str, kept: Explained, count: int) -> dict[str, Any]:
-    """One method for the view: lists by word, None where nothing was computed."""
-    method = METHODS[name]
-    rows: dict[str, list] = {"queries": [], "patches": [], "notes": [], "seconds": []}
-    for word in range(count):
-        found = kept.known(name, word)
-        row = 0 if method.single else word
-        rows["patches"].append(found and [_rounded(frame.flatten()) for frame in found.by_frame[row]])
-        rows["queries"].append(_rounded(found.queries[row]) if found and found.of_queries else None)
-        rows["notes"].append(found.note if found else "")
-        rows["seconds"].append(round(found.seconds, 2) if found else None)
-    about = {
-        key: getattr(method, key) for key in ("name", "title", "unit", "shows", "hides", "layered", "single")
-    }
-    return about | rows
-
-
-def _rounded(values: Any) -> list[float]:
-    """Four significant digits: enough to draw, and small to send."""
-    return [float(f"{v:.4g}") for v in values.tolist()]
+    return words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures
 
 
 def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:

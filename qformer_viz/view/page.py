@@ -27,7 +27,13 @@ STATIC_SCRIPTS: tuple[str, ...] = (
 
 _BOOT = """
 const data = JSON.parse(document.getElementById("qfv-data").textContent);
-window.qfvHandle = QFormerViz.mount(document.getElementById("qfv"), data, { theme: "auto", hash: true });
+const framed = location.protocol === "about:"; // in a notebook: no address that could keep the selection
+window.qfvHandle = QFormerViz.mount(document.getElementById("qfv"), data, { theme: "auto", hash: !framed });
+if (data.words) {
+  const all = [data, ...data.film];
+  const pictures = { frames: all.map((f) => f.image), moments: all.length > 1 ? all.map((f) => f.moment) : [] };
+  QFormerViz.why(document.getElementById("qfv-why"), { ...data.words, ...pictures }, { theme: "auto" });
+}
 """
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -39,6 +45,7 @@ header > * { min-width: 0; overflow-wrap: anywhere; }
 h1 { font-size: 17px; font-weight: 600; margin: 0; }
 h2 { font-size: 14px; font-weight: 600; margin: 0 0 8px; }
 header p, dt, figcaption { color: light-dark(#5b6570, #9aa4b0); margin: 0; }
+#qfv-why { margin-top: 24px; padding-top: 20px; border-top: 1px solid light-dark(#dde1e6, #343b44); }
 .below { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
   gap: 24px 40px;
   margin-top: 24px; padding-top: 20px; border-top: 1px solid light-dark(#dde1e6, #343b44); }
@@ -65,17 +72,40 @@ def canvas_style() -> str:
     return (STATIC / "canvas.css").read_text("utf-8")
 
 
+@cache
+def why_script() -> str:
+    """The view of an answer's words, to follow `canvas_script`."""
+    return (STATIC / "why.js").read_text("utf-8")
+
+
+@cache
+def why_style() -> str:
+    """What the views below the canvas look like, to follow `canvas_style`."""
+    return (STATIC / "why.css").read_text("utf-8")
+
+
 def standalone_page(
-    payload: Mapping, *, title: str = "QFormer-Viz", figures: Sequence[tuple[str, str]] = ()
+    payload: Mapping,
+    *,
+    words: Mapping | None = None,
+    title: str = "QFormer-Viz",
+    figures: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page for a payload of `canvas_payload`.
 
+    words: what `view.words.words_payload` made of an explained answer, shown right below the canvas.
     Shown below the canvas: `meta` of the payload, that is caption, conversation, notes and facts.
     figures: (caption, image as `data:` URL), placed last.
     The page may load nothing: its content security policy allows only its own script and style, by hash.
     """
     meta = payload.get("meta", {})
-    style, script = canvas_style() + _STYLE, canvas_script() + _BOOT
+    style, script = canvas_style() + why_style() + _STYLE, canvas_script() + why_script() + _BOOT
+    why = (
+        '<section id="qfv-why"><h2>Which queries and patches each word came from</h2></section>'
+        if words
+        else ""
+    )
+    data = {**payload, "words": words} if words else payload
     policy = (
         f"default-src 'none'; img-src data: blob:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -97,11 +127,12 @@ def standalone_page(
 <main>
 <div id="qfv"></div>
 <noscript>This page draws attention maps with JavaScript, which is switched off here.</noscript>
+{why}
 <div class="below">
 {below}
 </div>
 </main>
-<script type="application/json" id="qfv-data">{_embedded(payload)}</script>
+<script type="application/json" id="qfv-data">{_embedded(data)}</script>
 <script>{script}</script>
 </body>
 </html>

@@ -1,8 +1,8 @@
-// QFormerViz.why(root, shown, {before, ask}): from a word of the answer to the queries and patches it came from.
-// shown: frames (one, or those of a film), moments, grid, words, probabilities, gains, visual, layer, colours, methods [{title, unit, shows, hides, and by
+// QFormerViz.why(root, shown, {before, ask, theme}): from a word of the answer to the queries and patches it came from.
+// shown: frames (one, or those of a film), moments, grid, words, probabilities, gains, visual, colours, methods [{title, unit, shows, hides, layer, and by
 // word: queries (of all frames, one after another), patches by frame, notes, seconds}], null where nothing was computed yet.
 // A chosen query goes to the canvas. ask("submit" | "apply", {method, word}) has the server compute a map, or judge the
-// one on screen; nothing else is asked of it.
+// one on screen; nothing else is asked of it. Without ask, what is not there cannot be had.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -12,7 +12,7 @@
   const signed = (v) => (v < 0 ? "−" : "+") + number(Math.abs(v));
 
   class Why {
-    constructor(root, shown, { before, ask }) {
+    constructor(root, shown, { before, ask, theme }) {
       this.shown = shown;
       this.ask = ask;
       const first = shown.visual.indexOf(true);
@@ -48,7 +48,7 @@
       this.compute = button("", "", () => this.begin("submit"));
       this.body = el("div", { class: "qfv-why-body" }, el("figure", { class: "qfv-less-more" }, picture, this.legend),
         el("div", {}, this.heading, this.bars, this.rest));
-      this.root = el("div", { class: "qfv qfv-why", "data-theme": "host" }, this.list, this.told, field("Method", this.method), this.about,
+      this.root = el("div", { class: "qfv qfv-why", "data-theme": theme || "host" }, this.list, this.told, field("Method", this.method), this.about,
         el("div", { class: "qfv-why-ask" }, this.compute, this.check), this.body);
       root.append(this.root);
       global.qfvWord = () => this.root.isConnected && this.state.chosen ? this.state.word : null;
@@ -89,13 +89,13 @@
       const time = known ? " (" + method.seconds[state.word].toFixed(2) + " s)" : "";
       this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + time;
       this.told.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
-        + (visual ? "" : " There is no map to draw for it.") + (visual && !known ? " This method has not run yet." : "");
+        + (visual ? "" : " There is no map to draw for it.") + (visual && !known ? (this.ask ? " This method has not run yet." : " This method was not run for it.") : "");
       const what = "Run " + method.title + (method.single ? " for “" + shown.words[state.word] + "”" : "");
       this.compute.textContent = what;
       this.compute.setAttribute("aria-label", what);
       this.compute.title = what;
-      this.compute.hidden = known || !visual;
-      this.check.hidden = !known || !visual;
+      this.compute.hidden = known || !visual || !this.ask;
+      this.check.hidden = !known || !visual || !this.ask;
       this.body.hidden = !visual || !known;
       if (visual && known) this.draw(method);
       if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
@@ -117,7 +117,7 @@
         const when = shown.moments.length ? " in " + shown.moments[i] : "";
         this.canvases[i].setAttribute("aria-label", "Patches of “" + shown.words[state.word] + "” by " + method.title + when + ", most at " + place);
       });
-      const where = method.layered ? " Where the queries looked: layer " + shown.layer + ", mean of its heads." : "";
+      const where = method.layered ? " Where the queries looked: layer " + method.layer + ", mean of its heads." : "";
       const note = method.notes[state.word];
       this.legend.textContent = "Orange speaks for the word, purple against it; up to " + number(top) + " " + method.unit + ", most at " + place + "."
         + where + (note ? " " + note : "");
@@ -148,7 +148,7 @@
     }
 
     show(q, frame, query) {
-      document.dispatchEvent(new CustomEvent("qfv:set", { detail: { queries: [query], frame, layer: this.shown.layer, head: "mean" } }));
+      document.dispatchEvent(new CustomEvent("qfv:set", { detail: { queries: [query], frame, layer: this.shown.methods[this.state.method].layer, head: "mean" } }));
       for (const each of this.bars.children) each.setAttribute("aria-pressed", String(Number(each.dataset.query) === q));
     }
 
