@@ -95,6 +95,7 @@ def test_nothing_is_computed_twice(services, session, monkeypatch):
 
 
 def test_the_saved_page_has_what_was_computed(services, session, tmp_path):
+    explained.of(services, session)  # what a tab that weighs queries leaves: a case, and no map
     assert 'id="qfv-why"' not in export.write_page(services, session, tmp_path).read_text()
     explain(services, session)
     compute(services, session, method="gradient", word=2)

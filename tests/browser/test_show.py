@@ -4,6 +4,10 @@ import pytest
 from PIL import Image
 
 import qformer_viz
+from qformer_viz.explain import attribute, prepare
+from qformer_viz.view.page import standalone_page
+from qformer_viz.view.payload import canvas_payload
+from qformer_viz.view.words import words_payload
 from tests.fakes_ui import FakePipeline
 
 pytestmark = pytest.mark.browser
@@ -47,6 +51,27 @@ def test_a_saved_page(view, open_page, tmp_path):
     assert page.requests == []
 
 
+def test_what_was_not_computed_is_said_and_not_offered(open_page, tmp_path):
+    pipe = FakePipeline()
+    encoded = pipe.encode(Image.new("RGB", (60, 40), "red"))
+    case = prepare(pipe, encoded, pipe.ask(encoded, "one?"))
+    every, one = attribute(case, "knockout"), attribute(case, "gradient", words=[1])
+
+    def known(method, word):
+        return (every, word) if method == "knockout" else (one, 0) if word == 1 else None
+
+    words = words_payload(every, known, ["knockout", "gradient"])
+    path = tmp_path / "page.html"
+    path.write_text(standalone_page(canvas_payload(encoded.record.result, encoded.image), words=words))
+    page = open_page(path.as_uri())
+    page.locator(".qfv-why select").select_option(label="Gradient × attention")
+    page.locator(".qfv-why-body").wait_for()
+    page.locator(".qfv-chip").nth(2).click()
+    assert "This method was not run for it." in page.locator(".qfv-why-told").inner_text()
+    assert not page.locator(".qfv-why-body").is_visible()
+    assert not page.locator(".qfv-why-ask button").filter(visible=True).count()
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_is_readable_and_fits_a_phone(view, open_page, tmp_path, dark):
     page = open_page(view.save(tmp_path / "view.html").as_uri(), width=390, height=844, touch=True, dark=dark)
@@ -58,7 +83,9 @@ def test_it_is_readable_and_fits_a_phone(view, open_page, tmp_path, dark):
             .reduce((sum, v) => sum + Number(v), 0))"""
     )
     assert (ink > 380 and paper < 150) if dark else (ink < 380 and paper > 700)
-    assert not page.get_by_role("button", name="Run").filter(visible=True).count()
+    # Its map lies on the picture.
+    boxes = [page.locator(f".qfv-why figure {tag}").bounding_box() for tag in ("img", "canvas")]
+    assert boxes[0] == boxes[1] and boxes[0]["width"] > 250
 
 
 def test_in_the_frame_of_a_notebook(view, open_page, tmp_path):
