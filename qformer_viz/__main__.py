@@ -32,6 +32,13 @@ def truths(scenes: int) -> Any:
     return truths(scenes)
 
 
+def labelled(scenes: int) -> Any:
+    """Scenes of the bundled world with what a probe may read off them."""
+    from model.emoji.truths import labelled
+
+    return labelled(scenes)
+
+
 def pictures(pipe: Any, count: int) -> Any:
     """Images of a model's own world: rendered scenes, or the shipped photographs."""
     from itertools import islice
@@ -56,7 +63,9 @@ def backend() -> Backend:
 
     from .errors import QFormerVizError
 
-    return Backend(load, decode, (ModelError, QFormerVizError), truths, pictures, PHOTOGRAPH, checkpoints)
+    return Backend(
+        load, decode, (ModelError, QFormerVizError), truths, pictures, PHOTOGRAPH, checkpoints, labelled
+    )
 
 
 if __name__ == "__main__":

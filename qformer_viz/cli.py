@@ -22,7 +22,7 @@ class Backend:
     """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
     truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each;
     pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped; checkpoints(device) -> (a
-    row for each that can be loaded, free bytes)."""
+    row for each that can be loaded, free bytes); labelled(scenes) -> (image, {label: value}) of each."""
 
     load: Callable[..., Any]
     decode: Callable[[Any], Any]
@@ -31,6 +31,7 @@ class Backend:
     pictures: Callable[[Any, int], Any] | None = None
     photograph: Path | None = None
     checkpoints: Callable[[str | None], tuple[list[dict[str, Any]], float]] | None = None
+    labelled: Callable[[int], Any] | None = None
 
 
 def model_arguments(parser: argparse.ArgumentParser, quantization: bool = True) -> None:
@@ -145,6 +146,23 @@ def parser() -> argparse.ArgumentParser:
         help="write means and intervals as JSON; model cards are drawn from it",
     )
     truth.add_argument("--json", action="store_true", help="print every figure as JSON")
+    passed = commands.add_parser(
+        "bottleneck",
+        help="what can be read off the patches, and what off the queries, over scenes that are known",
+    )
+    model_arguments(passed)
+    passed.add_argument("--scenes", type=int, default=3000, help="how many [%(default)s]")
+    passed.add_argument(
+        "--questions",
+        nargs="*",
+        default=[],
+        metavar="QUESTION",
+        help="asked as well of a Q-Former that reads them",
+    )
+    passed.add_argument(
+        "--out", type=Path, metavar="FILE", help="write every figure as JSON; model cards show it"
+    )
+    passed.add_argument("--json", action="store_true", help="print every figure as JSON")
     return top
 
 
@@ -262,6 +280,23 @@ def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, An
     return found | asdict(result)
 
 
+def run_bottleneck(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """What passes the queries, with the progress on stderr."""
+    from . import bottleneck
+
+    pipe = load(backend, args)
+    questions = args.questions if pipe.family == "instructblip" else []
+
+    def told(what: str, done: int) -> None:
+        print(f"\r{what} {done}", end="", file=sys.stderr, flush=True)
+
+    found = bottleneck.measure(pipe, backend.labelled(args.scenes), questions, told)
+    print(file=sys.stderr)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"text": f"{pipe.name}, {found['images']} scenes\n\n{bottleneck.table(found)}"} | found
+
+
 def run_caption(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
     return _told(pipe, pipe.caption(encoded))
 
@@ -335,4 +370,5 @@ WHOLE = {
     "doctor": run_doctor,
     "fidelity": run_fidelity,
     "faithfulness": run_faithfulness,
+    "bottleneck": run_bottleneck,
 }

@@ -192,6 +192,26 @@ def test_retrieval_with_perfect_scores_is_perfect(monkeypatch):
     assert set(figures.values()) == {1.0}
 
 
+def passed(asked):
+    """Figures as `qformer_viz.bottleneck.measure` gives them."""
+
+    def read(bits):
+        found = {name: 0.0 if name == "background" else bits for name in card.LABELS}
+        return {
+            name: {"bits": value, "low": value - 0.1, "high": value + 0.1, "entropy": 2.0}
+            for name, value in found.items()
+        }
+
+    return {
+        "images": 10,
+        "sizes": {"patches": [257, 192], "queries": [32, 192]},
+        "patches": {"linear": read(0.8), "attention": read(1.0)},
+        "queries": {"linear": read(0.4), "attention": read(0.5)},
+        "each": {name: [q / 100 for q in range(32)] for name in card.LABELS},
+        "asked": {"where?": read(0.7)} if asked else {},
+    }
+
+
 @pytest.mark.parametrize("kind", ["blip2", "instruct", "itm"])
 def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     """The whole command on an untrained checkpoint with few scenes: every figure of the tables is in metrics.json."""
@@ -211,6 +231,9 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     folder = tmp_path / {"instruct": "instructblip-emoji"}.get(kind, "blip2-emoji")
     shutil.copytree(folders / kind, folder)
     (folder / "ablation.md").write_text("| variant |\n|---|\n| full |")
+    speaks = kind != "itm"
+    if speaks:
+        (folder / "bottleneck.json").write_text(json.dumps(passed(kind == "instruct")))
     written = card.write_card(folder, scenes=10)
     told, metrics = written.read_text(), json.loads((folder / "metrics.json").read_text())
     assert "What each part contributes" in told and told == card.card_of(folder)
@@ -220,7 +243,7 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     drawn = {path: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert {path.name for path in drawn} == {
         "calibration.svg",
-        *(("winners.svg",) if kind == "itm" else ("curves.svg", "gaze.svg")),
+        *(("curves.svg", "gaze.svg", "bottleneck.svg") if speaks else ("winners.svg",)),
     }
     assert all(f"figures/{path.name}" in told for path in drawn)
     monkeypatch.setattr(card, "evaluate", lambda *_: pytest.fail("measured again"))
@@ -229,6 +252,10 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     assert all(path.read_bytes() == drawn[path] for path in drawn)
     if kind != "itm":
         assert "0.987" in told and "0.123" in told and "1.2% of further" in told
+        # Half of what there was passes; of the background nothing is read, and nothing divided by.
+        assert "| its size | 2.00 | 0.80 (0.70 to 0.90) | 1.00 (0.90 to 1.10) | 0.40 (0.30 to 0.50) " in told
+        assert "| 0.50 (0.40 to 0.60) | **0.50** |" in told and "| 0.00 (-0.10 to 0.10) | – |" in told
+        assert "its size 0.31 (query 31)" in told and ("“where?”" in told) == (kind == "instruct")
 
 
 def test_curves_of_a_training_are_plotted(tmp_path):

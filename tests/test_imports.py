@@ -25,6 +25,9 @@ PURE = [
     "interplay",
     "verdict",
     "across",
+    "information",
+    "bottleneck",
+    "show",
 ]
 
 # One interpreter, forking a child per module: torch is loaded once and every child starts without the others.

@@ -37,6 +37,7 @@ def test_command_lines_parse():
         "ask",
         "explain",
         "faithfulness",
+        "bottleneck",
         "doctor",
         "fidelity",
         "checkpoints",

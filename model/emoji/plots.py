@@ -81,6 +81,30 @@ def gaze(attention: dict, path: Path) -> Path:
     return _save(figure, path)
 
 
+def bottleneck(found: dict, path: Path) -> Path:
+    """What `python -m qformer_viz bottleneck --out` wrote: shares of each label's bits read off patches and queries,
+    and off each query alone."""
+    names = list(found["each"])
+    figure, (left, right) = _figure(2, 11, 3)
+    for shift, side, colour in ((-0.18, "patches", GREY), (0.18, "queries", BLUE)):
+        for y, name in enumerate(names):
+            one = found[side]["attention"][name]
+            share, *ends = (one[key] / one["entropy"] for key in ("bits", "low", "high"))
+            left.barh(y + shift, max(0, share), 0.34, color=colour, label=None if y else side)
+            left.plot(ends, (y + shift,) * 2, color="black", linewidth=1)
+    left.set(xlabel="share of the label's bits, attention probe", xlim=(0, 1), yticks=range(len(names)))
+    left.set_yticklabels(names)
+    left.invert_yaxis()
+    left.legend(loc="lower right")
+    whole = {name: one["entropy"] for name, one in found["queries"]["attention"].items()}
+    shares = [[max(0, bits) / whole[name] for bits in found["each"][name]] for name in names]
+    drawn = right.imshow(shares, cmap="viridis", aspect="auto", vmin=0)
+    right.set(xlabel="query, alone", yticks=range(len(names)))
+    right.set_yticklabels(names)
+    figure.colorbar(drawn, ax=right, label="share of bits, linear probe")
+    return _save(figure, path)
+
+
 def winners(counts: list[int], path: Path) -> Path:
     """How often each query is the most similar one to its image's caption."""
     figure, (axis,) = _figure(1, 7)

@@ -1,4 +1,4 @@
-"""Scenes with what an explanation should find in them: every object's cells, and the scene without it."""
+"""Scenes with what should be found in them: every object's cells, the scene without it, and what a probe may read."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .backgrounds import BACKGROUNDS
 from .drawn import without
-from .scenes import Rendered, Scene, random_scene, render
+from .scenes import NOUNS, SIZE_LEVELS, STYLES, ZONE, Rendered, Scene, random_scene, render
 
 SEED, SIDE, COVER = 710_000, 14, 0.25
+LABELLED_SEED = 930_000
 
 
 def masks(scene: Scene, drawn: Rendered) -> dict[str, np.ndarray]:
@@ -37,3 +39,27 @@ def truths(count: int) -> Iterator[dict[str, Any]]:
         found["without"] = {noun: render(without(scene, at[noun])).image for noun in found["masks"]}
         found["empty"] = render(replace(scene, objects=())).image
         yield found
+
+
+def labels(scene: Scene) -> dict[str, Any]:
+    """What a scene shows, for probes: `nouns` bool [64], `number` of objects less one, `places` bool [9], the thirds of
+    the picture where an object's centre lies, row by row; `first` and `size`, noun and size of the leftmost object;
+    `artwork` bool [5], the sets that objects are drawn in; `background`, its kind."""
+    first = min(scene.objects, key=lambda item: item.x)
+    zones = {3 * min(2, int(item.y / ZONE)) + min(2, int(item.x / ZONE)) for item in scene.objects}
+    return {
+        "nouns": np.isin(NOUNS, [item.noun for item in scene.objects]),
+        "number": len(scene.objects) - 1,
+        "places": np.isin(np.arange(9), list(zones)),
+        "first": NOUNS.index(first.noun),
+        "size": sum(first.size > high for _, high in SIZE_LEVELS.values()),
+        "artwork": np.isin(STYLES, [item.style for item in scene.objects]),
+        "background": BACKGROUNDS.index(scene.background.kind),
+    }
+
+
+def labelled(count: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Fresh scenes: image and labels."""
+    for seed in range(LABELLED_SEED, LABELLED_SEED + count):
+        scene = random_scene(seed)
+        yield render(scene).image, labels(scene)
