@@ -49,7 +49,7 @@ def canvas(**options) -> gr.HTML:
     """The explorer's canvas. Its value is the payload as JSON text; every redraw happens in the browser."""
     return gr.HTML(
         value="",
-        html_template="<div class='qfv-host'></div>",
+        html_template=f"<div class='qfv-host'>{_static('welcome.html')}</div>",
         js_on_load=(STATIC / "host.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id="canvas",

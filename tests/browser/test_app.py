@@ -72,7 +72,9 @@ def text(page):
 
 def test_upload_brings_caption_canvas_and_figures(url, open_page):
     page = open_page(url)
+    page.get_by_role("img", name="An image is cut into patches").wait_for()
     captioned(page)
+    assert not page.locator(".qfv-welcome").count()
     page.get_by_role("tab", name="Similarity").click()
     page.wait_for_selector("#similarity-plot .js-plotly-plot .heatmaplayer image")
     page.wait_for_function(

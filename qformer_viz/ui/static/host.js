@@ -20,7 +20,5 @@ const show = () => {
   const facts = (payload.meta && payload.meta.facts) || {};
   host.dataset.image = String(facts.image || "ready");
 };
-host.innerHTML = "<div class='qfv-empty'><b>Nothing to see yet</b><span>Upload an image, pick an example or "
-  + "make a scene. What each query attends to appears here.</span></div>";
 watch("value", show);
 show();
