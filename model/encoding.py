@@ -43,8 +43,10 @@ class Encoder:
         return self._encoded.get((self.seen(decoded).sha256, instruction))
 
     @torch.no_grad()
-    def run(self, decoded: Decoded, instruction: str | None, instruction_inputs: Any) -> EncodedImage:
-        """instruction and its token ids are None for BLIP-2, whose Q-Former reads no text."""
+    def run(
+        self, decoded: Decoded, instruction: str | None, instruction_inputs: Any, keep: bool = True
+    ) -> EncodedImage:
+        """instruction and its token ids are None for BLIP-2, whose Q-Former reads no text. keep: for who asks again."""
         seen = self.seen(decoded)
         vision = self._vision.get(seen.sha256)
         pixels = None if vision is not None else self._pixels(seen.frames)
@@ -61,8 +63,9 @@ class Encoder:
             question=instruction,
             owner=self.owner,
         )
-        self._vision.put(seen.sha256, vision)
-        self._encoded.put((seen.sha256, instruction), encoded)
+        if keep:
+            self._vision.put(seen.sha256, vision)
+            self._encoded.put((seen.sha256, instruction), encoded)
         return encoded
 
     @torch.no_grad()

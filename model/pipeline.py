@@ -85,8 +85,10 @@ class Pipeline:
         return self._encode(image, instruction)
 
     def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
-        """`encode` of one image after the other, as it is asked for."""
-        return (self.encode(image, question) for image in images)
+        """`encode` of one image after the other, as it is asked for. A set of pictures is not kept: it would push what
+        others are talking about out of the cache."""
+        instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
+        return (self._encode(image, instruction, keep=False) for image in images)
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
         """Describe an image or an EncodedImage. Raises ImageError, MemoryError_."""
@@ -239,7 +241,7 @@ class Pipeline:
             | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "pillow")},
         }
 
-    def _encode(self, image: Any, instruction: str | None) -> EncodedImage:
+    def _encode(self, image: Any, instruction: str | None, keep: bool = True) -> EncodedImage:
         decoded = decode(upload(image))
         encoded = self._encoder.known(decoded, instruction)
         if encoded is not None:
@@ -249,7 +251,7 @@ class Pipeline:
         def work() -> EncodedImage:
             # Another thread may have encoded it while this one waited.
             known = self._encoder.known(decoded, instruction)
-            return known or self._encoder.run(decoded, instruction, inputs)
+            return known or self._encoder.run(decoded, instruction, inputs, keep)
 
         return self._turn(work)
 

@@ -82,21 +82,25 @@ class RemotePipeline:
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
-        (encoded,) = self.encode_each([image], question)
+        decoded = decode(upload(image))
+        (encoded,) = self.encode_each([decoded], question)
+        self._encoded.put((decoded.sha256, self._read(question)), encoded)
         return encoded
 
     def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
-        """`encode` of one image after the other, several of them a trip."""
-        read = question if self.family == "instructblip" else None
+        """`encode` of one image after the other, several of them a trip; not kept, as by `Pipeline.encode_each`."""
+        read = self._read(question)
         ahead = (decode(upload(image)) for image in images)
         while part := list(islice(ahead, TOGETHER)):
             known = {each.sha256: self._encoded.get((each.sha256, read)) for each in part}
             fresh = {each.sha256: each for each in part if known[each.sha256] is None}
             if fresh:
                 known |= zip(fresh, self._call("encode_each", tuple(fresh.values()), question), strict=True)
-            for each in part:
-                self._encoded.put((each.sha256, read), known[each.sha256])
-                yield known[each.sha256]
+            yield from (known[each.sha256] for each in part)
+
+    def _read(self, question: str | None) -> str | None:
+        """What the Q-Former reads meanwhile."""
+        return question if self.family == "instructblip" else None
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
         return self._answer("caption", image, decoding)

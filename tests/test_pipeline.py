@@ -183,6 +183,17 @@ def test_threads_get_what_they_get_alone():
     assert together == {seed: [ids] * 3 for seed, ids in alone.items()}
 
 
+@pytest.mark.parametrize("family", ["blip2", "instructblip"])
+def test_looking_at_a_set_of_pictures_pushes_nothing_out(family):
+    pipe = fakes.pipeline(family)
+    known, vision = pipe.encode(picture(0)), Count(pipe.model.vision_model)
+    seen = list(pipe.encode_each((picture(seed) for seed in range(20)), None))
+    assert seen[0] is known and pipe.encode(picture(0)) is known and vision.calls == 19
+    pipe.encode(picture(0), QUESTION)
+    assert vision.calls == 19
+    assert torch.equal(pipe.encode(picture(1)).queries, seen[1].queries) and vision.calls == 20
+
+
 def test_the_image_cache_is_bounded():
     pipe = fakes.pipeline()
     for seed in range(20):
