@@ -37,31 +37,30 @@ class Usable:
 
 
 class Probe(nn.Module):
-    """Reads labels off [n, k, d]: "linear", off the mean over the k vectors; "attention", off `ATTENTIONS` weighted
-    means of them, with weights learned for what a vector says and where in the row it stands."""
+    """Reads labels off [n, k, d] by way of weighted means of the k vectors, with weights learned for what a vector says
+    and where in the row it stands. Of a single vector that is multinomial logistic regression."""
 
-    def __init__(self, kind: str, like: Tensor, outputs: int):
-        """like: [n, k, d], examples whose mean and spread are taken away from every vector."""
+    def __init__(self, like: Tensor, outputs: int):
+        """like: [n, k, d], examples by whose mean and spread the means are standardised."""
         super().__init__()
         _, vectors, width = like.shape
-        self.kind = kind
         mean = sum(part.float().sum((0, 1)) for part in like.split(BATCH)) / (len(like) * vectors)
         spread = sum((part.float() - mean).square().sum((0, 1)) for part in like.split(BATCH))
         self.register_buffer("mean", mean)
         self.register_buffer("spread", (spread / (len(like) * vectors)).sqrt().clamp_min(1e-6))
-        means = ATTENTIONS if kind == "attention" else 1
-        if kind == "attention":
-            self.look = nn.Linear(width, means)
-            self.place = nn.Parameter(torch.zeros(vectors, means))
+        means = min(vectors, ATTENTIONS)
+        self.look = nn.Parameter(torch.randn(width, means) / width**0.5)
+        self.place = nn.Parameter(torch.zeros(vectors, means))
         self.read = nn.Linear(means * width, outputs)
         nn.init.zeros_(self.read.weight)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        vectors = (vectors.float() - self.mean) / self.spread
-        if self.kind == "linear":
-            return self.read(vectors.mean(1))
-        weights = (self.look(vectors) + self.place).softmax(1)
-        return self.read((weights.transpose(1, 2) @ vectors).flatten(1))
+        vectors = vectors.float()
+        # What is taken away from every vector alike changes no weight, and weights add up to one: only means need be
+        # standardised.
+        weights = (vectors @ (self.look / self.spread[:, None]) + self.place).softmax(1)
+        means = weights.transpose(1, 2) @ vectors
+        return self.read(((means - self.mean) / self.spread).flatten(1))
 
 
 def usable_information(
@@ -71,8 +70,9 @@ def usable_information(
     seed: int = 0,
     told: Callable[[int, int], Any] = lambda done, of: None,
 ) -> dict[str, Usable]:
-    """What a probe of a kind (`PROBES`) reads of each label off features [n, k, d], k vectors for each of n examples.
+    """What a probe reads of each label off features [n, k, d], k vectors for each of n examples.
 
+    kind: "linear" reads off the mean of the vectors, "attention" off `ATTENTIONS` weighted means, see `Probe`.
     labels: integers [n], classes from 0; or booleans [n, c], c binary parts. told(done, of) is called after each label.
     Every label has a probe of its own. The examples are taken as they come: the first learn, the last measure.
     Raises BadShape or BadValues where features and labels do not fit.
@@ -86,15 +86,17 @@ def usable_information(
             "give every example its vectors and its labels",
         )
     learn, stop = round(LEARN * len(features)), round((LEARN + STOP) * len(features))
+    if kind == "linear":
+        features = features.mean(1, keepdim=True, dtype=torch.float32)
     parts = features.tensor_split([learn, stop])
     found = {}
     for done, (name, label) in enumerate(labels.items(), 1):
-        found[name] = _read(parts, label.tensor_split([learn, stop]), kind, seed)
+        found[name] = _read(parts, label.tensor_split([learn, stop]), seed)
         told(done, len(labels))
     return found
 
 
-def _read(parts: tuple[Tensor, ...], labels: tuple[Tensor, ...], kind: str, seed: int) -> Usable:
+def _read(parts: tuple[Tensor, ...], labels: tuple[Tensor, ...], seed: int) -> Usable:
     (learn, stop, measure), (known, check, truth) = parts, labels
     binary = known.dim() == 2
     outputs = known.shape[1] if binary else int(torch.cat(labels).max()) + 1
@@ -103,7 +105,7 @@ def _read(parts: tuple[Tensor, ...], labels: tuple[Tensor, ...], kind: str, seed
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        probe = Probe(kind, learn, outputs)
+        probe = Probe(learn, outputs)
         optimiser = torch.optim.AdamW(probe.parameters(), lr=RATE, weight_decay=DECAY)
         best, kept, waited = math.inf, probe.state_dict(), 0
         for _ in range(EPOCHS):
