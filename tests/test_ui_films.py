@@ -137,9 +137,17 @@ def test_why_shows_every_frame_and_offers_every_method(services, session):
     assert "by Query knock-out" in message
 
 
-def test_what_works_on_one_picture_says_so(services, session):
-    told, *rest = together.weighed(services, session, still)
-    assert "one picture" in told and all(each == gr.skip() for each in rest)
+def test_the_queries_of_all_frames_are_weighed_together(services, session):
+    told, words, matrix, shares, pairs, lens = together.weighed(services, session, still)
+    # The fake's word k hangs on query k of the first frame, and on none of the others.
+    count = len(words["choices"])
+    assert f"{count - 1} of {4 * QUERIES} queries" in told and "1·01, 1·02" in told and "2·0" not in told
+    heat = matrix["value"].data[0]
+    assert list(heat.x[QUERIES - 1 : QUERIES + 1]) == [f"1·{QUERIES - 1:02d}", "2·00"]
+    assert heat.z[2][2] == 1 and np.array(heat.z).sum() == count - 1
+    bars = dict(zip(shares["value"].data[0].x, shares["value"].data[0].y, strict=True))
+    assert bars["1·01"] == 1 and sum(bars.values()) == 1
+    assert "1·01" in pairs["value"].data[0].x and lens.count("<tr><td>4·") == QUERIES
 
 
 def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):

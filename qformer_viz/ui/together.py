@@ -58,17 +58,12 @@ def tab() -> dict:
     }
 
 
-STILL = "This tab weighs the queries of one picture. Why takes a film apart; to weigh those of a frame, upload it."
-
-
 def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
     """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
     from ..view.figures import effects_figure
 
     try:
         kept = of(services, session)
-        if len(session.encoded.frames) > 1:
-            raise ValueError(STILL)
         told = telling(session, progress, "Weighing queries")
         case = replace(kept.case, told=told)
         case.once("shapley", lambda: shapley(case))
@@ -79,14 +74,22 @@ def weighed(services: Services, session: Session, progress: gr.Progress) -> list
     words = case.scorer.words
     first = int(gains.argmax())
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
-    matrix = effects_figure(effects(case), [label for label, _ in choices], "nats")
+    names = labels(case)
+    matrix = effects_figure(effects(case), [label for label, _ in choices], names, "nats")
     return [
-        enough(few, case.scorer.queries.shape[1]),
+        enough([names[query] for query in few], len(names)),
         gr.update(choices=choices, value=first),
         gr.update(value=matrix, visible=True),
         *for_word(services, session, first),
         lens(case),
     ]
+
+
+def labels(case: Case) -> list[str]:
+    """The names of the queries, of a film with the number of their frame."""
+    from ..view.figures import query_labels
+
+    return query_labels(case.scorer.queries.shape[1], case.frames)
 
 
 def for_word(services: Services, session: Session, word: Any) -> list:
@@ -102,21 +105,19 @@ def for_word(services: Services, session: Session, word: Any) -> list:
         both = case.once(("pairs", tuple(closest)), lambda: pairs(case, closest))[word]
     except (ValueError, *services.user_errors):
         return [gr.skip(), gr.skip()]
-    spoken = case.scorer.words[word]
-    shares = shapley_figure(found.values[word], found.error[word], alone, spoken)
-    return [
-        gr.update(value=shares, visible=True),
-        gr.update(value=pairs_figure(both, closest, spoken), visible=True),
-    ]
+    spoken, names = case.scorer.words[word], labels(case)
+    shares = shapley_figure(found.values[word], found.error[word], alone, names, spoken)
+    twos = pairs_figure(both, [names[query] for query in closest], spoken)
+    return [gr.update(value=shares, visible=True), gr.update(value=twos, visible=True)]
 
 
-def enough(few: list[int], count: int) -> str:
-    """The smallest set found, as HTML."""
+def enough(few: list[str], count: int) -> str:
+    """The smallest set found, by name, as HTML."""
     if not few:
         return "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
-    numbers = ", ".join(f"{query:02d}" for query in few)
+    names = ", ".join(few)
     return (
-        f"<p role='status'><b>{len(few)} of {count} queries are enough for the same answer, word for word: {numbers}."
+        f"<p role='status'><b>{len(few)} of {count} queries are enough for the same answer, word for word: {names}."
         "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>"
     )
 
@@ -124,8 +125,8 @@ def enough(few: list[int], count: int) -> str:
 def lens(case: Case) -> str:
     """The tokens that the output layer reads off every query, with the warning, as HTML."""
     rows = "".join(
-        f"<tr><td>{query:02d}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
-        for query, row in enumerate(spelled(case))
+        f"<tr><td>{name}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
+        for name, row in zip(labels(case), spelled(case), strict=True)
     )
     return (
         f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"

@@ -21,6 +21,13 @@ def query_label(index: int) -> str:
     return f"{index:02d}"
 
 
+def query_labels(count: int, frames: int = 1) -> list[str]:
+    """The names of `count` queries; of a film, frame by frame, each with its frame's number before it, from 1."""
+    each = count // frames
+    names = [query_label(q) for q in range(each)]
+    return names if frames == 1 else [f"{frame + 1}·{name}" for frame in range(frames) for name in names]
+
+
 def similarity_figure(matrix, order: Sequence[int], name: str, *, signed: bool) -> go.Figure:
     """Heat map of a [q, q] similarity, rows and columns in `order`.
 
@@ -95,10 +102,9 @@ def votes_figure(similarities, probabilities) -> go.Figure:
     return figure
 
 
-def effects_figure(values, words: Sequence[str], unit: str) -> go.Figure:
+def effects_figure(values, words: Sequence[str], queries: Sequence[str], unit: str) -> go.Figure:
     """Heat map of signed effects [t, q] of every query on every word, white at none."""
-    values = np.asarray(values, np.float32)
-    labels = [query_label(q) for q in range(values.shape[1])]
+    values, labels = np.asarray(values, np.float32), list(queries)
     figure = go.Figure(
         _signed(values, labels, [html.escape(word) for word in words], unit, "query %{x}, “%{y}”")
     )
@@ -110,9 +116,9 @@ def effects_figure(values, words: Sequence[str], unit: str) -> go.Figure:
     return figure
 
 
-def pairs_figure(values, queries: Sequence[int], word: str) -> go.Figure:
+def pairs_figure(values, queries: Sequence[str], word: str) -> go.Figure:
     """Heat map of the interactions [k, k] of the named queries for a word, in nats."""
-    labels = [query_label(q) for q in queries]
+    labels = list(queries)
     figure = go.Figure(
         _signed(np.asarray(values, np.float32), labels, labels, "nats", "queries %{x} and %{y}")
     )
@@ -125,11 +131,11 @@ def pairs_figure(values, queries: Sequence[int], word: str) -> go.Figure:
     return figure
 
 
-def shapley_figure(values, errors, alone, word: str, most: int = 12) -> go.Figure:
+def shapley_figure(values, errors, alone, queries: Sequence[str], word: str, most: int = 12) -> go.Figure:
     """Bars of the `most` greatest Shapley values [q] with two standard errors, beside each query's knock-out alone."""
     values, errors, alone = (np.asarray(each, np.float32) for each in (values, errors, alone))
     order = np.argsort(-np.maximum(np.abs(values), np.abs(alone)), kind="stable")[:most]
-    labels = [query_label(q) for q in order]
+    labels = [queries[q] for q in order]
     figure = go.Figure()
     for name, each, error, colour in (
         ("Shapley value", values, errors, ACCENT),

@@ -12,6 +12,7 @@ from qformer_viz import attention
 from qformer_viz.view.page import standalone_page
 from qformer_viz.view.payload import canvas_payload
 from tests.browser.test_canvas import drawn, state
+from tests.fakes_ui import QUERIES
 from tests.planted import blobs, home, picture
 from tests.serving import serve
 
@@ -203,3 +204,12 @@ def test_the_tabs_of_the_page_follow_the_frame(open_page, served, tmp_path):
     assert page.locator(".qfv-why-body canvas").count() == 4
     page.get_by_role("button", name="Hide and show the patches that this map names").click()
     page.get_by_text("Query knock-out. ").wait_for()
+    # A query of any frame can be chosen in a figure; the frame comes with it.
+    page.get_by_role("tab", name="Queries").click()
+    page.locator("#together-run").click()
+    page.locator("#together-told").get_by_text(f"of {4 * QUERIES} queries").wait_for()
+    cells = page.locator("#together-matrix .nsewdrag").first
+    cells.scroll_into_view_if_needed()
+    cells.click(position={"x": cells.bounding_box()["width"] - 3, "y": 5})
+    page.wait_for_function("qfvHandle.get().frame === 3")
+    assert page.evaluate("qfvHandle.get().query") == QUERIES - 1

@@ -2,6 +2,11 @@
 (() => {
   "use strict";
   const number = (label) => parseInt(String(label), 10);
+  // "07", or of a film "2·07": the query on the canvas, of a film in its frame.
+  const named = (label) => {
+    const [frame, query] = String(label).split("·").map(number);
+    return query === undefined ? { queries: [frame] } : { queries: [query], frame: frame - 1 };
+  };
 
   // A click in a plotly figure puts its queries on the canvas; the server is not asked.
   const listen = (plot) => {
@@ -11,9 +16,8 @@
       const point = event.points && event.points[0];
       if (!point) return;
       const inside = (id) => plot.closest("#" + id);
-      const detail = {};
-      if (inside("similarity-plot")) detail.queries = [...new Set([number(point.x), number(point.y)])];
-      else detail.queries = [number(point.text !== undefined && point.z === undefined ? point.text : point.x)];
+      const detail = inside("similarity-plot") ? { queries: [...new Set([number(point.x), number(point.y)])] }
+        : named(point.text !== undefined && point.z === undefined ? point.text : point.x);
       if (point.z !== undefined && (inside("statistics-plot") || inside("across-plot"))) {
         const layer = /^layer (\d+)$/.exec(String(point.y));
         detail.layer = layer ? Number(layer[1]) : "mean";
