@@ -17,12 +17,14 @@ def measure(
     questions: Sequence[str] = (),
     told: Callable[[str, int], Any] = lambda what, done: None,
 ) -> dict[str, Any]:
-    """Usable information in bits, as plain numbers: `patches` and `queries` {probe: {label: Usable}}, `each` {label:
-    [q]}, what a linear probe reads off one query alone; `asked` {question: {label: Usable}}, by the attention probe off
-    the queries of a Q-Former that reads questions; their sizes, and how many images there were.
+    """Usable information as plain numbers, the fields of `information.Usable` where it says Usable.
 
-    examples: (image, {label: integer or booleans}), as `usable_information` takes them. `each` and `asked` come without
-    their intervals and with them, respectively. told(what, done): after every image, and every label of every probe.
+    `patches` and `queries`: {probe: {label: Usable}}; `each`: {label: [q]}, the bits that a linear probe reads off one
+    query alone; `asked`: {question: {label: Usable}}, by the attention probe off the queries of a Q-Former that read the
+    question; `sizes`: [vectors, width] of patches and queries; `images`, how many there were; `model`, its name.
+
+    examples: (image, {label: integer or booleans}), as `usable_information` takes them, in random order.
+    questions: of interest for a Q-Former that reads them. told(what, done): after every image and every label read.
     """
     patches, queries, labels = [], {question: [] for question in (None, *questions)}, {}
     for done, (image, known) in enumerate(examples, 1):
