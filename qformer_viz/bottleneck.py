@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .information import PROBES, usable_information
 
+LEAST = 0.1
+
 
 def measure(
     pipe: Any,
@@ -20,8 +22,9 @@ def measure(
     """Usable information as plain numbers, the fields of `information.Usable` where it says Usable.
 
     `patches` and `queries`: {probe: {label: Usable}}; `each`: {label: [q]}, the bits that a linear probe reads off one
-    query alone; `asked`: {question: {label: Usable}}, by the attention probe off the queries of a Q-Former that read the
-    question; `sizes`: [vectors, width] of patches and queries; `images`, how many there were; `model`, its name.
+    query alone; `retention`, see there; `asked`: {question: {label: Usable}}, by the attention probe off the queries of
+    a Q-Former that read the question; `sizes`: [vectors, width] of patches and queries; `images`, how many there were;
+    `model`, its name.
 
     examples: (image, {label: integer or booleans}), as `usable_information` takes them, in random order.
     questions: of interest for a Q-Former that reads them. told(what, done): after every image and every label read.
@@ -51,18 +54,29 @@ def measure(
         }
 
     each = [read(query[:, None], "linear") for query in seen["queries"].unbind(1)]
+    both = {name: {kind: read(features, kind) for kind in PROBES} for name, features in seen.items()}
     return {
         "model": pipe.name,
         "images": len(patches),
         "sizes": {name: list(features.shape[1:]) for name, features in seen.items()},
-        **{name: {kind: read(features, kind) for kind in PROBES} for name, features in seen.items()},
+        **both,
+        "retention": retention(both["patches"]["attention"], both["queries"]["attention"]),
         "each": {name: [one[name]["bits"] for one in each] for name in labels},
         "asked": {question: read(torch.stack(found), "attention") for question, found in queries.items()},
     }
 
 
+def retention(patches: Mapping[str, Any], queries: Mapping[str, Any]) -> dict[str, float | None]:
+    """{label: bits read off the queries over those read off the patches}; None where those are less than a tenth of the
+    label."""
+    return {
+        name: round(queries[name]["bits"] / one["bits"], 2) if one["bits"] > LEAST * one["entropy"] else None
+        for name, one in patches.items()
+    }
+
+
 def table(found: Mapping[str, Any]) -> str:
-    """What `measure` found, in Markdown. Retention: queries over patches, by the attention probe."""
+    """What `measure` found, in Markdown."""
     patches, queries = found["patches"], found["queries"]
     sides = [f"{side}, {kind}" for side in ("patches", "queries") for kind in PROBES]
     heads = ["bits of", "there are", *sides, "retention"]
@@ -70,12 +84,6 @@ def table(found: Mapping[str, Any]) -> str:
     for name, whole in queries["attention"].items():
         cells = [side[kind][name] for side in (patches, queries) for kind in PROBES]
         shown = " | ".join(f"{cell['bits']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells)
-        kept = (
-            whole["bits"] / patches["attention"][name]["bits"]
-            if patches["attention"][name]["low"] > 0
-            else None
-        )
-        lines.append(
-            f"| {name} | {whole['entropy']:.2f} | {shown} | {'–' if kept is None else format(kept, '.2f')} |"
-        )
+        kept = found["retention"][name]
+        lines.append(f"| {name} | {whole['entropy']:.2f} | {shown} | {'–' if kept is None else kept} |")
     return "\n".join(lines)

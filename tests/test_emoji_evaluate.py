@@ -207,6 +207,7 @@ def passed(asked):
         "sizes": {"patches": [257, 192], "queries": [32, 192]},
         "patches": {"linear": read(0.8), "attention": read(1.0)},
         "queries": {"linear": read(0.4), "attention": read(0.5)},
+        "retention": {name: None if name == "background" else 0.5 for name in card.LABELS},
         "each": {name: [q / 100 for q in range(32)] for name in card.LABELS},
         "asked": {"where?": read(0.7)} if asked else {},
     }

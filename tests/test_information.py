@@ -177,9 +177,14 @@ def test_the_command_asks_only_who_reads_questions(family, tmp_path, capsys):
     assert told.startswith("narrow, 120 scenes") and bottleneck.table(found) in told and "images 120" in err
 
 
-def test_retention_of_nothing_is_not_told():
-    nothing = {kind: {"it": {"bits": 0.01, "low": -0.1, "high": 0.1, "entropy": 1.0}} for kind in PROBES}
-    assert bottleneck.table({"patches": nothing, "queries": nothing}).endswith("| – |")
+def test_retention_of_next_to_nothing_is_not_told():
+    sides = [
+        {"it": {"bits": bits, "entropy": 2.0}, "that": {"bits": 1.0, "entropy": 2.0}} for bits in (0.19, 0.1)
+    ]
+    assert bottleneck.retention(*sides) == {"it": None, "that": 1.0}
+    assert bottleneck.retention(*sides[::-1])["it"] is None
+    sides[0]["it"]["bits"] = 0.4
+    assert bottleneck.retention(*sides)["it"] == 0.25
 
 
 def test_labels_say_what_a_scene_shows():

@@ -95,7 +95,7 @@ def bottleneck(found: dict, path: Path) -> Path:
     left.set(xlabel="share of the label's bits, attention probe", xlim=(0, 1), yticks=range(len(names)))
     left.set_yticklabels(names)
     left.invert_yaxis()
-    left.legend(loc="lower right")
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     whole = {name: one["entropy"] for name, one in found["queries"]["attention"].items()}
     shares = [[max(0, bits) / whole[name] for bits in found["each"][name]] for name in names]
     drawn = right.imshow(shares, cmap="viridis", aspect="auto", vmin=0)
