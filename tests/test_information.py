@@ -61,6 +61,19 @@ def test_binary_parts_are_summed():
     assert found.entropy == pytest.approx(3, abs=0.02) and found.bits == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.parametrize("kind", PROBES)
+def test_noise_tells_nothing_and_costs_nothing(kind):
+    """Hundreds of channels to learn by heart, and nothing to be learned."""
+    labels = {
+        "rare": coin(400, 0.1),
+        "parts": torch.stack([coin(400, 0.1, seed) for seed in range(3)], 1).bool(),
+    }
+    found = usable_information(noise(400, 3, 200), labels, kind)
+    assert found["rare"].bits == pytest.approx(0, abs=0.02)
+    assert found["parts"].bits == pytest.approx(0, abs=0.06)
+    assert found["parts"].entropy == pytest.approx(3 * entropy(0.1), abs=0.4)
+
+
 def test_attention_finds_what_stands_anywhere_and_a_mean_drowns():
     """One vector of twenty, marked by its first channel, holds the label in its second; the others contradict it."""
     label, place = coin(), torch.randint(20, (N,), generator=torch.Generator().manual_seed(3))
