@@ -257,6 +257,7 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
         assert "| its size | 2.00 | 0.80 (0.70 to 0.90) | 1.00 (0.90 to 1.10) | 0.40 (0.30 to 0.50) " in told
         assert "| 0.50 (0.40 to 0.60) | **0.50** |" in told and "| 0.00 (-0.10 to 0.10) | – |" in told
         assert "its size 0.31 (query 31)" in told and ("“where?”" in told) == (kind == "instruct")
+        assert ('--scenes 10 --questions "where?"`' in told) == (kind == "instruct")
 
 
 def test_curves_of_a_training_are_plotted(tmp_path):

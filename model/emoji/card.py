@@ -274,8 +274,9 @@ def _passed(found: dict, folder: str) -> str:
         f"{title} {max(found['each'][name]):.2f} (query {found['each'][name].index(max(found['each'][name]))})"
         for name, title in LABELS.items()
     )
-    asked = ""
+    asked = questions = ""
     if found["asked"]:
+        questions = " --questions" + "".join(f' "{question}"' for question in found["asked"])
         heads = ["", "the caption's prompt", *(f"“{question}”" for question in found["asked"])]
         rows = [
             [
@@ -301,7 +302,7 @@ def _passed(found: dict, folder: str) -> str:
         )
     return f"""## What passes the queries
 
-`python -m qformer_viz bottleneck --model {folder} --scenes {found["images"]}`: usable information (Xu et al. 2020), the bits of a label that a
+`python -m qformer_viz bottleneck --model {folder} --scenes {found["images"]}{questions}`: usable information (Xu et al. 2020), the bits of a label that a
 probe reads off the ViT's {patches} vectors of {width}, and off the {queries} of {narrow} that the language model gets, {patches * width / (queries * narrow):.1f} times fewer
 numbers. The probes learn from seven tenths of the scenes, a fifth that they never saw measures; 95 % bootstrap intervals
 over it. "Linear" reads off the mean of the vectors, "attention" off eight weighted means whose weights it learns;
