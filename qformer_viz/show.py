@@ -66,7 +66,8 @@ def show(
     Raises BadSelection without a capture, its picture, or for a batch of images; BadShape where `why` belongs to
     another image or where its attributions are of different words.
     """
-    if isinstance(seen, (Capture, Recording)):
+    bare = isinstance(seen, (Capture, Recording))
+    if bare:
         capture = seen.result if isinstance(seen, Recording) else seen
         if not isinstance(picture, Image.Image) or capture.cross_attention.shape[1] != 1:
             raise BadSelection(
@@ -78,13 +79,13 @@ def show(
     else:
         capture, picture = captured(seen), seen.image
         film = list(zip(seen.frames, seen.moments, strict=False))  # a still picture has no moments
-    if pipe is not None:
+    if pipe is not None and not bare:
         meta = view_meta(pipe, seen, turns)
     else:
         # Queries whose attention to one another does not add up to one attend to text as well.
         reads = bool((capture.self_attention.sum(-1) < 0.999).any())
         meta = {
-            "model": model or "model not named",
+            "model": model or getattr(pipe, "name", "model not named"),
             "scope": "image and text" if reads else "image",
             "conversation": [list(turn) for turn in turns],
         }

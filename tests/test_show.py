@@ -41,6 +41,7 @@ def test_a_capture_and_its_picture():
     meta = {"model": "model not named", "scope": "image", "conversation": [["what?", "a cat"]]}
     assert shown == canvas_payload(blobs(), picture(), meta=meta)
     assert data(qformer_viz.show(blobs(), picture(), model="mine"))["meta"]["model"] == "mine"
+    assert data(qformer_viz.show(blobs(), picture(), pipe=FakePipeline()))["meta"]["model"] == "fake"
 
 
 def test_a_capture_that_read_text_says_that_its_maps_hang_on_it():
