@@ -10,7 +10,7 @@ import torch
 from model.emoji.backgrounds import BACKGROUNDS
 from model.emoji.scenes import NOUNS, STYLES, random_scene
 from model.emoji.truths import labelled, labels
-from qformer_viz import bottleneck, cli
+from qformer_viz import bottleneck, cli, information
 from qformer_viz.errors import BadShape, BadValues
 from qformer_viz.information import PROBES, usable_information
 
@@ -72,6 +72,12 @@ def test_noise_tells_nothing_and_costs_nothing(kind):
     assert found["rare"].bits == pytest.approx(0, abs=0.02)
     assert found["parts"].bits == pytest.approx(0, abs=0.06)
     assert found["parts"].entropy == pytest.approx(3 * entropy(0.1), abs=0.4)
+
+
+def test_what_was_learned_by_heart_is_forgotten(monkeypatch):
+    monkeypatch.setattr(information, "SETTINGS", ((0.05, 0.0),))
+    found = usable_information(noise(400, 1, 200), {"it": coin(400)}, "linear")["it"]
+    assert found.bits == pytest.approx(0, abs=0.05)
 
 
 def test_attention_finds_what_stands_anywhere_and_a_mean_drowns():
