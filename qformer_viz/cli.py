@@ -290,8 +290,10 @@ def run_bottleneck(backend: Backend, args: argparse.Namespace) -> dict[str, Any]
     def told(what: str, done: int) -> None:
         print(f"\r{what} {done}", end="", file=sys.stderr, flush=True)
 
-    found = bottleneck.measure(pipe, backend.labelled(args.scenes), questions, told)
-    print(file=sys.stderr)
+    try:
+        found = bottleneck.measure(pipe, backend.labelled(args.scenes), questions, told)
+    finally:
+        print(file=sys.stderr)  # what comes next begins a line of its own
     if args.out:
         args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"text": f"{pipe.name}, {found['images']} scenes\n\n{bottleneck.table(found)}"} | found
@@ -350,7 +352,7 @@ def _taken_apart(pipe: Any, encoded: Any, answer: Any, methods: Sequence[str]) -
             print(f"\r{title}: {done} of {of}", end="", file=sys.stderr, flush=True)
 
         found.append(attribute(case, name, told=told))
-        print(f"\r{METHODS[name].title}: {found[-1].seconds:.1f} s", file=sys.stderr)
+        print(f"\r{METHODS[name].title}: {found[-1].seconds:.1f} s{'':12}", file=sys.stderr)
     return found
 
 

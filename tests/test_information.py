@@ -196,6 +196,15 @@ def test_the_command_asks_only_who_reads_questions(family, tmp_path, capsys):
     assert told.startswith("narrow, 120 scenes") and bottleneck.table(found) in told and "images 120" in err
 
 
+def test_too_few_scenes_are_refused_on_a_line_of_its_own(capsys):
+    backend = cli.Backend(lambda *_, **__: Narrow(), None, (BadValues,), labelled=coins)
+    assert cli.main(["bottleneck", "--scenes", "30"], backend) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "error: Found 30 examples; expected 100 or more. Fix: give more examples."
+    )
+
+
 def test_retention_of_next_to_nothing_is_not_told():
     sides = [
         {"it": {"bits": bits, "entropy": 2.0}, "that": {"bits": 1.0, "entropy": 2.0}} for bits in (0.19, 0.1)
