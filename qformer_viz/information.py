@@ -24,6 +24,7 @@ BATCH, EPOCHS, PATIENCE = 64, 60, 8
 # (rate, weight decay) that are tried: what lies deep takes small steps and a firm hand, what lies flat neither.
 SETTINGS = ((1e-3, 1.0), (4e-3, 0.03))
 RESAMPLES = 1000
+FEWEST = 100
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def usable_information(
             "[n, k, d] with [n] or [n, c] each",
             "give every example its vectors and its labels",
         )
+    if len(features) < FEWEST:
+        raise BadValues(f"{len(features)} examples", f"{FEWEST} or more", "give more examples")
     learn, stop = round(LEARN * len(features)), round((LEARN + STOP) * len(features))
     if kind == "linear":
         features = features.mean(1, keepdim=True, dtype=torch.float32)
@@ -102,8 +105,6 @@ def _read(parts: tuple[Tensor, ...], labels: tuple[Tensor, ...], seed: int) -> U
     (learn, stop, measure), (known, check, truth) = parts, labels
     binary = known.dim() == 2
     outputs = known.shape[1] if binary else int(torch.cat(labels).max()) + 1
-    if min(map(len, parts)) < 10:
-        raise BadValues(f"{sum(map(len, parts))} examples", "100 or more", "give more examples")
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)

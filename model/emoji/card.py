@@ -258,47 +258,28 @@ published models.
 def _passed(found: dict, folder: str) -> str:
     """What `python -m qformer_viz bottleneck --out` wrote."""
     (patches, width), (queries, narrow) = found["sizes"]["patches"], found["sizes"]["queries"]
-    lines = [
-        "| | bits there are | patches, linear | patches, attention | queries, linear | queries, attention | retention |",
-        "|---" * 7 + "|",
-    ]
-    for name, title in LABELS.items():
-        cells = [
-            found[side][kind][name] for side in ("patches", "queries") for kind in ("linear", "attention")
-        ]
-        shown = " | ".join(f"{cell['bits']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells)
-        kept = found["retention"][name]
-        kept = "–" if kept is None else f"**{kept:.2f}**"
-        lines.append(f"| {title} | {cells[3]['entropy']:.2f} | {shown} | {kept} |")
+    both = [found[side][kind] for side in ("patches", "queries") for kind in ("linear", "attention")]
+    heads = ("patches, linear", "patches, attention", "queries, linear", "queries, attention")
+    rows = {name: [f"{both[3][name]['entropy']:.2f}", *(_bits(one[name]) for one in both)] for name in LABELS}
+    for name, kept in found["retention"].items():
+        rows[name].append("–" if kept is None else f"**{kept:.2f}**")
+    read = _rows(["", "bits there are", *heads, "retention"], rows)
+    most = {name: max(bits) for name, bits in found["each"].items()}
     alone = "; ".join(
-        f"{title} {max(found['each'][name]):.2f} (query {found['each'][name].index(max(found['each'][name]))})"
+        f"{title} {most[name]:.2f} (query {found['each'][name].index(most[name])})"
         for name, title in LABELS.items()
     )
     asked = questions = ""
     if found["asked"]:
         questions = " --questions" + "".join(f' "{question}"' for question in found["asked"])
-        heads = ["", "the caption's prompt", *(f"“{question}”" for question in found["asked"])]
-        rows = [
-            [
-                title,
-                *(
-                    f"{one[name]['bits']:.2f} ({one[name]['low']:.2f} to {one[name]['high']:.2f})"
-                    for one in whole
-                ),
-            ]
-            for whole in [(found["queries"]["attention"], *found["asked"].values())]
-            for name, title in LABELS.items()
-        ]
+        quoted = (f"“{question}”" for question in found["asked"])
+        told = [found["queries"]["attention"], *found["asked"].values()]
+        table = _rows(
+            ["", "the caption's prompt", *quoted],
+            {name: [_bits(one[name]) for one in told] for name in LABELS},
+        )
         asked = (
-            "\nThe same off the queries, by attention, for what the Q-Former reads meanwhile:\n\n"
-            + "\n".join(
-                [
-                    f"| {' | '.join(heads)} |",
-                    "|---" * len(heads) + "|",
-                    *(f"| {' | '.join(row)} |" for row in rows),
-                ]
-            )
-            + "\n"
+            f"\nThe same off the queries, by attention, for what the Q-Former reads meanwhile:\n\n{table}\n"
         )
     return f"""## What passes the queries
 
@@ -309,13 +290,24 @@ over it. "Linear" reads off the mean of the vectors, "attention" off eight weigh
 retention compares the two by attention, where it reads more than a tenth of the label off the patches. Above one, reading is
 easier after the Q-Former than before: it cannot add information, but does part of the work.
 
-{chr(10).join(lines)}
+{read}
 
 ![bits read off patches and queries, and off each query alone](figures/bottleneck.svg)
 
 The most that a linear probe reads off a single query: {alone}.
 {asked}
 """
+
+
+def _rows(heads: list[str], rows: dict[str, list[str]]) -> str:
+    """A table with a row for every label."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines += [f"| {title} | {' | '.join(rows[name])} |" for name, title in LABELS.items()]
+    return "\n".join(lines)
+
+
+def _bits(found: dict) -> str:
+    return f"{found['bits']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def _strangers(strange: dict) -> str:

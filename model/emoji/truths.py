@@ -9,7 +9,8 @@ import numpy as np
 
 from .backgrounds import BACKGROUNDS
 from .drawn import without
-from .scenes import NOUNS, SIZE_LEVELS, STYLES, ZONE, Rendered, Scene, random_scene, render
+from .scenes import NOUNS, SIZE_LEVELS, STYLES, Rendered, Scene, random_scene, render, size_level
+from .text import ZONES, zone
 
 SEED, SIDE, COVER = 710_000, 14, 0.25
 LABELLED_SEED = 930_000
@@ -46,13 +47,12 @@ def labels(scene: Scene) -> dict[str, Any]:
     the picture where an object's centre lies, row by row; `first` and `size`, noun and size of the leftmost object;
     `artwork` bool [5], the sets that objects are drawn in; `background`, its kind."""
     first = min(scene.objects, key=lambda item: item.x)
-    zones = {3 * min(2, int(item.y / ZONE)) + min(2, int(item.x / ZONE)) for item in scene.objects}
     return {
         "nouns": np.isin(NOUNS, [item.noun for item in scene.objects]),
         "number": len(scene.objects) - 1,
-        "places": np.isin(np.arange(9), list(zones)),
+        "places": np.isin(np.ravel(ZONES), [zone(item) for item in scene.objects]),
         "first": NOUNS.index(first.noun),
-        "size": sum(first.size > high for _, high in SIZE_LEVELS.values()),
+        "size": list(SIZE_LEVELS).index(size_level(first.size)),
         "artwork": np.isin(STYLES, [item.style for item in scene.objects]),
         "background": BACKGROUNDS.index(scene.background.kind),
     }
