@@ -78,18 +78,19 @@ class Encoder:
         self, encoded: EncodedImage, instruction_inputs: Any, keep: Tensor, where: str
     ) -> EncodedImage:
         """See `Pipeline.hidden`."""
-        seen = torch.cat([torch.ones(1, dtype=torch.bool), keep.bool()])
+        if where not in ("qformer", "vit"):
+            raise ValueError(f'hidden from {where!r}; choose "qformer" or "vit"')
         frames = len(encoded.frames)
+        patches = keep.bool().expand(frames, -1)
+        seen = torch.cat([torch.ones(frames, 1, dtype=torch.bool), patches], 1).to(encoded.vision.device)
+        vision = encoded.vision
         if where == "vit":
             tower = self.model.vision_model
-            tokens = tower.embeddings(self._pixels(encoded.frames))[:, seen.to(tower.device)]
-            vision = tower.post_layernorm(tower.encoder(inputs_embeds=tokens).last_hidden_state)
-            queries = self.queries(vision, instruction_inputs, frames=frames)
-        elif where == "qformer":
-            vision = encoded.vision
-            queries = self.queries(vision, instruction_inputs, seen.expand(frames, -1), frames)
-        else:
-            raise ValueError(f'hidden from {where!r}; choose "qformer" or "vit"')
+            tokens, vision = tower.embeddings(self._pixels(encoded.frames)), torch.zeros_like(vision)
+            for frame, there in enumerate(seen):  # frames may keep different numbers of patches
+                states = tower.encoder(inputs_embeds=tokens[frame : frame + 1, there]).last_hidden_state
+                vision[frame, there] = tower.post_layernorm(states)[0]
+        queries = self.queries(vision, instruction_inputs, seen, frames)
         return replace(encoded, queries=queries, vision=vision, record=None)
 
     def forget(self) -> None:

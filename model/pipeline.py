@@ -141,7 +141,8 @@ class Pipeline:
         )
 
     def hidden(self, encoded: EncodedImage, keep: torch.Tensor, where: str = "qformer") -> EncodedImage:
-        """The same image with only the patches in `keep` (bool `[N]`, row by row) in sight; CLS stays.
+        """The same image with only the patches in `keep` (bool `[N]`, row by row; `[f, N]` for single frames of a film)
+        in sight; CLS stays.
 
         where: "qformer", which cannot attend to the others, though the ViT has already spread what they hold; or "vit",
         which never gets them. Without a record of attention. Raises ImageError, MemoryError_.

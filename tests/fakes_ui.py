@@ -131,7 +131,7 @@ class FakePipeline:
 
     def hidden(self, encoded: Any, keep: torch.Tensor, where: str = "qformer") -> Any:
         """Query k goes with patch k; from the ViT, the last one too."""
-        queries = encoded.queries * keep[:QUERIES, None]
+        queries = encoded.queries * keep.expand(len(encoded.frames), -1)[:, :QUERIES].reshape(1, -1, 1)
         if where == "vit":
             queries[:, -1] = 0
         return replace(encoded, queries=queries)

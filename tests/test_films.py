@@ -302,3 +302,14 @@ def test_patches_are_hidden_in_every_frame(pipes, where):
     whole = pipe.hidden(pipe.encode(FILM), keep, where)
     alone = [pipe.hidden(pipe.encode(frame), keep, where).queries for frame in FILM]
     torch.testing.assert_close(whole.queries, torch.cat(alone, 1))
+
+
+@pytest.mark.parametrize("where", ["qformer", "vit"])
+def test_patches_are_hidden_in_single_frames(pipes, where):
+    pipe = pipes["instructblipvideo-vicuna"]
+    keep = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    whole = pipe.hidden(pipe.encode(FILM), keep, where)
+    alone = [pipe.hidden(pipe.encode(f), k, where).queries for f, k in zip(FILM, keep, strict=True)]
+    torch.testing.assert_close(whole.queries, torch.cat(alone, 1))
+    changed = (whole.queries - pipe.encode(FILM).queries).abs().unflatten(1, (4, -1)).amax((0, 2, 3))
+    assert changed[0] < 1e-5 < 1e-4 < changed[1:].min()

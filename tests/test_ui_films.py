@@ -1,6 +1,7 @@
 """Films on the page, without a browser."""
 
 import json
+import re
 from dataclasses import replace
 
 import gradio as gr
@@ -29,6 +30,7 @@ from qformer_viz.view.payload import unpack
 from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_choice, fake_services
 from tests.test_app import build
 from tests.test_conversation import ask, say
+from tests.test_ui_whatif import CELLS
 from tests.test_ui_why import still
 
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
@@ -152,13 +154,47 @@ def test_the_queries_of_all_frames_are_weighed_together(services, session):
 
 def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):
     told = whatif.told(whatif.without_queries, services, session, "3", whatif.AWAY)
-    assert "With 1 of 8 queries" in told and "in all 4 frames" in told
+    assert "With 4 of 32 queries of 4 frames saying" in told
+    assert gone(services, session, monkeypatch, "3") == [3 + QUERIES * frame for frame in range(4)]
+    trouble = whatif.told(whatif.without_queries, services, session, "8", whatif.AWAY)
+    assert "0 to 7" in trouble and "of frame 2 alone: 2·7" in trouble
+    assert "2·17" in whatif.shown(services, session)[1]["placeholder"]
+
+
+def gone(services, session, monkeypatch, numbers):
+    """The queries that say what they say of any image."""
     given = []
     monkeypatch.setattr(whatif, "consequence", lambda _, __, changed, lead: given.append(changed) or lead)
-    whatif.told(whatif.without_queries, services, session, "3", whatif.AWAY)
-    gone = ~given[0].queries[0].any(-1)  # the fake's mean is nought
-    assert gone.nonzero()[:, 0].tolist() == [3 + QUERIES * frame for frame in range(4)]
-    assert "0 to 7" in whatif.told(whatif.without_queries, services, session, "8", whatif.AWAY)
+    whatif.told(whatif.without_queries, services, session, numbers, whatif.AWAY)
+    return (~given[0].queries[0].any(-1)).nonzero()[:, 0].tolist()  # the fake's mean is nought
+
+
+def test_a_query_is_taken_away_in_one_frame(services, session, monkeypatch):
+    for written in ("2·03", "2.3", "2·3, 2·3"):
+        assert gone(services, session, monkeypatch, written) == [QUERIES + 3]
+    assert gone(services, session, monkeypatch, "4·7 1·00, 5") == [
+        0,
+        *(5 + QUERIES * f for f in range(4)),
+        31,
+    ]
+    for wrong in ("5·1", "0·1", "2·8", "2·", "·2", "1·1·1"):
+        assert "0 to 7" in whatif.told(whatif.without_queries, services, session, wrong, whatif.AWAY)
+
+
+def test_patches_are_hidden_in_one_frame(services, session):
+    def losses(patches):
+        told = whatif.told(
+            whatif.without_patches, services, session, {"patches": patches, "where": "qformer"}
+        )
+        return told, [float(v.replace("+", "")) for _, v in re.findall(CELLS, told)]
+
+    # The fake's word 2 hangs on query 2 of the first frame, and query 2 goes with patch 2.
+    told, lost = losses([2, N + 2, 4 * N - 1])
+    assert "With 3 of 64 patches of 4 frames hidden from the Q-Former:" in told and lost == [0, 0, -1, 0, 0]
+    assert not any(losses([N + 2])[1])
+    assert "Paint at least one patch" in losses([4 * N])[0]
+    picture = json.loads(whatif.shown(services, session)[0])
+    assert len(picture["frames"]) == 4 and picture["moments"][2] == "frame 3"
 
 
 def test_nothing_of_a_film_can_be_drawn_again(services, session):
@@ -166,7 +202,7 @@ def test_nothing_of_a_film_can_be_drawn_again(services, session):
     assert services.scene_maker.recall(frames[0])
     session = replace(session, encoded=services.speaker.pipe.encode(frames))
     drawn = whatif.told(whatif.redrawn, services, session, "cat", whatif.REMOVE, "top")
-    assert whatif.UNKNOWN_SCENE in drawn and whatif.shown(services, session)[1]["choices"] == []
+    assert whatif.UNKNOWN_SCENE in drawn and whatif.shown(services, session)[2]["choices"] == []
 
 
 def test_two_questions_are_compared_on_the_frame_on_the_canvas(services, session):

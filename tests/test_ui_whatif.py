@@ -130,12 +130,11 @@ def test_no_answer_to_change_is_told(services, session, scene):
 
 
 def test_the_painter_gets_the_picture_and_the_list_its_objects(services, session, scene):
-    picture, listed = whatif.shown(services, session)
-    assert json.loads(picture)["grid"] == list(GRID) and json.loads(picture)["image"]["src"].startswith(
-        "data:"
-    )
-    assert listed["choices"] == [] and listed["value"] is None
-    assert whatif.shown(services, scene)[1]["value"] == "cat"
+    picture, named, listed = whatif.shown(services, session)
+    (frame,) = json.loads(picture)["frames"]
+    assert json.loads(picture)["grid"] == list(GRID) and frame["src"].startswith("data:")
+    assert listed["choices"] == [] and listed["value"] is None and "frame" not in named["placeholder"]
+    assert whatif.shown(services, scene)[2]["value"] == "cat"
     assert whatif.shown(services, Session())[0] == ""
     plain = fake_services(scene_maker=None)
-    assert len(whatif.shown(plain, session)) == 1
+    assert len(whatif.shown(plain, session)) == 2

@@ -1,9 +1,10 @@
 """What the browser's canvas is fed for one visitor's image."""
 
 import json
+from typing import Any
 
 from ..meta import view_meta
-from ..view.payload import canvas_payload
+from ..view.payload import canvas_payload, embed
 from .conversation import Session
 from .services import Services
 
@@ -22,6 +23,11 @@ def as_text(services: Services, session: Session) -> str:
     if session.encoded is None:
         return ""
     return as_json(payload(services, session))
+
+
+def pictures(encoded: Any) -> dict:
+    """An image's one picture, or a film's frames with their moments, for the views below the canvas."""
+    return {"frames": [embed(frame) for frame in encoded.frames], "moments": list(encoded.moments)}
 
 
 def as_json(shown: dict) -> str:

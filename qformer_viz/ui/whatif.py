@@ -15,7 +15,7 @@ from .components import alert, live_view
 from .conversation import Session
 from .explained import of
 from .lanes import LONG, lasting, once_answered
-from .payload import as_json
+from .payload import as_json, pictures
 from .services import Services
 
 AWAY, KEEP = "Take them away", "Keep only them"
@@ -84,16 +84,17 @@ def tab(services: Services) -> dict:
 
 
 def shown(services: Services, session: Session) -> list:
-    """The painter's picture, and the objects of the scene where they are known; for a new image."""
-    if session.encoded is None:
-        return ["", *([gr.update(choices=[], value=None)] if services.scene_maker else [])]
-    image = session.encoded.image
-    picture = {"image": embed(image), "grid": list(session.capture.grid), "from": HIDDEN_FROM}
-    if not services.scene_maker:
-        return [as_json(picture)]
-    drawn = _drawn(services, session)
+    """For a new image: the painter's pictures, how queries are named, and a scene's objects where they are known."""
+    picture, drawn, film = "", None, False
+    if session.encoded is not None:
+        picture = as_json(
+            pictures(session.encoded) | {"grid": list(session.capture.grid), "from": HIDDEN_FROM}
+        )
+        drawn, film = _drawn(services, session), len(session.encoded.frames) > 1
+    named = gr.update(placeholder=f"12, 17{' or, of frame 2 alone, 2·17' if film else ''}")
     names = list(drawn.objects) if drawn else []
-    return [as_json(picture), gr.update(choices=names, value=names[0] if names else None)]
+    objects = [gr.update(choices=names, value=names[0] if names else None)] if services.scene_maker else []
+    return [picture, named, *objects]
 
 
 def without_queries(services: Services, session: Session, numbers: str, how: str) -> str:
@@ -101,40 +102,40 @@ def without_queries(services: Services, session: Session, numbers: str, how: str
     of(services, session)
     encoded = session.encoded
     mean = services.of(session).pipe.mean_queries(encoded.question)
-    chosen = parsed(numbers, mean.shape[1])
-    away = torch.zeros(1, mean.shape[1], dtype=torch.bool)
-    away[0, chosen] = True
-    away = ~away if how == KEEP else away
     frames = len(encoded.frames)
-    each = (mean.repeat(1, frames, 1), away.repeat(1, frames))
-    changed = replace(encoded, queries=replaced(encoded.queries, *each))
-    lead = f"With {int(away.sum())} of {away.numel()} queries saying what they say of any image{_everywhere(frames)}:"
+    away = torch.zeros(1, frames * mean.shape[1], dtype=torch.bool)
+    away[0, parsed(numbers, mean.shape[1], frames)] = True
+    away = ~away if how == KEEP else away
+    changed = replace(encoded, queries=replaced(encoded.queries, mean.repeat(1, frames, 1), away))
+    lead = f"With {int(away.sum())} of {away.numel()} queries{_of(frames)} saying what they say of any image:"
     return consequence(services, session, changed, lead)
 
 
 def without_patches(services: Services, session: Session, data: Any) -> str:
-    """Painted patches are hidden, from the Q-Former or from the ViT."""
+    """Painted patches, numbered row by row and frame after frame, are hidden from the Q-Former or from the ViT."""
     of(services, session)
     rows, columns = session.capture.grid
+    frames = len(session.encoded.frames)
+    keep = torch.ones(frames, rows * columns, dtype=torch.bool)
     hidden, where = (data.get("patches"), data.get("where")) if isinstance(data, dict) else (None, None)
-    whole = isinstance(hidden, list) and all(type(p) is int and 0 <= p < rows * columns for p in hidden)
+    whole = isinstance(hidden, list) and all(type(p) is int and 0 <= p < keep.numel() for p in hidden)
     if not whole or not hidden or not isinstance(where, str) or where not in HIDDEN_FROM:
         raise ValueError("Paint at least one patch on the image, then ask again.")
-    keep = torch.ones(rows * columns, dtype=torch.bool)
-    keep[hidden] = False
+    keep.view(-1)[hidden] = False
     changed = services.of(session).pipe.hidden(session.encoded, keep, where)
-    lead = f"With {int((~keep).sum())} of {keep.numel()} patches hidden from {HIDDEN_FROM[where][0]}"
-    lead += f"{_everywhere(len(session.encoded.frames))}:"
+    many = f"{int((~keep).sum())} of {keep.numel()} patches{_of(frames)}"
+    lead = f"With {many} hidden from {HIDDEN_FROM[where][0]}:"
     return consequence(services, session, changed, lead)
 
 
 def _drawn(services: Services, session: Session) -> Any:
     """What is known of the scene in the image; of a film nothing is."""
-    return services.scene_maker.recall(session.encoded.image) if len(session.encoded.frames) == 1 else None
+    known = services.scene_maker and len(session.encoded.frames) == 1
+    return services.scene_maker.recall(session.encoded.image) if known else None
 
 
-def _everywhere(frames: int) -> str:
-    return f", in all {frames} frames" if frames > 1 else ""
+def _of(frames: int) -> str:
+    return f" of {frames} frames" if frames > 1 else ""
 
 
 def redrawn(services: Services, session: Session, name: str | None, act: str, place: str) -> str:
@@ -189,14 +190,21 @@ def _picture(pictures: tuple[Any, Any] | None, index: int) -> str:
     return f"<img src='{embed(pictures[index])['src']}' alt='{alt}'>"
 
 
-def parsed(numbers: str, count: int) -> list[int]:
-    """The queries named in a text such as "3, 12"; ValueError for none, or for one that does not exist."""
+def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
+    """The queries named in a text such as "3, 12", as indices into all frames' queries: of every frame, or as "2·12" or
+    "2.12" of the second alone. ValueError for none, or for one that does not exist."""
     found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
-    if not found or not all(
-        part.isascii() and part.isdigit() and len(part) < 6 and int(part) < count for part in found
-    ):
-        raise ValueError(f"Name queries by their numbers, 0 to {count - 1}, for example: 3, 12")
-    return sorted({int(part) for part in found})
+    chosen: set[int] = set()
+    for part in found or [""]:
+        named = re.fullmatch(r"(?:([1-9][0-9]?)[·.])?([0-9]{1,5})", part)
+        frame, query = (named[1] and int(named[1]), int(named[2])) if named else (None, count)
+        if query >= count or (frame or 1) > frames:
+            of_one = f"; of frame 2 alone: 2·{count - 1}" if frames > 1 else ""
+            raise ValueError(
+                f"Name queries by their numbers, 0 to {count - 1}, for example: 0, {count - 1}{of_one}"
+            )
+        chosen |= {count * at + query for at in (range(frames) if frame is None else (frame - 1,))}
+    return sorted(chosen)
 
 
 def told(change: Any, services: Services, session: Session, *chosen: Any) -> str:
@@ -228,14 +236,13 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
         **LONG,
     )
     parts["painter"].submit(paint, session, outcome, **LONG)
-    pictured = [parts["painter"]]
+    pictured = [parts["painter"], numbers]
     if services.scene_maker:
         scene = [session, parts["object"], parts["act"], parts["place"]]
         once_answered(parts["draw"].click, partial(told, redrawn, services), scene, outcome, **LONG)
         pictured.append(parts["object"])
 
-    def picture(session: Session) -> Any:
-        found = shown(services, session)
-        return found if len(found) > 1 else found[0]
+    def picture(session: Session) -> list:
+        return shown(services, session)
 
     return (picture, session, pictured), (lambda: "", None, outcome)

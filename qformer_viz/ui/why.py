@@ -8,13 +8,12 @@ import gradio as gr
 from ..attribution import METHODS
 from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
-from ..view.payload import embed
 from ..view.words import words_payload
 from .components import alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
 from .lanes import LONG, lasting, once_answered, pauses
-from .payload import as_json
+from .payload import as_json, pictures
 from .services import Services
 
 
@@ -64,11 +63,7 @@ def computed(services: Services, session: Session, data: Any, progress: gr.Progr
 
 def words(session: Session, kept: Explained) -> dict[str, Any]:
     """What the view draws. Everything that was computed is in it, and is chosen from in the browser."""
-    pictures = {
-        "frames": [embed(frame) for frame in session.encoded.frames],
-        "moments": list(session.encoded.moments),
-    }
-    return words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures
+    return words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
 
 
 def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:

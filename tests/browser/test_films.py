@@ -213,3 +213,25 @@ def test_the_tabs_of_the_page_follow_the_frame(open_page, served, tmp_path):
     cells.click(position={"x": cells.bounding_box()["width"] - 3, "y": 5})
     page.wait_for_function("qfvHandle.get().frame === 3")
     assert page.evaluate("qfvHandle.get().query") == QUERIES - 1
+    # Patches are hidden in every frame, or in one; the strongest of a map where they are.
+    page.get_by_role("tab", name="What if").click()
+    canvases, told = page.locator(".qfv-painter canvas"), page.locator(".qfv-painter [role=status]")
+    assert canvases.count() == 4
+    canvases.nth(1).scroll_into_view_if_needed()
+    canvases.nth(1).click(position={"x": 3, "y": 3})
+    assert told.inner_text() == "4 of 64 patches of 4 frames hidden. At row 1, column 1 of frame 2, hidden."
+    page.get_by_role("radio", name="One frame").click()
+    canvases.nth(3).press("ArrowRight")
+    canvases.nth(3).press("Space")
+    assert told.inner_text() == "5 of 64 patches of 4 frames hidden. At row 1, column 2 of frame 4, hidden."
+    canvases.nth(0).press("ArrowLeft")
+    canvases.nth(0).press("Space")
+    assert told.inner_text() == "4 of 64 patches of 4 frames hidden. At row 1, column 1 of frame 1, shown."
+    # Pressing the button takes the focus from the picture; nothing may move from under the pointer.
+    answer = page.get_by_role("button", name="Ask the last question again with these patches hidden")
+    before = told.inner_text()
+    answer.click()
+    assert told.inner_text() == before
+    page.locator("#whatif-outcome").get_by_text("With 4 of 64 patches of 4 frames hidden from").wait_for()
+    page.get_by_role("button", name="Hide the tenth").click()
+    assert told.inner_text().startswith("6 of 64")

@@ -1,78 +1,109 @@
-// QFormerViz.painter(root, shown, {ask}): paint patches of an image to hide them.
-// shown: image, grid, from {name: [title, what it means]}. ask("submit", {patches, where}) has the server answer without them.
+// QFormerViz.painter(root, shown, {ask}): paint patches of an image, or of a film's frames, to hide them.
+// shown: frames (one, or those of a film), moments, grid, from {name: [title, what it means]}. ask("submit", {patches, where})
+// has the server answer without them; patches are numbered row by row, frame after frame.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { button, choice, el, field, words } = QFV.parts;
+  const { button, choice, el, field, segmented, words } = QFV.parts;
 
   class Painter {
     constructor(root, shown, { ask }) {
       const [rows, columns] = shown.grid;
-      Object.assign(this, { shown, ask, rows, columns, hidden: new Uint8Array(rows * columns), at: 0, brush: null });
-      this.canvas = el("canvas", { width: 16 * columns, height: 16 * rows, tabindex: 0, role: "application",
-        "aria-label": "Image to paint on: arrow keys move, space hides or shows a patch" });
-      const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: shown.image.src, alt: "", draggable: "false" }), this.canvas);
-      picture.style.aspectRatio = String(Math.min(Math.max(shown.image.width / shown.image.height, 1 / 3), 6));
+      const count = shown.frames.length;
+      Object.assign(this, { shown, ask, rows, columns, each: rows * columns, hidden: new Uint8Array(count * rows * columns), at: 0,
+        brush: null, everywhere: count > 1 });
+      this.canvases = shown.frames.map((_, frame) => this.surface(frame));
+      const pictures = shown.frames.map((image, frame) => {
+        const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: image.src, alt: "", draggable: "false" }), this.canvases[frame]);
+        picture.style.aspectRatio = String(Math.min(Math.max(image.width / image.height, 1 / 3), 6));
+        return count > 1 ? el("div", {}, picture, el("small", { class: "qfv-note" }, shown.moments[frame])) : picture;
+      });
+      this.reach = segmented("Paint in", [
+        { value: true, text: "Every frame", title: "Paint the same patches in every frame" },
+        { value: false, text: "One frame", title: "Paint in the frame under the brush alone" }], (value) => this.reaches(value));
       this.told = el("p", { class: "qfv-note", role: "status" });
       this.where = choice("Hide them from", Object.entries(shown.from).map(([name, [title]]) => [name, title]), () => this.explain());
       this.meaning = el("p", { class: "qfv-note" });
       this.strongest = button("Strongest tenth of the map in Why", "Hide the tenth of the patches that speak loudest for the chosen word", () => this.take());
       this.root = el("div", { class: "qfv qfv-painter", "data-theme": "host" },
-        el("figure", {}, picture),
+        el("figure", { class: count > 1 ? "qfv-why-film" : "" }, ...pictures),
         el("div", {},
           el("b", {}, "Paint over patches to hide them"),
           this.told,
+          count > 1 ? field("Paint in", this.reach.group) : null,
           el("div", { class: "qfv-why-ask" }, this.strongest,
             button("Invert", "Hide what is shown, and show what is hidden", () => this.change((h) => !h)),
             button("Clear", "Show every patch", () => this.change(() => 0))),
           field("Hidden from", this.where), this.meaning,
           button("Answer again without them", "Ask the last question again with these patches hidden", () => this.submit())));
-      this.canvas.addEventListener("pointerdown", (event) => this.down(event));
-      this.canvas.addEventListener("pointermove", (event) => this.brush !== null && this.paint(event));
-      for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, () => (this.brush = null));
-      this.canvas.addEventListener("keydown", (event) => this.key(event));
-      for (const change of ["focus", "blur"]) this.canvas.addEventListener(change, () => this.draw());
       root.append(this.root);
       this.explain();
+      this.reaches(this.everywhere);
       this.draw();
+    }
+
+    surface(frame) {
+      const { columns, rows, shown } = this;
+      const name = shown.frames.length > 1 ? shown.moments[frame] + " to paint on" : "Image to paint on";
+      const canvas = el("canvas", { width: 16 * columns, height: 16 * rows, tabindex: 0, role: "application",
+        "aria-label": name + ": arrow keys move, space hides or shows a patch" });
+      canvas.addEventListener("pointerdown", (event) => this.down(event, frame));
+      canvas.addEventListener("pointermove", (event) => this.brush !== null && this.paint(event, frame));
+      for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.brush = null));
+      canvas.addEventListener("keydown", (event) => this.key(event, frame));
+      canvas.addEventListener("focus", () => this.draw());
+      // What is told stays: a shorter line would move the button that is being pressed from under the pointer.
+      canvas.addEventListener("blur", () => this.drawFrame(canvas, frame));
+      return canvas;
+    }
+
+    reaches(everywhere) {
+      this.everywhere = everywhere;
+      this.reach.show(everywhere);
+    }
+
+    // Hides (1) or shows (0) the patch at the brush, in this frame or in all.
+    set(frame, value) {
+      for (let f = 0; f < this.canvases.length; f++) if (this.everywhere || f === frame) this.hidden[f * this.each + this.at] = value;
     }
 
     explain() {
       this.meaning.textContent = this.shown.from[this.where.value][1];
     }
 
-    patch(event) {
-      const box = this.canvas.getBoundingClientRect();
+    patch(event, frame) {
+      const box = this.canvases[frame].getBoundingClientRect();
       const x = Math.floor(((event.clientX - box.left) / box.width) * this.columns);
       const y = Math.floor(((event.clientY - box.top) / box.height) * this.rows);
       return x < 0 || y < 0 || x >= this.columns || y >= this.rows ? null : y * this.columns + x;
     }
 
-    down(event) {
-      const at = this.patch(event);
+    down(event, frame) {
+      const at = this.patch(event, frame);
       if (at === null) return;
       event.preventDefault();
-      this.canvas.focus();
-      try { this.canvas.setPointerCapture(event.pointerId); } catch (_) { /* a pointer that is gone already */ }
-      this.brush = this.hidden[at] ? 0 : 1;
-      this.paint(event);
+      const canvas = this.canvases[frame];
+      canvas.focus();
+      try { canvas.setPointerCapture(event.pointerId); } catch (_) { /* a pointer that is gone already */ }
+      this.brush = this.hidden[frame * this.each + at] ? 0 : 1;
+      this.paint(event, frame);
     }
 
-    paint(event) {
-      const at = this.patch(event);
+    paint(event, frame) {
+      const at = this.patch(event, frame);
       if (at === null) return;
       this.at = at;
-      this.hidden[at] = this.brush;
+      this.set(frame, this.brush);
       this.draw();
     }
 
-    key(event) {
+    key(event, frame) {
       const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
       if (step) {
         const row = Math.min(Math.max(Math.floor(this.at / this.columns) + step[0], 0), this.rows - 1);
         const column = Math.min(Math.max((this.at % this.columns) + step[1], 0), this.columns - 1);
         this.at = row * this.columns + column;
-      } else if (event.key === " ") this.hidden[this.at] = this.hidden[this.at] ? 0 : 1;
+      } else if (event.key === " ") this.set(frame, this.hidden[frame * this.each + this.at] ? 0 : 1);
       else return;
       event.preventDefault();
       this.draw();
@@ -100,12 +131,22 @@
     }
 
     draw() {
-      const context = this.canvas.getContext("2d");
+      this.canvases.forEach((canvas, frame) => this.drawFrame(canvas, frame));
+      const count = this.hidden.reduce((sum, h) => sum + h, 0);
+      const frame = this.canvases.indexOf(document.activeElement);
+      const film = this.canvases.length > 1;
+      const cursor = frame < 0 ? "" : " At " + words.patch({ columns: this.columns }, this.at) + (film ? " of " + this.shown.moments[frame] : "")
+        + (this.hidden[frame * this.each + this.at] ? ", hidden." : ", shown.");
+      this.told.textContent = count + " of " + this.hidden.length + " patches" + (film ? " of " + this.canvases.length + " frames" : "") + " hidden." + cursor;
+    }
+
+    drawFrame(canvas, frame) {
+      const context = canvas.getContext("2d");
       const side = 16;
-      context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-      for (let p = 0; p < this.hidden.length; p++) {
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      for (let p = 0; p < this.each; p++) {
         const [x, y] = [(p % this.columns) * side, Math.floor(p / this.columns) * side];
-        if (this.hidden[p]) {
+        if (this.hidden[frame * this.each + p]) {
           context.fillStyle = "rgba(20, 22, 30, .88)";
           context.fillRect(x, y, side, side);
         }
@@ -113,14 +154,11 @@
         context.lineWidth = 0.5;
         context.strokeRect(x + 0.25, y + 0.25, side - 0.5, side - 0.5);
       }
-      if (document.activeElement === this.canvas) {
+      if (document.activeElement === canvas) {
         context.strokeStyle = "#fff";
         context.lineWidth = 2;
         context.strokeRect((this.at % this.columns) * side + 1, Math.floor(this.at / this.columns) * side + 1, side - 2, side - 2);
       }
-      const count = this.hidden.reduce((sum, h) => sum + h, 0);
-      const cursor = document.activeElement === this.canvas ? " At " + words.patch({ columns: this.columns }, this.at) + (this.hidden[this.at] ? ", hidden." : ", shown.") : "";
-      this.told.textContent = count + " of " + this.hidden.length + " patches hidden." + cursor;
     }
 
     destroy() {

@@ -99,8 +99,7 @@
       this.body.hidden = !visual || !known;
       if (visual && known) this.draw(method);
       if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
-      const sum = (frames) => frames[0].map((_, p) => frames.reduce((all, frame) => all + frame[p], 0));
-      global.qfvWhyMap = visual && known ? sum(method.patches[state.word]) : null;
+      global.qfvWhyMap = visual && known ? method.patches[state.word].flat() : null;
     }
 
     draw(method) {
