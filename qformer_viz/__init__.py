@@ -1,6 +1,7 @@
 """See inside Q-Former models. Importing this loads torch, and neither transformers, gradio nor plotly."""
 
 from .across import Across, across
+from .apart import Apart, apart
 from .attention import (
     centre_of_mass,
     cls_share,
@@ -30,6 +31,7 @@ from .similarity import (
     Collapse,
     attention_similarity,
     between_image_share,
+    cka,
     collapse,
     complementarity,
     content_dependence,
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Across",
+    "Apart",
     "Attribution",
     "BadSelection",
     "BadShape",
@@ -67,10 +70,12 @@ __all__ = [
     "StillRecording",
     "View",
     "across",
+    "apart",
     "attention_similarity",
     "between_image_share",
     "capture",
     "centre_of_mass",
+    "cka",
     "cls_share",
     "collapse",
     "complementarity",

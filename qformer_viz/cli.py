@@ -71,6 +71,13 @@ def load(backend: Backend, args: argparse.Namespace) -> Any:
     return backend.load(args.model, quantization=quantization, device=args.device, allow=tuple(args.allow))
 
 
+def several(text: str) -> int:
+    """A number of images as an option: 1 or more."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m qformer_viz", description="See inside Q-Former models, without the browser."
@@ -119,14 +126,35 @@ def parser() -> argparse.ArgumentParser:
     precise.add_argument(
         "--against", choices=PRECISIONS, default="float32", help="the reference [%(default)s]"
     )
-    precise.add_argument("--images", type=int, default=12, help="how many [%(default)s]")
+    precise.add_argument("--images", type=several, default=12, help="how many [%(default)s]")
     precise.add_argument("--question", default="what is in the picture?", help="asked of each; may be empty")
     precise.add_argument("--json", action="store_true", help="print every figure as JSON")
+    compare = commands.add_parser(
+        "compare",
+        help="what another checkpoint changes, a fine-tuned one for instance: maps, states and words",
+    )
+    model_arguments(compare)
+    compare.add_argument(
+        "--against",
+        default=BUNDLED,
+        metavar="NAME",
+        help="the reference, a checkpoint as above [%(default)s]",
+    )
+    compare.add_argument(
+        "--pictures", nargs="+", metavar="FILE", help="image files [images of the reference's world]"
+    )
+    compare.add_argument(
+        "--images", type=several, default=24, help="how many, without --pictures [%(default)s]"
+    )
+    compare.add_argument(
+        "--question", default="", help="asked in place of a caption, and read by an InstructBLIP"
+    )
+    compare.add_argument("--json", action="store_true", help="print every figure as JSON")
     truth = commands.add_parser(
         "faithfulness", help="measure all methods over scenes of the bundled world whose objects are known"
     )
     model_arguments(truth)
-    truth.add_argument("--scenes", type=int, default=300, help="how many [%(default)s]")
+    truth.add_argument("--scenes", type=several, default=300, help="how many [%(default)s]")
     truth.add_argument(
         "--sanity",
         action="store_true",
@@ -151,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
         help="what can be read off the patches, and what off the queries, over scenes that are known",
     )
     model_arguments(passed)
-    passed.add_argument("--scenes", type=int, default=3000, help="how many [%(default)s]")
+    passed.add_argument("--scenes", type=several, default=3000, help="how many [%(default)s]")
     passed.add_argument(
         "--questions",
         nargs="*",
@@ -236,6 +264,35 @@ def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         name: value.tolist() if hasattr(value, "tolist") else value for name, value in vars(found).items()
     }
     return {"text": f"{title}\n\n{fidelity.table(found)}"} | figures
+
+
+def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """What another checkpoint changes, with the progress on stderr. One model is in memory at a time."""
+    from .apart import apart, figures, table
+
+    pictures = [backend.decode(path).image for path in args.pictures or ()]
+
+    def look(name: str) -> tuple[str, list[Any], list[str]]:
+        pipe = load(backend, argparse.Namespace(**vars(args) | {"model": name}))
+        pictures.extend(() if pictures else backend.pictures(pipe, args.images))
+        question = args.question if pipe.family == "instructblip" else ""
+        captures, said = [], []
+        for encoded in pipe.encode_each(pictures, question or None):
+            captures.append(encoded.record.result)
+            answer = pipe.ask(encoded, args.question) if args.question else pipe.caption(encoded)
+            said.append(answer.text)
+            told = f"\r{pipe.name}: image {len(said)} of {len(pictures)}"
+            print(told, end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        return pipe.name, captures, said
+
+    names, captures, said = zip(*map(look, (args.against, args.model)), strict=True)
+    found = apart(*captures)
+    same = sum(one == other for one, other in zip(*said, strict=True))
+    what = "answer" if args.question else "caption"
+    text = f"{names[1]} against {names[0]}, {found.images} images\n\n{table(found)}\n"
+    text += f"The same {what} for {same} of {found.images} images."
+    return {"text": text, "models": names, "said": said} | figures(found)
 
 
 def precision(name: str) -> dict[str, str | None]:
@@ -371,6 +428,7 @@ WHOLE = {
     "checkpoints": run_checkpoints,
     "doctor": run_doctor,
     "fidelity": run_fidelity,
+    "compare": run_compare,
     "faithfulness": run_faithfulness,
     "bottleneck": run_bottleneck,
 }

@@ -25,6 +25,7 @@ PURE = [
     "interplay",
     "verdict",
     "across",
+    "apart",
     "information",
     "bottleneck",
     "show",

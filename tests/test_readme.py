@@ -38,6 +38,7 @@ def test_command_lines_parse():
         "explain",
         "faithfulness",
         "bottleneck",
+        "compare",
         "doctor",
         "fidelity",
         "checkpoints",

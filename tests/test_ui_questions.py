@@ -26,7 +26,7 @@ def session(services, tmp_path):
 
 def test_both_questions_have_their_own_maps_in_their_order(services, session):
     shown = questions.maps(services, session, questions.CAPTION, "where is it?")
-    assert shown["questions"] == [questions.CAPTION, "where is it?"]
+    assert shown["titles"] == [questions.CAPTION, "where is it?"]
     pipe, image = services.speaker.pipe, session.encoded.image
     for payload, question in zip(shown["maps"], (None, "where is it?"), strict=True):
         own = pipe.encode(image, question).record.result.cross_attention[:, 0, ..., 1:].numpy()
@@ -61,7 +61,7 @@ def test_what_was_asked_is_offered_and_the_last_two_are_chosen(services, session
 
 def test_hostile_questions_close_no_script(services, session):
     _, view = questions.pair(services, session, "</script><b>", "b")
-    assert "<" not in view and json.loads(view)["questions"][0] == "</script><b>"
+    assert "<" not in view and json.loads(view)["titles"][0] == "</script><b>"
 
 
 def test_maps_are_sent_again_only_where_the_question_is_read(services, session):

@@ -21,6 +21,7 @@ from . import (
     similarity,
     statistics,
     together,
+    versus,
     whatif,
     why,
 )
@@ -77,6 +78,9 @@ def build(services: Services) -> gr.Blocks:
                     if services.compares_questions:
                         with gr.Tab("Questions", id="questions"):
                             pair = questions.tab()
+                    if choice is not None:
+                        with gr.Tab("Models", id="versus"):
+                            two = versus.tab(services)
                     if services.matcher is not None:
                         with gr.Tab("Match", id="match"):
                             fits = matching.tab(services)
@@ -102,6 +106,8 @@ def build(services: Services) -> gr.Blocks:
         stale = [stale, undone, together.wire(services, session, weights)]
         if services.precisions:
             stale.append(precision.wire(services, session, copies))
+        if choice is not None:
+            stale.append(versus.wire(services, session, two))
         looked, answered = [*looked, pictured, *stale], [*answered, *stale]
         if choice is not None:
             controls = [*alike["controls"], numbers["layer"]]

@@ -77,7 +77,8 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
         raise ValueError("Both questions are the same. Choose or type another one, then compare.")
     seen = [speaker.pipe.encode(session.encoded, None if text in ("", CAPTION) else text) for text in asked]
     return {
-        "questions": [text or CAPTION for text in asked],
+        "titles": [text or CAPTION for text in asked],
+        "second": "the second question",
         "colours": list(DIVERGING),
         "maps": [canvas_payload(each.record.result, session.picture, index=session.frame) for each in seen],
     }

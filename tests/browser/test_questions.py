@@ -49,6 +49,27 @@ def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  #
     page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
 
 
+def test_two_models_side_by_side(url, open_page):  # noqa: F811
+    page = open_page(url)
+    page.get_by_role("tab", name="Models").click()
+    page.locator("#versus-run").click()
+    page.locator("#versus-told").get_by_text("There is no image yet").wait_for()
+    captioned(page)
+    page.wait_for_function("!document.querySelector('#versus-told').innerText.includes('no image')")
+    page.locator("#versus-run").click()
+    page.wait_for_selector("#versus-view .qfv-difference figure canvas")
+    titles = ["Fake BLIP-2", "Fake InstructBLIP", "Difference: second less first"]
+    assert page.locator("#versus-view figcaption").all_inner_texts() == titles
+    assert "the second model moved 0.0 %" in page.locator("#versus-view [role=status]").inner_text()
+    assert page.locator("#versus-told dd").count() == 2
+    # The canvas and this view are about the same query.
+    page.locator(".qfv-item").nth(3).click()
+    page.wait_for_function("document.querySelector('#versus-view select').value === '3'")
+    # What was compared belongs to an answer.
+    ask(page, "one?")
+    page.wait_for_function("!document.querySelector('#versus-view canvas')")
+
+
 def test_one_goes_on_talking_while_another_model_is_read(url, open_page):  # noqa: F811
     page = open_page(url)
     captioned(page)

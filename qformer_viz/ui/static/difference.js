@@ -1,5 +1,6 @@
-// QFormerViz.difference(root, pair): the maps of two questions on one scale, and what the second moved.
-// pair: questions [2], maps [2] (payloads of the canvas), colours (a diverging scale, less to more).
+// QFormerViz.difference(root, pair): the maps of two questions, or models, on one scale, and what the second moved.
+// pair: titles [2], second (what the second is called), maps [2] (payloads of the canvas), colours (a diverging scale, less
+// to more).
 // Follows the canvas's query, layer and head, and sets them; nothing is asked of a server.
 (function (global) {
   "use strict";
@@ -24,7 +25,7 @@
       this.query = choice("Query", Array.from({ length: first.queries }, (_, q) => [q, label(q)]), (v) => set("query", v));
       this.layer = choice("Layer", [...first.crossLayers, "mean"].map((v) => [v, v]), (v) => set("layer", v));
       this.head = choice("Head", ["mean", ...Array(first.heads).keys()].map((v) => [v, v]), (v) => set("head", v));
-      this.figures = [...pair.questions, "Difference: second less first"].map((title, i) => this.figure(title, pair.maps[Math.min(i, 1)].image, i));
+      this.figures = [...pair.titles, "Difference: second less first"].map((title, i) => this.figure(title, pair.maps[Math.min(i, 1)].image, i));
       this.told = el("p", { class: "qfv-note", role: "status" });
       this.most = el("div", { class: "qfv-moved" });
       this.root = el("div", { class: "qfv qfv-difference", "data-theme": "host" },
@@ -80,7 +81,7 @@
       const shares = Array.from({ length: this.maps[0].queries }, (_, q) => moved(this.maps, blocks, q));
       const mean = shares.reduce((a, b) => a + b, 0) / shares.length;
       this.told.textContent = words.queries([query]) + ", " + words.layer(this.maps[0], layer) + ", " + words.head(this.maps[0], head)
-        + ": the second question moved " + percent(shares[query]) + " of its attention; mean over queries " + percent(mean) + ".";
+        + ": " + this.pair.second + " moved " + percent(shares[query]) + " of its attention; mean over queries " + percent(mean) + ".";
       const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b).slice(0, MOST);
       this.most.replaceChildren(...order.map((q) => {
         const { track, set } = bar();

@@ -1,0 +1,103 @@
+"""Tab: two models on one image, for instance before and after fine-tuning: the maps of both and what each says."""
+
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..view.palette import DIVERGING
+from ..view.payload import canvas_payload
+from .components import alert, live_view
+from .conversation import NO_IMAGE, Session
+from .lanes import LOAD, lasting
+from .models import speaking
+from .payload import as_json
+from .services import Services
+
+
+def tab(services: Services) -> dict:
+    """The other model, a button, both answers, and the view of both maps with their difference."""
+    gr.HTML(
+        "<p class='qfv-note'>Gives this image, and the last question, to a second model, and sets the maps of both "
+        "side by side on one scale: which queries look elsewhere after a fine-tuning, for instance. A number stands "
+        "for the same query in both only where one was trained from the other.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        other = gr.Dropdown(
+            list(services.speakers),
+            value=list(services.speakers)[1],
+            label="Compare with",
+            elem_id="versus-other",
+            min_width=280,
+            scale=0,
+        )
+        run = gr.Button(
+            "Load and compare", variant="primary", size="md", elem_id="versus-run", min_width=170, scale=0
+        )
+    told = gr.HTML(elem_id="versus-told", apply_default_css=False)
+    view = live_view("difference", "versus-view")
+    return {"other": other, "run": run, "told": told, "view": view}
+
+
+def compared(services: Services, session: Session, name: str) -> tuple[str, str]:
+    """(both answers as HTML, view of both maps as JSON); trouble is told instead."""
+    try:
+        return both(services, session, name)
+    except (ValueError, *services.user_errors) as error:
+        return alert(str(error)), ""
+
+
+def both(services: Services, session: Session, name: str) -> tuple[str, str]:
+    """What `compared` returns. ValueError says what to do instead."""
+    if session.encoded is None:
+        raise ValueError(NO_IMAGE)
+    names = [speaking(services, session), name]
+    if name not in services.speakers or name == names[0]:
+        raise ValueError("Choose another model than the one that speaks.")
+    *before, (question, _) = session.turns() or [("", "")]
+    pipes = [services.of(session).pipe, services.speakers[name]().pipe]
+    # What a Q-Former reads with the image: its model's question, as it is asked in a conversation.
+    seen = [pipe.encode(session.encoded, question or None) for pipe in pipes]
+    captures = [each.record.result for each in seen]
+    if len({(c.cross_layers, c.cross_attention.shape[2:], c.grid) for c in captures}) > 1:
+        raise ValueError(
+            f"{names[1]} has other cross-attention layers, heads, queries or patches than {names[0]}, so their maps "
+            "cannot be laid over one another. Choose a model of the same architecture."
+        )
+    if any(session.frame >= len(each.frames) for each in seen):
+        raise ValueError(f"{names[1]} sees the first frame of a film only. Choose that frame on the canvas.")
+    said = [
+        pipe.ask(each, question, before) if question else pipe.caption(each)
+        for pipe, each in zip(pipes, seen, strict=True)
+    ]
+    cells = "".join(
+        f"<div><dt>{escape(model)}</dt><dd>{escape(answer.text or '(no word)')}</dd></div>"
+        for model, answer in zip(names, said, strict=True)
+    )
+    lead = f"Asked “{question}”:" if question else "The caption:"
+    view = {
+        "titles": names,
+        "second": "the second model",
+        "colours": list(DIVERGING),
+        "maps": [canvas_payload(capture, session.picture, index=session.frame) for capture in captures],
+    }
+    told = f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
+    return told, as_json(view)
+
+
+def forget() -> tuple[str, str]:
+    """Another image, model or answer: what was compared is of no more use."""
+    return "", ""
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+
+    def compare(session: Session, name: str) -> Any:
+        return lasting(session, partial(compared, services, session, name))
+
+    out = [parts["told"], parts["view"]]
+    parts["run"].click(compare, [session, parts["other"]], out, show_progress_on=parts["told"], **LOAD)
+    return (forget, None, out)
