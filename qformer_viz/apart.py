@@ -106,7 +106,7 @@ def table(found: Apart) -> str:
     for name, moved, unrelated in zip(found.rows, found.moved, found.unrelated, strict=True):
         most = int(moved.argmax())
         lines.append(f"| {name} | {moved.mean():.3f} | {moved[most]:.3f}, query {most} | {unrelated:.3f} |")
-    order = found.moved[-1].argsort(descending=True).tolist()[:5]
+    order = found.moved[-1].argsort(descending=True, stable=True).tolist()[:5]
     lines += [
         "",
         "Moved most, mean of layers: "

@@ -51,7 +51,7 @@ def test_cka_is_the_unbiased_hsic_of_song_2012():
 
 def test_cka_of_what_does_not_vary_is_not_a_number_and_too_few_are_refused():
     X = random(2, 6, 3)
-    X[1] = torch.tensor([1e6, 2, 3])
+    X[1] = 1e6 + 1e-3 * X[1]  # rounding noise beside its length
     found = cka(X, random(2, 6, 3, seed=1))
     assert found.isnan().tolist() == [False, True]
     for pair in ((X[:, :3], X[:, :3]), (X, X[:, :5]), (X[0, 0], X[0, 0])):
@@ -79,7 +79,18 @@ def test_a_query_that_moved_and_two_that_changed_places():
     assert found.unrelated.tolist() == pytest.approx([54 / 56] * len(found.rows))
     told = table(found)
     assert "| mean | 0.375 | 1.000, query 0 | 0.964 |" in told and "0 → 1, 1 → 0 (2 of 8)" in told
-    assert "CKA" not in told
+    assert (
+        "CKA" not in told and "Moved most, mean of layers: query 0 1.00, query 1 1.00, query 4 1.00, " in told
+    )
+
+
+def test_partners_are_found_by_all_layers():
+    first, second = planted(range(QUERIES)), planted(range(QUERIES))
+    cross = second.cross_attention.clone()
+    cross[0] = cross[0].roll(1, -2)  # in the first layer all have changed places
+    found = qformer_viz.apart([first], [replace(second, cross_attention=cross)])
+    assert found.partner.tolist() == list(range(QUERIES))
+    assert found.moved.mean(1).tolist() == pytest.approx([1, 0, 0, 1 / 3])
 
 
 def test_moved_is_half_the_summed_difference_of_what_heads_look_at_on_average_with_cls():
