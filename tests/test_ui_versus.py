@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,6 +54,14 @@ def test_a_visitor_of_the_other_model_compares_with_the_first(services, session)
     session = replace(session, model=READER)
     shown = json.loads(versus.compared(services, session, "Fake BLIP-2")[1])
     assert shown["titles"] == [READER, "Fake BLIP-2"]
+
+
+def test_on_offer_is_every_model_but_the_one_that_speaks(services, session):
+    assert versus.forget(services, session, READER)[2] == gr.update(choices=[READER, "Broken"], value=READER)
+    session = replace(session, model=READER)
+    others = ["Fake BLIP-2", "Broken"]
+    assert versus.forget(services, session, READER)[2] == gr.update(choices=others, value="Fake BLIP-2")
+    assert versus.forget(services, session, "Broken")[2]["value"] == "Broken"
 
 
 def test_trouble_is_told_with_its_fix(services, session):

@@ -26,7 +26,7 @@ def tab(services: Services) -> dict:
     )
     with gr.Row(elem_classes="qfv-controls"):
         other = gr.Dropdown(
-            list(services.speakers),
+            list(services.speakers)[1:],
             value=list(services.speakers)[1],
             label="Compare with",
             elem_id="versus-other",
@@ -87,9 +87,11 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
     return told, as_json(view)
 
 
-def forget() -> tuple[str, str]:
-    """Another image, model or answer: what was compared is of no more use."""
-    return "", ""
+def forget(services: Services, session: Session, other: str) -> tuple[str, str, Any]:
+    """Another image, model or answer: what was compared is of no more use. On offer is every model but the one that
+    speaks."""
+    others = [name for name in services.speakers if name != speaking(services, session)]
+    return "", "", gr.update(choices=others, value=other if other in others else others[0])
 
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple:
@@ -98,6 +100,6 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     def compare(session: Session, name: str) -> Any:
         return lasting(session, partial(compared, services, session, name))
 
-    out = [parts["told"], parts["view"]]
-    parts["run"].click(compare, [session, parts["other"]], out, show_progress_on=parts["told"], **LOAD)
-    return (forget, None, out)
+    chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
+    parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)
+    return (partial(forget, services), chosen, [*out, parts["other"]])

@@ -65,9 +65,13 @@ def test_two_models_side_by_side(url, open_page):  # noqa: F811
     # The canvas and this view are about the same query.
     page.locator(".qfv-item").nth(3).click()
     page.wait_for_function("document.querySelector('#versus-view select').value === '3'")
-    # What was compared belongs to an answer.
-    ask(page, "one?")
+    # What was compared belongs to an answer, and a model is compared with another.
+    choose(page, "Fake InstructBLIP")
     page.wait_for_function("!document.querySelector('#versus-view canvas')")
+    page.wait_for_function("document.querySelector('#versus-other input').value === 'Fake BLIP-2'")
+    page.locator("#versus-run").click()
+    page.wait_for_selector("#versus-view .qfv-difference figure canvas")
+    assert page.locator("#versus-view figcaption").all_inner_texts()[:2] == titles[1::-1]
 
 
 def test_one_goes_on_talking_while_another_model_is_read(url, open_page):  # noqa: F811
