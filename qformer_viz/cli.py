@@ -272,7 +272,7 @@ def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
     pictures = [backend.decode(path).image for path in args.pictures or ()]
 
-    def look(name: str) -> tuple[str, list[Any], list[str]]:
+    def look(name: str) -> tuple[list[Any], list[str]]:
         pipe = load(backend, argparse.Namespace(**vars(args) | {"model": name}))
         pictures.extend(() if pictures else backend.pictures(pipe, args.images))
         question = args.question if pipe.family == "instructblip" else ""
@@ -281,12 +281,13 @@ def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
             captures.append(encoded.record.result)
             answer = pipe.ask(encoded, args.question) if args.question else pipe.caption(encoded)
             said.append(answer.text)
-            told = f"\r{pipe.name}: image {len(said)} of {len(pictures)}"
+            told = f"\r{name}: image {len(said)} of {len(pictures)}"
             print(told, end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
-        return pipe.name, captures, said
+        return captures, said
 
-    names, captures, said = zip(*map(look, (args.against, args.model)), strict=True)
+    names = (args.against, args.model)  # as they were typed: two folders may hold models of one name
+    captures, said = zip(*map(look, names), strict=True)
     found = apart(*captures)
     same = sum(one == other for one, other in zip(*said, strict=True))
     what = "answer" if args.question else "caption"

@@ -164,12 +164,12 @@ def test_without_files_the_pictures_are_of_the_references_world(capsys):
         return (Image.new("RGB", (30, 20), (40 * i, 0, 0)) for i in range(count))
 
     def load(name, **_):
-        return FakePipeline(name=name)
+        return FakePipeline(name={"old": "base", "new": "base"}[name])
 
     backend = cli.Backend(load, decode, (qformer_viz.QFormerVizError,), pictures=pictures)
     assert cli.main(["compare", "--model", "new", "--against", "old", "--images", "4"], backend) == 0
     out = capsys.readouterr().out
-    assert asked == [("old", 4)] and out.startswith("new against old, 4 images")
+    assert asked == [("base", 4)] and out.startswith("new against old, 4 images")
     assert "alike by 1.00" in out and "than its own: none (0 of 8)" in out
 
 
