@@ -1,7 +1,7 @@
 """Gradio components with what the stock ones lack: an image upload that hands on the untouched file, a
 canvas that is fed once per image, and HTML that is only ever made from escaped text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -66,6 +66,23 @@ def live_view(name: str, elem_id: str) -> gr.HTML:
         apply_default_css=False,
         elem_id=elem_id,
     )
+
+
+def compare_row(name: str, choices: Sequence[str], width: int) -> tuple[gr.Dropdown, gr.Button]:
+    """What to compare with, chosen from a list, and the button that loads it and compares."""
+    with gr.Row(elem_classes="qfv-controls"):
+        other = gr.Dropdown(
+            list(choices),
+            value=next(iter(choices), None),
+            label="Compare with",
+            elem_id=f"{name}-other",
+            min_width=width,
+            scale=0,
+        )
+        run = gr.Button(
+            "Load and compare", variant="primary", size="md", elem_id=f"{name}-run", min_width=170, scale=0
+        )
+    return other, run
 
 
 def facts(rows: Iterable[tuple[str, str, str]], warning: str = "", lead: str = "") -> str:

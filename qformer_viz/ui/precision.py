@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from .. import fidelity
-from .components import alert, facts
+from .components import alert, compare_row, facts
 from .conversation import NO_IMAGE, Session
 from .lanes import LOAD, lasting
 from .services import Services
@@ -20,18 +20,7 @@ def tab(services: Services) -> dict:
         "language model makes of it.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        other = gr.Dropdown(
-            list(services.precisions),
-            value=next(iter(services.precisions), None),
-            label="Compare with",
-            elem_id="precision-other",
-            min_width=160,
-            scale=0,
-        )
-        run = gr.Button(
-            "Load and compare", variant="primary", size="md", elem_id="precision-run", min_width=170, scale=0
-        )
+    other, run = compare_row("precision", list(services.precisions), 160)
     told = gr.HTML(elem_id="precision-told", apply_default_css=False)
     layers = gr.Plot(
         show_label=False, label="Divergence by layer and head", elem_id="precision-plot", visible=False

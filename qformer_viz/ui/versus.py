@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
-from .components import alert, live_view
+from .components import alert, compare_row, live_view
 from .conversation import NO_IMAGE, Session
 from .lanes import LOAD, lasting
 from .models import speaking
@@ -24,18 +24,7 @@ def tab(services: Services) -> dict:
         "for the same query in both only where one was trained from the other.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        other = gr.Dropdown(
-            list(services.speakers)[1:],
-            value=list(services.speakers)[1],
-            label="Compare with",
-            elem_id="versus-other",
-            min_width=280,
-            scale=0,
-        )
-        run = gr.Button(
-            "Load and compare", variant="primary", size="md", elem_id="versus-run", min_width=170, scale=0
-        )
+    other, run = compare_row("versus", list(services.speakers)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)
     view = live_view("difference", "versus-view")
     return {"other": other, "run": run, "told": told, "view": view}
