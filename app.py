@@ -24,7 +24,8 @@ if os.environ.get("SPACES_ZERO_GPU"):
 
 
 from qformer_viz.__main__ import backend
-from qformer_viz.cli import PRECISIONS, load, model_arguments, precision
+from qformer_viz.cli import load, precision
+from qformer_viz.options import PRECISIONS, model_arguments
 
 ROOT = Path(__file__).resolve().parent
 FILM_IS_NEW = (

@@ -1,8 +1,7 @@
-"""The command line: caption, ask and explain without a browser. `__main__` hands in the model's side."""
+"""The commands: what a browser shows, and measurements, without one. `__main__` hands in the model's side."""
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -11,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .attribution import METHODS
-from .explain import DEFAULT, attribute, prepare
-
-BUNDLED = "blip2-emoji"
-PRECISIONS = ("float32", "bfloat16", "float16", "8bit", "4bit")
+from .explain import attribute, prepare
+from .options import parser
 
 
 @dataclass(frozen=True)
@@ -34,164 +31,10 @@ class Backend:
     labelled: Callable[[int], Any] | None = None
 
 
-def model_arguments(parser: argparse.ArgumentParser, quantization: bool = True) -> None:
-    """The options that choose a model, shared with app.py; environment variables give the defaults."""
-    env = os.environ
-    parser.add_argument(
-        "--model",
-        default=env.get("QFORMER_VIZ_MODEL", BUNDLED),
-        metavar="NAME",
-        help="a listed checkpoint, a folder, or a hub id named by --allow [QFORMER_VIZ_MODEL, %(default)s]",
-    )
-    if quantization:
-        parser.add_argument(
-            "--quantization",
-            choices=["auto", "none", "8bit", "4bit"],
-            default=env.get("QFORMER_VIZ_QUANTIZATION") or "auto",
-            help="of the big weights, auto: as little as the free memory asks for; the Q-Former stays float "
-            "[QFORMER_VIZ_QUANTIZATION, %(default)s]",
-        )
-    parser.add_argument(
-        "--device",
-        default=env.get("QFORMER_VIZ_DEVICE") or None,
-        help="for example cpu or cuda:0 [QFORMER_VIZ_DEVICE, chosen by what is there]",
-    )
-    parser.add_argument(
-        "--allow",
-        nargs="*",
-        default=(env.get("QFORMER_VIZ_ALLOW") or "").split(),
-        metavar="HUB_ID",
-        help="further hub ids that may be loaded; QFORMER_VIZ_ALLOW separates them by spaces",
-    )
-
-
 def load(backend: Backend, args: argparse.Namespace) -> Any:
     """The pipeline that the options ask for."""
     quantization = None if args.quantization == "none" else args.quantization
     return backend.load(args.model, quantization=quantization, device=args.device, allow=tuple(args.allow))
-
-
-def several(text: str) -> int:
-    """A number of images as an option: 1 or more."""
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
-    return int(text)
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m qformer_viz", description="See inside Q-Former models, without the browser."
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    caption = commands.add_parser("caption", help="describe an image")
-    ask = commands.add_parser("ask", help="answer a question about an image")
-    explain = commands.add_parser(
-        "explain",
-        help="write page, capture, explanation of every word, manifest and contact sheet to a folder",
-    )
-    for command in (caption, ask, explain):
-        command.add_argument("image", metavar="IMAGE", help="an image file")
-        model_arguments(command)
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
-    ask.add_argument("question", help="the question, in quotes")
-    explain.add_argument("--question", help="asked after the caption; its answer is taken apart then")
-    explain.add_argument(
-        "--methods",
-        nargs="*",
-        choices=list(METHODS),
-        default=[DEFAULT],
-        metavar="NAME",
-        help=f"that take the answer apart, of {', '.join(METHODS)}; none leaves it whole [{DEFAULT}]",
-    )
-    explain.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
-    )
-    listed = commands.add_parser(
-        "checkpoints", help="list what can be loaded, its size in every precision, and what fits here"
-    )
-    listed.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
-    listed.add_argument("--json", action="store_true", help="print every figure as JSON")
-    doctor = commands.add_parser(
-        "doctor",
-        help="load a checkpoint, check what can be checked, and print a report to paste into an issue",
-    )
-    model_arguments(doctor)
-    doctor.add_argument("--image", help="an image file [a shipped photograph]")
-    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
-    precise = commands.add_parser(
-        "fidelity", help="what a precision changes: maps and words on the same images"
-    )
-    model_arguments(precise, quantization=False)
-    precise.add_argument("--precision", choices=PRECISIONS, default="8bit", help="to judge [%(default)s]")
-    precise.add_argument(
-        "--against", choices=PRECISIONS, default="float32", help="the reference [%(default)s]"
-    )
-    precise.add_argument("--images", type=several, default=12, help="how many [%(default)s]")
-    precise.add_argument("--question", default="what is in the picture?", help="asked of each; may be empty")
-    precise.add_argument("--json", action="store_true", help="print every figure as JSON")
-    compare = commands.add_parser(
-        "compare",
-        help="what another checkpoint changes, a fine-tuned one for instance: maps, states and words",
-    )
-    model_arguments(compare)
-    compare.add_argument(
-        "--against",
-        default=BUNDLED,
-        metavar="NAME",
-        help="the reference, a checkpoint as above [%(default)s]",
-    )
-    compare.add_argument(
-        "--pictures", nargs="+", metavar="FILE", help="image files [images of the reference's world]"
-    )
-    compare.add_argument(
-        "--images", type=several, default=24, help="how many, without --pictures [%(default)s]"
-    )
-    compare.add_argument(
-        "--question", default="", help="asked in place of a caption, and read by an InstructBLIP"
-    )
-    compare.add_argument("--json", action="store_true", help="print every figure as JSON")
-    truth = commands.add_parser(
-        "faithfulness", help="measure all methods over scenes of the bundled world whose objects are known"
-    )
-    model_arguments(truth)
-    truth.add_argument("--scenes", type=several, default=300, help="how many [%(default)s]")
-    truth.add_argument(
-        "--sanity",
-        action="store_true",
-        help="instead, whether the map changes when what was learned is replaced by noise (20 scenes do)",
-    )
-    truth.add_argument(
-        "--methods",
-        nargs="+",
-        choices=list(METHODS),
-        metavar="NAME",
-        help="only these, of " + ", ".join(METHODS),
-    )
-    truth.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="write means and intervals as JSON; model cards are drawn from it",
-    )
-    truth.add_argument("--json", action="store_true", help="print every figure as JSON")
-    passed = commands.add_parser(
-        "bottleneck",
-        help="what can be read off the patches, and what off the queries, over scenes that are known",
-    )
-    model_arguments(passed)
-    passed.add_argument("--scenes", type=several, default=3000, help="how many [%(default)s]")
-    passed.add_argument(
-        "--questions",
-        nargs="*",
-        default=[],
-        metavar="QUESTION",
-        help="asked as well of a Q-Former that reads them",
-    )
-    passed.add_argument(
-        "--out", type=Path, metavar="FILE", help="write every figure as JSON; model cards show it"
-    )
-    passed.add_argument("--json", action="store_true", help="print every figure as JSON")
-    return top
 
 
 def main(argv: Sequence[str] | None, backend: Backend) -> int:

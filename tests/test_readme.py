@@ -29,7 +29,7 @@ def commands(prefix: str) -> list[list[str]]:
 
 
 def test_command_lines_parse():
-    from qformer_viz.cli import parser
+    from qformer_viz.options import parser
 
     found = commands("python -m qformer_viz ")
     assert {parser().parse_args(words).command for words in found} == {

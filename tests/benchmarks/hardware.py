@@ -22,8 +22,9 @@ from model.baseline import reference_images
 from model.errors import ModelError
 from model.loading import choose_device
 from qformer_viz import doctor
-from qformer_viz.cli import PRECISIONS, precision
+from qformer_viz.cli import precision
 from qformer_viz.explain import attribute, prepare
+from qformer_viz.options import PRECISIONS
 from tests import published
 from tests.benchmarks.speed import synchronised
 
