@@ -90,7 +90,7 @@ def facts(rows: Iterable[tuple[str, str, str]], warning: str = "", lead: str = "
     told = alert(warning) if warning else ""
     told += f"<p role='status'><b>{escape(lead)}</b></p>" if lead else ""
     cells = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(meaning)}</small></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class='qfv-meaning'>{escape(meaning)}</dd></div>"
         for name, value, meaning in rows
     )
     return f"{told}<dl class='qfv-facts'>{cells}</dl>"

@@ -209,7 +209,7 @@ def test_clicks_select_and_compare(explorer):
     item = lambda q: page.locator(f'.qfv-item[data-query="{q}"]')  # noqa: E731
     item(7).click()
     item(12).click(modifiers=["Shift"])
-    page.get_by_role("button", name="Add queries").click()
+    page.get_by_role("button", name="Compare").click()
     item(20).click()
     assert state(page)["queries"] == [7, 12, 20]
     selected = page.locator('.qfv-item[aria-selected="true"]').evaluate_all(
@@ -392,14 +392,14 @@ def test_files_are_made_in_the_browser(explorer):
             page.get_by_role("button", name=name).click()
         return got.value.suggested_filename, got.value.path().read_bytes()
 
-    name, data = save("Save this view as PNG")
+    name, data = save("PNG")
     assert name == "qformer-viz_q03-q07_layer-2_head-mean.png" and Image.open(io.BytesIO(data)).width == 1264
-    name, data = save("Save this view as SVG")
+    name, data = save("SVG")
     root = ET.fromstring(data)
     svg = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f"{svg}g/{svg}rect")) == 256 and not list(root.iter(f"{svg}script"))
     assert root.find(f"{svg}image").get("href").startswith("data:image/jpeg")
-    name, data = save("Save the contact sheet")
+    name, data = save("Sheet")
     assert name == "qformer-viz_sheet_layer-2_head-mean.png" and Image.open(io.BytesIO(data)).height > 500
 
 

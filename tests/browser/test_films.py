@@ -148,7 +148,7 @@ def test_a_saved_view_is_of_the_frame_on_the_canvas(explorer):
     page = explorer()
     strip(page).nth(1).click()
     with page.expect_download() as started:
-        page.get_by_role("button", name="Save this view as SVG").click()
+        page.get_by_role("button", name="SVG").click()
     saved = started.value
     assert saved.suggested_filename.endswith("_frame-2.svg")
     text = saved.path().read_text()
@@ -202,7 +202,7 @@ def test_the_tabs_of_the_page_follow_the_frame(open_page, served, tmp_path):
     page.locator("#why-run").click()
     page.locator(".qfv-chip").nth(2).click()
     assert page.locator(".qfv-why-body canvas").count() == 4
-    page.get_by_role("button", name="Hide and show the patches that this map names").click()
+    page.get_by_role("button", name="Is this map true?").click()
     page.get_by_text("Query knock-out. ").wait_for()
     # A query of any frame can be chosen in a figure; the frame comes with it.
     page.get_by_role("tab", name="Queries").click()
@@ -228,10 +228,10 @@ def test_the_tabs_of_the_page_follow_the_frame(open_page, served, tmp_path):
     canvases.nth(0).press("Space")
     assert told.inner_text() == "4 of 64 patches of 4 frames hidden. At row 1, column 1 of frame 1, shown."
     # Pressing the button takes the focus from the picture; nothing may move from under the pointer.
-    answer = page.get_by_role("button", name="Ask the last question again with these patches hidden")
+    answer = page.get_by_role("button", name="Answer again without them")
     before = told.inner_text()
     answer.click()
     assert told.inner_text() == before
     page.locator("#whatif-outcome").get_by_text("With 4 of 64 patches of 4 frames hidden from").wait_for()
-    page.get_by_role("button", name="Hide the tenth").click()
+    page.get_by_role("button", name="Strongest tenth").click()
     assert told.inner_text().startswith("6 of 64")

@@ -96,9 +96,9 @@ def test_in_the_frame_of_a_notebook(view, open_page, tmp_path):
     frame = page.frame_locator("iframe")
     explore(frame)
     # There is no address that could be copied; what is drawn can be saved.
-    assert not frame.get_by_role("button", name="Copy a link").count()
+    assert not frame.get_by_role("button", name="Copy link").count()
     with page.expect_download() as started:
-        frame.get_by_role("button", name="Save this view as SVG").click()
+        frame.get_by_role("button", name="SVG").click()
     assert started.value.suggested_filename == "qformer-viz_q02_layer-4_head-mean.svg"
     inside = page.frames[1]
     assert (

@@ -67,12 +67,23 @@
   // PNG and SVG are the canvas's own: its buttons draw exactly what is on the screen.
   window.qfvSaveView = (kind) => {
     const title = { png: "Save this view as PNG", svg: "Save this view as SVG" }[kind];
-    const button = document.querySelector(`#canvas button[title="${title}"], #canvas button[aria-label="${title}"]`);
+    const button = document.querySelector(`#canvas button[title="${title}"]`);
     if (button) button.click();
+  };
+
+  // Whoever has no pointer scrolls the conversation by its arrow keys; examples are called what they show, not by number.
+  const reach = () => {
+    const log = document.querySelector("#chat [role=log]:not([tabindex])");
+    if (log) log.tabIndex = 0;
+    for (const button of document.querySelectorAll("#examples button.thumbnail-item")) {
+      const name = button.textContent.trim();
+      if (name && button.ariaLabel !== name) button.ariaLabel = name;
+    }
   };
 
   const changed = () => {
     scan();
+    reach();
     reopen();
   };
   new MutationObserver(changed).observe(document.documentElement, { childList: true, subtree: true });

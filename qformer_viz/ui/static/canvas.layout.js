@@ -82,13 +82,13 @@
   }
 
   function ranking(view, maps) {
-    const title = el("h3", { class: "qfv-title" });
+    const title = el("h2", { class: "qfv-title" });
     const hint = el("p", { class: "qfv-hint" });
     const rows = Array.from({ length: Math.min(8, maps.queries) }, () => {
       const name = el("span", { class: "qfv-who" });
       const value = el("span", { class: "qfv-num" });
       const length = bar();
-      const node = el("button", { type: "button", class: "qfv-rank" }, name, length.track, value);
+      const node = el("button", { type: "button", class: "qfv-rank" }, name, " ", length.track, value);
       node.addEventListener("click", (event) => view.pick(Number(node.dataset.query), event, "rank"));
       return { node, name, value, length };
     });
@@ -108,14 +108,14 @@
       const entropy = el("span", { class: "qfv-small" });
       const cls = bar();
       const node = el("div", { class: "qfv-item", role: "option", tabindex: "-1", "data-query": q },
-        canvas, el("span", { class: "qfv-under" }, el("b", {}, label(q)), entropy), cls.track);
+        canvas, el("span", { class: "qfv-under" }, el("b", {}, label(q)), " ", entropy), cls.track);
       return { node, canvas, entropy, cls };
     });
     const list = el("div", { class: "qfv-list", role: "listbox", "aria-multiselectable": "true", "aria-orientation": "horizontal",
       "aria-label": "Contact sheet of all queries" }, ...items.map((i) => i.node));
     const key = el("span", { class: "qfv-key" });
     const node = el("section", { class: "qfv-sheet" },
-      el("div", { class: "qfv-sheethead" }, el("h3", { class: "qfv-title" }, "All " + maps.queries + " queries"),
+      el("div", { class: "qfv-sheethead" }, el("h2", { class: "qfv-title" }, "All " + maps.queries + " queries"),
         key, field("Sort", sort.group)), list);
     return { node, sort, items, key, list };
   }

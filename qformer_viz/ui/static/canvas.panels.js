@@ -98,7 +98,7 @@
       const q = order[i];
       r.node.dataset.query = q;
       r.node.classList.toggle("qfv-on", state.queries.includes(q));
-      r.node.setAttribute("aria-label", "Query " + label(q) + ", " + number(at(q)) + ". Select it.");
+      r.node.setAttribute("aria-label", "Query " + label(q) + " " + number(at(q)) + " of its attention. Select it.");
       r.name.textContent = label(q);
       r.value.textContent = number(at(q));
       r.length.set(scene.block.top > 0 ? at(q) / scene.block.top : 0);
@@ -120,11 +120,11 @@
         const most = { raw: 1, shared: top, map: scene.block.peak[q] }[state.scale];
         QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, most, scene.colours);
         item.canvas.classList.toggle("qfv-smooth", scene.smooth);
-        item.entropy.textContent = (moving ? QFV.film.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
+        const figure = (moving ? QFV.film.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
+        item.entropy.textContent = figure;
         item.cls.set(scene.block.cls[q]);
-        item.node.setAttribute("aria-label", "Query " + label(q) + ", entropy " + scene.block.entropy[q].toFixed(2) +
-          " nats, " + percent(scene.block.cls[q]) + " on CLS");
-        item.node.title = item.node.getAttribute("aria-label");
+        item.node.title = "Query " + label(q) + " " + figure + (moving ? " of movement, " : " nats of entropy, ") + percent(scene.block.cls[q]) + " on CLS";
+        item.node.setAttribute("aria-label", item.node.title);
       });
     }
     const order = view.order();

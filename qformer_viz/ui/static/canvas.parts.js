@@ -57,8 +57,9 @@
     return el("div", { class: "qfv-field" }, el("span", { class: "qfv-name", "aria-hidden": "true" }, text), ...controls);
   }
 
+  // What a button shows is its name, with its title to explain; a bare sign is named by its title.
   function button(text, title, onclick, extra) {
-    return el("button", { type: "button", class: "qfv-button", title, "aria-label": title, onclick, ...extra }, text);
+    return el("button", { type: "button", class: "qfv-button", title, "aria-label": /\p{L}/u.test(text) ? null : title, onclick, ...extra }, text);
   }
 
   // A horizontal bar whose length is `share` of its track.

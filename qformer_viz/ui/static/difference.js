@@ -86,8 +86,8 @@
       this.most.replaceChildren(...order.map((q) => {
         const { track, set } = bar();
         set(shares[q] / (shares[order[0]] || 1));
-        const go = button("", "Show query " + label(q) + ", moved " + percent(shares[q]), () => this.set({ query: q }), { "aria-pressed": String(q === query) });
-        go.append(el("span", {}, label(q)), track, el("span", {}, percent(shares[q])));
+        const go = button("", "Query " + label(q) + " " + percent(shares[q]) + " moved. Show it.", () => this.set({ query: q }), { "aria-pressed": String(q === query) });
+        go.append(el("span", {}, label(q)), " ", track, el("span", {}, percent(shares[q])));
         return go;
       }));
     }

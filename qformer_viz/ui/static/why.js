@@ -45,7 +45,7 @@
       this.heading = el("b", {});
       this.rest = el("p", { class: "qfv-note" });
       this.check = button("Is this map true?", "Hide and show the patches that this map names, and see what the word does", () => this.begin("apply"));
-      this.compute = button("", "", () => this.begin("submit"));
+      this.compute = button("Run", "", () => this.begin("submit"));
       this.body = el("div", { class: "qfv-why-body" }, el("figure", { class: "qfv-less-more" }, picture, this.legend),
         el("div", {}, this.heading, this.bars, this.rest));
       this.root = el("div", { class: "qfv qfv-why", "data-theme": theme || "host" }, this.list, this.told, field("Method", this.method), this.about,
@@ -92,7 +92,6 @@
         + (visual ? "" : " There is no map to draw for it.") + (visual && !known ? (this.ask ? " This method has not run yet." : " This method was not run for it.") : "");
       const what = "Run " + method.title + (method.single ? " for “" + shown.words[state.word] + "”" : "");
       this.compute.textContent = what;
-      this.compute.setAttribute("aria-label", what);
       this.compute.title = what;
       this.compute.hidden = known || !visual || !this.ask;
       this.check.hidden = !known || !visual || !this.ask;
@@ -132,10 +131,10 @@
         const { track, set } = bar();
         set(Math.abs(values[q]) / (Math.abs(values[order[0]]) || 1));
         const [frame, query] = this.place(q, values.length);
-        const when = frames.length > 1 ? " of frame " + (frame + 1) : "";
-        const go = button("", "Show query " + label(query) + when + " on the canvas, weight " + signed(values[q]), () => this.show(q, frame, query),
+        const name = (frames.length > 1 ? frame + 1 + "·" : "") + label(query);
+        const go = button("", "Query " + name + " " + signed(values[q]) + " of weight. Show it on the canvas.", () => this.show(q, frame, query),
           { "data-query": q, class: "qfv-button" + (values[q] < 0 ? " qfv-against" : "") });
-        go.append(el("span", {}, frames.length > 1 ? frame + 1 + "·" + label(query) : label(query)), track, el("span", {}, signed(values[q])));
+        go.append(el("span", {}, name), " ", track, el("span", {}, signed(values[q])));
         return go;
       }));
     }
