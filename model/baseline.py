@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from model.checkpoints import ASSETS
+
 SCENES, SEED = 64, 31_000
-PHOTOGRAPHS = Path(__file__).resolve().parents[1] / "assets" / "photographs"
+PHOTOGRAPHS = ASSETS / "photographs"
 
 
 def reference_images(world: str) -> Iterator[Any]:

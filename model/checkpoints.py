@@ -14,7 +14,9 @@ from typing import Any
 
 from model.errors import CheckpointError
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_HERE = Path(__file__).resolve().parent
+ASSETS = _HERE / "bundled" if (_HERE / "bundled").is_dir() else _HERE.parent / "assets"
+"""Bundled models, photographs and artwork: in the repository beside `model/`, in an installed package within it."""
 CARD = "explorer.json"
 """Optional file in a local folder that sets any of title, question_prompt, caption_prompt, world, licence."""
 

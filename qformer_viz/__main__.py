@@ -1,12 +1,9 @@
 """`python -m qformer_viz`: the one module here that knows `model`, and the wiring that app.py shares."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from .cli import Backend, main
-
-PHOTOGRAPH = Path(__file__).resolve().parents[1] / "assets/photographs/astronaut.jpg"
 
 
 def load(name: str, **options: Any) -> Any:
@@ -59,14 +56,21 @@ def checkpoints(device: str | None) -> tuple[list[dict[str, Any]], float]:
 
 def backend() -> Backend:
     """Loader, decoder and the errors that carry a message for the user."""
+    from model.checkpoints import ASSETS
     from model.errors import ModelError
 
     from .errors import QFormerVizError
 
+    photograph = ASSETS / "photographs" / "astronaut.jpg"
     return Backend(
-        load, decode, (ModelError, QFormerVizError), truths, pictures, PHOTOGRAPH, checkpoints, labelled
+        load, decode, (ModelError, QFormerVizError), truths, pictures, photograph, checkpoints, labelled
     )
 
 
+def command() -> int:
+    """What an installed `qformer-viz` runs."""
+    return main(None, backend())
+
+
 if __name__ == "__main__":
-    sys.exit(main(None, backend()))
+    sys.exit(command())

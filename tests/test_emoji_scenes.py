@@ -35,7 +35,7 @@ seeds = st.integers(0, 10**6)
 def test_nouns_are_64_with_a_drawing_in_every_sheet():
     assert len(NOUNS) == 64
     for style in STYLES:
-        sheet = Image.open(scenes.ASSETS / f"{style}.png")
+        sheet = Image.open(scenes.SHEETS / f"{style}.png")
         assert sheet.mode == "RGBA" and sheet.size == (768, 768)
         cells = np.asarray(sheet)[..., 3].reshape(8, 96, 8, 96).mean((1, 3)).ravel()
         assert (cells > 15).all(), [NOUNS[i] for i in np.flatnonzero(cells <= 15)]
@@ -47,7 +47,7 @@ def test_further_artwork_holds_every_noun_somewhere_and_is_drawn_where_it_does()
         assert sum(has_drawing(style, noun) for style in TEACHING_STYLES) >= 3, noun
     assert not has_drawing("emojione-v1", "drum") and has_drawing("openmoji", "drum")
     for style in TEACHING_STYLES:
-        with (scenes.ASSETS / f"{style}.png").open("rb") as file, Image.open(file) as sheet:
+        with (scenes.SHEETS / f"{style}.png").open("rb") as file, Image.open(file) as sheet:
             assert sheet.size == (768, 768)
     drawn = [o for seed in range(150) for o in random_scene(seed, styles=TEACHING_STYLES).objects]
     assert {o.style for o in drawn} == set(TEACHING_STYLES)

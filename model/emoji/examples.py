@@ -4,9 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from model.checkpoints import ASSETS
+
 from .scenes import Scene, layout_scene, render
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
+EXAMPLES = ASSETS / "examples"
 
 # file name: nouns, layout, style (None mixes the sets), background, seed
 _GALLERY = {

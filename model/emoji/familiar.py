@@ -19,10 +19,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from model.checkpoints import ASSETS
+
 from .scenes import IMAGE_SIZE, random_scene, render
 from .strangers import STRANGERS
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 ASSET = ASSETS / "blip2-emoji"
 PHOTOGRAPHS = ASSETS / "photographs"
 STATISTICS = "familiar.safetensors"

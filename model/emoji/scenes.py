@@ -9,15 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from model.checkpoints import ASSETS
+
 from .backgrounds import BACKGROUNDS, Background, draw_background, random_background
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "emoji"
-NOUNS: tuple[str, ...] = tuple(json.loads((ASSETS / "nouns.json").read_text()))
+SHEETS = ASSETS / "emoji"
+NOUNS: tuple[str, ...] = tuple(json.loads((SHEETS / "nouns.json").read_text()))
 STYLES = ("noto", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
 # Further artwork from which the ViT learns what a noun can look like; no scene of the world is drawn with it, and some
 # nouns are missing from most of these sets.
@@ -133,7 +134,7 @@ def _extent(cell: Image.Image) -> tuple[int, int, int, int] | None:
 
 @cache
 def _sheet(style: str) -> Image.Image:
-    return Image.open(ASSETS / f"{style}.png").convert("RGBA")
+    return Image.open(SHEETS / f"{style}.png").convert("RGBA")
 
 
 def _warped(glyph: Image.Image, seed: int) -> Image.Image:

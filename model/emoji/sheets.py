@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .scenes import ASSETS, CELL, NOUNS, SHEET_COLUMNS, STYLES, TEACHING_STYLES, UNSEEN_STYLES
+from .scenes import CELL, NOUNS, SHEET_COLUMNS, SHEETS, STYLES, TEACHING_STYLES, UNSEEN_STYLES
 
 # Sets of icons rather than emoji: their drawings are named by noun, if the list below has no other name.
 _ICONS = ("mdi", "game-icons", "ph")
@@ -134,13 +134,13 @@ def build_sheet(icons: dict, names: list[str | None]) -> Image.Image:
     return sheet
 
 
-def build_sheets(iconify: Path, out: Path = ASSETS) -> list[Path]:
+def build_sheets(iconify: Path, out: Path = SHEETS) -> list[Path]:
     """Write every sheet; `iconify` is the folder that holds one folder per artwork set.
 
     The sets share their icon names, but only some list code points, so the names come from `noto`.
     """
     names = json.loads((iconify / "noto" / "chars.json").read_text())
-    codes = json.loads((ASSETS / "nouns.json").read_text())
+    codes = json.loads((SHEETS / "nouns.json").read_text())
     written = []
     for style in (*STYLES, *TEACHING_STYLES, *UNSEEN_STYLES):
         icons = json.loads((iconify / style / "icons.json").read_text())

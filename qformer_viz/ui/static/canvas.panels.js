@@ -86,9 +86,9 @@
     const { rank } = view.parts;
     const { maps, state } = view;
     const shown = scene.patch !== null;
-    rank.title.textContent = shown ? "Who looks at " + words.patch(maps, scene.patch) : "Who looks at a patch";
+    rank.title.textContent = shown ? "Who looks there" : "Who looks at a patch";
     rank.hint.textContent = shown
-      ? state.pinned ? "Pinned. Escape or a second click releases it." : "Click to pin."
+      ? "At " + words.patch(maps, scene.patch) + (state.pinned ? ". Pinned: Escape or a second click releases it." : ". Click to pin.")
       : "Point at the picture, or tap it: the queries are ranked by the attention they spend there.";
     rank.list.classList.toggle("qfv-idle", !shown);
     if (!shown) return;
