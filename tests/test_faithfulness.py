@@ -63,7 +63,7 @@ def test_deletion_and_insertion_by_hand():
         return 10 * (keep.float() @ weight) - 7
 
     fractions = (0, 0.25, 0.5)
-    inserted = np.trapezoid([0, 0.4, 0.7], fractions) / 0.5
+    inserted = ((0 + 0.4) / 2 * 0.25 + (0.4 + 0.7) / 2 * 0.25) / 0.5
     assert deletion_insertion(patches, score, fractions) == pytest.approx((1 - inserted, inserted))
     worst = deletion_insertion(-patches, score, fractions)
     assert worst[0] > 1 - inserted and worst[1] < inserted

@@ -185,7 +185,7 @@ def test_a_damaged_later_page_does_not_cost_the_first():
     for entry in entries(place):
         if struct.unpack_from("<H", data, entry)[0] == 256:
             struct.pack_into("<H", data, entry, 60000)  # the third page has no width
-    with Image.open(io.BytesIO(data)) as opened, pytest.raises(TypeError):
+    with Image.open(io.BytesIO(data)) as opened, pytest.raises((TypeError, ValueError)):  # by version
         _ = opened.n_frames
     assert near(decode(bytes(data)).image.getpixel((5, 5)), RED)
 
