@@ -67,9 +67,14 @@ def test_every_module_and_no_other_package_is_in_it(wheel):
     assert {name for name in names if name.endswith(".py")} == written
     static = {path.name for path in (ROOT / "qformer_viz/ui/static").iterdir()}
     assert {Path(name).name for name in names if "/static/" in name} == static
-    for needed in ("model/py.typed", "qformer_viz/py.typed", "model/bundled/emoji/licenses/MIT.txt"):
-        assert needed in names
-    assert not [name for name in names if "screenshots" in name]
+    shipped = {
+        path.relative_to(ROOT / "assets").as_posix()
+        for path in (ROOT / "assets").rglob("*")
+        if path.is_file()
+    }
+    bundled = {name.removeprefix("model/bundled/") for name in names if name.startswith("model/bundled/")}
+    assert bundled == {name for name in shipped if not name.startswith("screenshots/")}
+    assert {"model/py.typed", "qformer_viz/py.typed"} <= set(names)
 
 
 def test_models_maps_and_explanations_work_without_the_repository(python):

@@ -154,7 +154,7 @@ def redrawn(services: Services, session: Session, name: str | None, act: str, pl
 
 
 def consequence(
-    services: Services, session: Session, changed: Any, lead: str, sides: tuple[Any, Any] | None = None
+    services: Services, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
 ) -> str:
     """As HTML: the new answer beside the old one, and what every word of the old one loses or gains."""
     pipe, old = services.of(session).pipe, session.answer
@@ -168,7 +168,7 @@ def consequence(
     )
     sides = [("before", old.text), ("now, greedily", new.text or "(no word)")]
     cells = "".join(
-        f"<div><dt>{name}</dt>{_picture(sides, i)}<dd>{escape(text)}</dd></div>"
+        f"<div><dt>{name}</dt>{_picture(scenes, i)}<dd>{escape(text)}</dd></div>"
         for i, (name, text) in enumerate(sides)
     )
     return (
@@ -183,11 +183,11 @@ def _signed(nats: torch.Tensor) -> str:
     return f"{round(nats.item(), 2) + 0.0:+.2f}"
 
 
-def _picture(sides: tuple[Any, Any] | None, index: int) -> str:
-    if sides is None:
+def _picture(scenes: tuple[Any, Any] | None, index: int) -> str:
+    if scenes is None:
         return ""
     alt = ("the scene as it was", "the scene drawn again")[index]
-    return f"<img src='{embed(sides[index])['src']}' alt='{alt}'>"
+    return f"<img src='{embed(scenes[index])['src']}' alt='{alt}'>"
 
 
 def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
