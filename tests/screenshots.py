@@ -23,16 +23,21 @@ def opened(browser, url: str, width: int, height: int, dark: bool = False, touch
     )
     page = context.new_page()
     page.goto(url)
-    page.locator("#examples button.thumbnail-item").first.click()
+    converse(page)
+    page.wait_for_timeout(1000)
+    yield page
+    context.close()
+
+
+def converse(page) -> None:
+    """Have the first example captioned, and ask two questions about it."""
+    page.get_by_role("button", name="cat and dog", exact=True).click()
     page.wait_for_selector("#canvas .qfv-item")
     page.wait_for_function(IDLE, arg=1)
     for turn, question in enumerate(("where is the cat?", "is there a rocket?"), 1):
         page.locator("#question textarea").fill(question)
         page.locator("#send").click()
         page.wait_for_function(IDLE, arg=1 + 2 * turn)
-    page.wait_for_timeout(1000)
-    yield page
-    context.close()
 
 
 def main() -> None:

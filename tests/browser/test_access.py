@@ -9,10 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from tests.browser.test_show import view  # noqa: F401
+from tests.screenshots import IDLE, converse
 from tests.serving import serve
 
 pytestmark = pytest.mark.browser
-IDLE = "n => document.querySelectorAll('#chat .message').length >= n && !document.body.classList.contains('qfv-busy')"
 RULES = {"rules": {"target-size": {"enabled": True}}, "resultTypes": ["violations"]}
 # What Gradio draws itself and offers no way to name: (rule, its markup).
 GRADIO = (
@@ -60,13 +60,7 @@ def test_all_views_keep_the_rules(open_page):
         page.locator("#model input").click()
         page.get_by_role("option", name="InstructBLIP emoji").click()
         page.wait_for_function("document.querySelector('#header').innerText.includes('InstructBLIP emoji')")
-        page.get_by_role("button", name="cat and dog", exact=True).click()
-        page.wait_for_selector("#canvas .qfv-item")
-        page.wait_for_function(IDLE, arg=1)
-        for turn, question in enumerate(("where is the cat?", "is there a rocket?"), 1):
-            page.locator("#question textarea").fill(question)
-            page.locator("#send").click()
-            page.wait_for_function(IDLE, arg=1 + 2 * turn)
+        converse(page)
         page.locator("#scene-maker button").first.click()
         page.locator("#decoding button").first.click()
         page.locator(".qfv-item").nth(3).click(modifiers=["Shift"])
