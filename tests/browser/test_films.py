@@ -142,6 +142,8 @@ def test_queries_are_sorted_by_how_far_they_move(explorer):
         float(ranked[0]), abs=0.02
     )
     assert "from frame to frame" in page.locator(".qfv-key").inner_text()
+    name = page.locator(".qfv-item").first.get_attribute("aria-label")
+    assert name.startswith(f"Query {order[0]:02} {ranked[0]:.2f} of movement, ")
 
 
 def test_a_saved_view_is_of_the_frame_on_the_canvas(explorer):
