@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -26,6 +27,9 @@ from transformers.cache_utils import DynamicLayer
 from model.caching import Recent
 from model.types import Decoding
 
+_VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+CACHE = "cache" if _VERSION >= (5, 24) else "past_key_values"
+"""What transformers calls the key-value cache that a language model is given and gives back."""
 PREFIXES = 8
 """Key-value caches kept: one per conversation in flight, about 50 MB each for OPT-2.7B in bf16."""
 
@@ -96,7 +100,7 @@ class Generator:
         single = decoding.num_beams == 1
         past = self._recall(fingerprint, prompt) if self.reuse and single else None
         if past is not None:
-            inputs["past_key_values"] = past
+            inputs[CACHE] = past
         first = len(prompt) if self.decoder_only else 1
         watch = _Watch(first, self.ends, stopped, progress if single else None)
         with _seeded(decoding.seed if decoding.do_sample else None, queries.device):
@@ -109,7 +113,7 @@ class Generator:
             )
         sequence = out.sequences[0].tolist()
         if self.reuse and single:
-            self._keep(fingerprint, sequence, len(prompt), out.past_key_values)
+            self._keep(fingerprint, sequence, len(prompt), getattr(out, CACHE))
         new = sequence[first:]
         kept = self._until_end(new)
         if single:
@@ -265,13 +269,13 @@ def teacher_forced(language: Any, prompt: Tensor, ids: Tensor, **options: Any) -
     """One clean pass over `ids` [1, t] after each embedded prompt [n, p, d]; its logits [n, t, v] predict the ids.
 
     With `output_attentions=True` the maps have a row for every position, in a decoder-only model those of the prompt
-    too: the row that predicts the first id is number p - 1. `past_key_values`: of what comes before the prompt.
+    too: the row that predicts the first id is number p - 1. `options[CACHE]`: of what comes before the prompt.
     """
     count = len(prompt)
     if not language.config.is_encoder_decoder:
         embeds = language.get_input_embeddings()(ids).expand(count, -1, -1)
         embeds = torch.cat([prompt, embeds], dim=1)
-        past = options.get("past_key_values")
+        past = options.get(CACHE)
         if past is not None:
             length = past.get_seq_length() + embeds.shape[1]
             options["attention_mask"] = torch.ones(count, length, dtype=torch.long, device=embeds.device)

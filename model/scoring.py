@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from model.errors import GradientError
-from model.generation import teacher_forced
+from model.generation import CACHE, teacher_forced
 
 BATCH_BYTES = 256e6
 """Bound on the logits, or on the image keys and values, or on the graph, of one batch."""
@@ -260,7 +260,7 @@ class Scorer:
         text = self.language.get_input_embeddings()(self._prompt[:, queries.shape[1] :])
         prompt = torch.cat([queries.to(text.dtype), text.expand(len(queries), -1, -1)], 1)
         if start:
-            options["past_key_values"] = self._known(start, len(queries))
+            options[CACHE] = self._known(start, len(queries))
         return teacher_forced(self.language, prompt[:, start:], self._answer, **options)
 
     def _known(self, start: int, count: int) -> DynamicCache:
@@ -269,8 +269,8 @@ class Scorer:
             cache = DynamicCache(config=self.language.config)
             self.language.get_decoder()(
                 inputs_embeds=self.queries.to(self.language.get_input_embeddings().weight.dtype),
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
             )
             self._before = [(layer.keys, layer.values) for layer in cache.layers]
         cache = DynamicCache(config=self.language.config)
