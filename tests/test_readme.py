@@ -23,6 +23,11 @@ def test_there_are_python_blocks():
     assert len(PYTHON) == 2
 
 
+def test_there_is_one_command_that_tests():
+    """`.ci/run` reads it from there."""
+    assert len(re.findall(r"^pip install .*pytest.*$", README, re.M)) == 1
+
+
 def commands(prefix: str) -> list[list[str]]:
     lines = "\n".join(text for kind, text in BLOCKS if kind == "bash").splitlines()
     return [shlex.split(line, comments=True)[3:] for line in lines if line.startswith(prefix)]
