@@ -46,6 +46,12 @@ def url(started):
     return started[0]
 
 
+def test_every_tab_is_in_sight_on_a_laptop(url, open_page):
+    page = open_page(url, width=1280, height=800)
+    page.get_by_role("tab", name="About", exact=True).wait_for()
+    assert not page.get_by_role("button", name="More tabs").is_visible()
+
+
 def choose(page, name):
     """Click an example and wait for caption and canvas; returns seconds."""
     before = page.evaluate("document.querySelector('#canvas .qfv-host')?.dataset.image ?? ''")
