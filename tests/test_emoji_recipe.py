@@ -29,7 +29,7 @@ KINDS = {
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
     arguments = command.parser().parse_args(
-        ["train", "--out", str(out), "--scale", "0.0002", "--precision", "fp32"]
+        ["train", "--out", str(out), "--scale", "0.0002", "--precision", "fp32", "--threads", "2"]
     )
     arguments.run(arguments)
     return out

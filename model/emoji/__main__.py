@@ -18,12 +18,16 @@ def _train(arguments: argparse.Namespace) -> None:
     import torch
 
     from .options import from_arguments
-    from .recipe import STAGES, train_stage
+    from .recipe import train_stage
+    from .waves import train_all
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
-        train_stage(stage, arguments.out, arguments.scale, arguments.precision, from_arguments(arguments))
+    how = (arguments.out, arguments.scale, arguments.precision, from_arguments(arguments))
+    if arguments.stage == "all":
+        train_all(*how, arguments.threads)
+    else:
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        train_stage(arguments.stage, *how)
     from accelerate import PartialState
 
     from . import plots
@@ -85,7 +89,13 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="python -m model.emoji", description=__doc__.splitlines()[0])
     commands = root.add_subparsers(required=True)
     train = commands.add_parser("train", help="train one stage or all of them; continues where it stopped")
-    train.add_argument("--stage", choices=("lm", "vit", "align", "bridge", "instruct", "all"), default="all")
+    stages = ("lm", "vit", "features", "align", "bridge", "instruct", "all")
+    train.add_argument(
+        "--stage",
+        choices=stages,
+        default="all",
+        help="all: those that need not wait for one another side by side",
+    )
     train.add_argument("--out", type=Path, default=Path("runs/emoji"))
     train.add_argument(
         "--scale", type=float, default=1.0, help="length of every schedule, 1 is the full recipe"

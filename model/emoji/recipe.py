@@ -1,5 +1,5 @@
-"""The whole recipe: language model and ViT; then stage 1, stage 2 and the tuning on questions, each with a folder that
-transformers loads.
+"""The stages of the recipe: language model and ViT; the ViT's features of all scenes; then stage 1, stage 2 and the
+tuning on questions, each with a folder that transformers loads.
 
 Every stage continues from what it finds under `out` and prints its gate.
 """
@@ -25,7 +25,7 @@ from .options import DEFAULT, Options
 from .probes import probe_vision
 from .tokenizer import train_tokenizer
 
-STAGES = ("lm", "vit", "align", "bridge", "instruct")
+STAGES = ("lm", "vit", "features", "align", "bridge", "instruct")
 
 
 def scaled(schedule: Schedule, scale: float) -> Schedule:
@@ -90,15 +90,29 @@ def _vision(accelerator, tokenizer, out: Path, scale: float, options: Options) -
     return probe_vision(vit, _checks(scale), max(4, _checks(scale) // 3))
 
 
+def _features(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+    vit = assemble(tokenizer, out, options).vision_model
+    cached = [_plain(accelerator, vit, out, scale)]
+    if options.losses:
+        cached.append(_strange(accelerator, vit, out, scale))
+    return {"scenes": [len(each) for each in cached]}
+
+
+def _plain(accelerator, vit, out: Path, scale: float):
+    return bridge.cache_features(accelerator, vit, out, scenes_at(scale))
+
+
+def _strange(accelerator, vit, out: Path, scale: float):
+    count = max(align.BATCH, round(align.STRANGE_SCENES * min(1.0, scale)))
+    return bridge.cache_features(accelerator, vit, out, count, draw=bridge.strange_scene, name="strange")
+
+
 def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
     if not options.losses:
         return {"left out": "no loss was chosen"}
     source = assemble(tokenizer, out, options)
-    features = bridge.cache_features(accelerator, source.vision_model, out, scenes_at(scale))
-    count = max(align.BATCH, round(align.STRANGE_SCENES * min(1.0, scale)))
-    strange = bridge.cache_features(
-        accelerator, source.vision_model, out, count, draw=bridge.strange_scene, name="strange"
-    )
+    features = _plain(accelerator, source.vision_model, out, scale)
+    strange = _strange(accelerator, source.vision_model, out, scale)
     more = (strange, scaled(align.STRANGE, scale))
     schedule = scaled(align.SCHEDULE, scale)
     model = align_queries(accelerator, source, tokenizer, features, out, schedule, options, more)
@@ -150,7 +164,7 @@ def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options)
         return {"left out": "the options concern the other stages"}
     bridged = assemble(tokenizer, out)
     _load(bridge.Bridge(bridged), out / "bridge.pt")
-    features = bridge.cache_features(accelerator, bridged.vision_model, out, scenes_at(scale))
+    features = _plain(accelerator, bridged.vision_model, out, scale)
     model = build_instruct(tokenizer)
     instruct.start_from(model, bridged.cpu(), _aligned(out))
     processor = build_instruct_processor(tokenizer)
@@ -160,7 +174,14 @@ def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options)
     return {"saved": str(out / "instructblip-emoji")}
 
 
-_STAGES = {"lm": _language, "vit": _vision, "align": _align, "bridge": _bridge, "instruct": _instruct}
+_STAGES = {
+    "lm": _language,
+    "vit": _vision,
+    "features": _features,
+    "align": _align,
+    "bridge": _bridge,
+    "instruct": _instruct,
+}
 
 
 def _aligned(out: Path) -> Blip2ForImageTextRetrieval:
