@@ -172,7 +172,9 @@ def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, An
     text += f"\n\n{benchmark.table(result)}\n\n{benchmark.facts(result)}"
     found = {
         "text": text,
+        "scenes": args.scenes,
         "cases": cases,
+        "counted": {measure: len(images) for measure, images in result.images.items()},
         "summary": benchmark.summary(result),
         "measures": benchmark.MEASURES,
     }

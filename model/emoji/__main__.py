@@ -66,7 +66,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _card(arguments: argparse.Namespace) -> None:
     from .card import write_card
 
-    print(write_card(arguments.checkpoint, arguments.scenes, arguments.again))
+    print(write_card(arguments.checkpoint, arguments.scenes, arguments.again, arguments.curves))
 
 
 def _examples(arguments: argparse.Namespace) -> None:
@@ -128,6 +128,9 @@ def parser() -> argparse.ArgumentParser:
         else:
             command.add_argument(
                 "--again", action="store_true", help="write it from metrics.json, measure nothing"
+            )
+            command.add_argument(
+                "--curves", type=Path, metavar="RUN", help="show those of a training, from its --out"
             )
     commands.add_parser("examples", help="write assets/examples").set_defaults(run=_examples)
     sheets = commands.add_parser("sheets", help="rebuild assets/emoji/*.png (needs resvg-py)")

@@ -4,6 +4,7 @@ tuning on questions, each with a folder that transformers loads.
 Every stage continues from what it finds under `out` and prints its gate.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,28 @@ from .options import DEFAULT, Options
 from .probes import probe_vision
 from .tokenizer import train_tokenizer
 
-STAGES = ("lm", "vit", "features", "align", "bridge", "instruct")
+# What each stage trains, one after the other, by the name under which it keeps its checkpoint and its curve.
+SCHEDULES = {
+    "lm": {
+        "lm_drill": language.DRILL,
+        "lm_read": language.READ,
+        "lm": language.TALK,
+        "lm_captions": language.DESCRIBE,
+    },
+    "vit": {
+        "vit_crops": vision.CROP_SCHEDULE,
+        "vit_scenes": vision.SCENE_SCHEDULE,
+        "vit_mixed": vision.MIXED_SCHEDULE,
+        "vit_long": vision.LONG_SCHEDULE,
+        "vit_robust": vision.ROBUST_SCHEDULE,
+        "vit_artwork": vision.ARTWORK_SCHEDULE,
+    },
+    "features": {},
+    "align": {"align": align.SCHEDULE, "align_strange": align.STRANGE},
+    "bridge": {"dictation": bridge.DICTATION, "bridge": bridge.SCHEDULE},
+    "instruct": {"instruct": instruct.SCHEDULE},
+}
+STAGES = tuple(SCHEDULES)
 
 
 def scaled(schedule: Schedule, scale: float) -> Schedule:
@@ -45,7 +67,10 @@ def the_tokenizer(out: Path):
 def train_stage(
     stage: str, out: Path, scale: float = 1.0, precision: str = "auto", options: Options = DEFAULT
 ) -> dict:
-    """Run one of `STAGES`; returns its gate's figures, or where it saved its checkpoint below `out`."""
+    """Run one of `STAGES`; returns its gate's figures, or where it saved its checkpoint below `out`.
+
+    Its figures are kept in `<out>/<stage>_gate.json`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(precision)
     with accelerator.main_process_first():
@@ -53,7 +78,13 @@ def train_stage(
     gate = _STAGES[stage](accelerator, tokenizer, out, scale, options)
     accelerator.wait_for_everyone()
     accelerator.print(f"{stage}: {gate}", flush=True)
+    if accelerator.is_main_process:
+        (out / f"{stage}_gate.json").write_text(json.dumps(gate) + "\n")
     return gate
+
+
+def _schedules(stage: str, scale: float) -> list[Schedule]:
+    return [scaled(schedule, scale) for schedule in SCHEDULES[stage].values()]
 
 
 def _checks(scale: float) -> int:
@@ -66,8 +97,7 @@ def scenes_at(scale: float) -> int:
 
 
 def _language(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
-    schedules = (language.DRILL, language.READ, language.TALK, language.DESCRIBE)
-    model = language.train_language(accelerator, tokenizer, out, *(scaled(s, scale) for s in schedules))
+    model = language.train_language(accelerator, tokenizer, out, *_schedules("lm", scale))
     return {
         "written": language.read_accuracy(model, tokenizer, _checks(scale)),
         "piled": language.read_accuracy(model, tokenizer, _checks(scale), piled=True),
@@ -78,15 +108,7 @@ def _language(accelerator, tokenizer, out: Path, scale: float, options: Options)
 
 
 def _vision(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
-    schedules = (
-        vision.CROP_SCHEDULE,
-        vision.SCENE_SCHEDULE,
-        vision.MIXED_SCHEDULE,
-        vision.LONG_SCHEDULE,
-        vision.ROBUST_SCHEDULE,
-        vision.ARTWORK_SCHEDULE,
-    )
-    vit = vision.train_vision(accelerator, out, *(scaled(s, scale) for s in schedules))
+    vit = vision.train_vision(accelerator, out, *_schedules("vit", scale))
     return probe_vision(vit, _checks(scale), max(4, _checks(scale) // 3))
 
 
@@ -113,8 +135,8 @@ def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) ->
     source = assemble(tokenizer, out, options)
     features = _plain(accelerator, source.vision_model, out, scale)
     strange = _strange(accelerator, source.vision_model, out, scale)
-    more = (strange, scaled(align.STRANGE, scale))
-    schedule = scaled(align.SCHEDULE, scale)
+    schedule, then = _schedules("align", scale)
+    more = (strange, then)
     model = align_queries(accelerator, source, tokenizer, features, out, schedule, options, more)
     if accelerator.is_main_process:
         save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
@@ -149,7 +171,7 @@ def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -
             "only a Q-Former makes a BLIP-2; compare other bridges with `python -m model.emoji ablate`"
         )
     model = assemble(tokenizer, out, options)
-    schedules = (scaled(bridge.DICTATION, scale), scaled(bridge.SCHEDULE, scale))
+    schedules = _schedules("bridge", scale)
     aligned = _aligned(out) if options.start == "stage-1" else None
     bridge.train_bridge(
         accelerator, model, tokenizer, out, *schedules, scenes_at(scale), aligned=aligned, options=options
@@ -168,7 +190,7 @@ def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options)
     model = build_instruct(tokenizer)
     instruct.start_from(model, bridged.cpu(), _aligned(out))
     processor = build_instruct_processor(tokenizer)
-    instruct.train_instruct(accelerator, model, processor, features, out, scaled(instruct.SCHEDULE, scale))
+    instruct.train_instruct(accelerator, model, processor, features, out, *_schedules("instruct", scale))
     if accelerator.is_main_process:
         save_checkpoint(model.cpu(), tokenizer, out / "instructblip-emoji")
     return {"saved": str(out / "instructblip-emoji")}

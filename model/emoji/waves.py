@@ -37,14 +37,18 @@ def train_all(out: Path, scale: float, precision: str, options: Options, threads
     """
     threads = threads or torch.get_num_threads()
     for wave in waves(options, threads, int(os.environ.get("WORLD_SIZE", "1"))):
-        share = max(1, threads // len(wave))
-        if len(wave) == 1:
-            torch.set_num_threads(share)
-            recipe.train_stage(wave[0], out, scale, precision, options)
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            recipe.the_tokenizer(out)
-            _side_by_side({stage: (share, stage, out, scale, precision, options) for stage in wave})
+        train_wave(wave, threads, out, scale, precision, options)
+
+
+def train_wave(wave: tuple[str, ...], threads: int, out: Path, *how) -> None:
+    """The stages of one wave, with equal shares of the threads; `how`: the rest of what `recipe.train_stage` takes."""
+    share = max(1, threads // len(wave))
+    if len(wave) == 1:
+        _train(share, wave[0], out, *how)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    recipe.the_tokenizer(out)
+    _side_by_side({stage: (share, stage, out, *how) for stage in wave})
 
 
 def _train(threads: int, *arguments) -> None:

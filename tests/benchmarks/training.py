@@ -1,7 +1,8 @@
-"""python -m tests.benchmarks.training [--scale S] [--precision P] [--out DIR] [--json FILE]
+"""python -m tests.benchmarks.training [--scale S] [--one-by-one] [--precision P] [--out DIR] [--json FILE]
 
-How long the bundled models' recipe takes on this machine: every stage at a small scale, and from the pace of each the
-minutes at full scale. A stage's first steps are left out of its pace where it has enough of them.
+How long the bundled models' recipe takes on this machine: all of it at a small scale, as `python -m model.emoji train`
+runs it, and from the pace of every stage the minutes at full scale. First steps are left out of a pace where there are
+enough.
 """
 
 import argparse
@@ -12,26 +13,9 @@ from pathlib import Path
 
 import torch
 
-from model.emoji import align, bridge, recipe
+from model.emoji import recipe, waves
 from model.emoji.loop import Schedule
-
-SCHEDULES = {
-    "lm_drill": recipe.language.DRILL,
-    "lm_read": recipe.language.READ,
-    "lm": recipe.language.TALK,
-    "lm_captions": recipe.language.DESCRIBE,
-    "vit_crops": recipe.vision.CROP_SCHEDULE,
-    "vit_scenes": recipe.vision.SCENE_SCHEDULE,
-    "vit_mixed": recipe.vision.MIXED_SCHEDULE,
-    "vit_long": recipe.vision.LONG_SCHEDULE,
-    "vit_robust": recipe.vision.ROBUST_SCHEDULE,
-    "vit_artwork": recipe.vision.ARTWORK_SCHEDULE,
-    "align": align.SCHEDULE,
-    "align_strange": align.STRANGE,
-    "dictation": bridge.DICTATION,
-    "bridge": bridge.SCHEDULE,
-    "instruct": recipe.instruct.SCHEDULE,
-}
+from model.emoji.options import DEFAULT
 
 
 def main(arguments=None):
@@ -39,31 +23,38 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", type=float, default=0.05)
+    parser.add_argument("--one-by-one", action="store_true", help="no stage beside another")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
-    parser.add_argument("--stages", nargs="+", choices=recipe.STAGES, default=recipe.STAGES)
     parser.add_argument("--out", type=Path, help="keep the run here [a temporary folder]")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
+    threads, order, rest = torch.get_num_threads(), [], {}
     with tempfile.TemporaryDirectory() as folder:
-        out, rest = options.out or Path(folder), {}
-        for stage in options.stages:
-            start, before = time.monotonic(), trained(out)
-            recipe.train_stage(stage, out, options.scale, options.precision)
-            # Features, gates, saving: what is not a step.
-            rest[stage] = (time.monotonic() - start) / 60 - (trained(out) - before)
-        rows = [pace(name, schedule, out) for name, schedule in SCHEDULES.items()]
-    rows = [row for row in rows if row]
-    whole = sum(row["minutes at full scale"] for row in rows)
+        out = options.out or Path(folder)
+        for wave in waves.waves(DEFAULT, 1 if options.one_by_one else threads, 1):
+            began = time.monotonic()
+            waves.train_wave(wave, threads, out, options.scale, options.precision, DEFAULT)
+            spent = (time.monotonic() - began) / 60
+            # Features, gates, loading, saving: what is not a step.
+            rest[" beside ".join(wave)] = spent - max(trained(stage, out) for stage in wave)
+            order.append(wave)
+        paces = {
+            stage: [pace(name, schedule, out) for name, schedule in schedules.items()]
+            for stage, schedules in recipe.SCHEDULES.items()
+        }
+    steps = {stage: sum(row["minutes at full scale"] for row in rows) for stage, rows in paces.items()}
     report = {
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "precision": options.precision,
         "scale": options.scale,
-        "rows": rows,
-        "minutes of steps at full scale": round(whole, 1),
-        "minutes of all else at this scale": {stage: round(each, 2) for stage, each in rest.items()},
+        "rows": [row for rows in paces.values() for row in rows],
+        "minutes of steps at full scale": round(
+            sum(max(steps[stage] for stage in wave) for wave in order), 1
+        ),
+        "minutes of all else at this scale": {name: round(each, 2) for name, each in rest.items()},
     }
-    for row in rows:
+    for row in report["rows"]:
         print(f"{row['name']:<14} {row['ms a step']:>8.1f} ms x {row['steps']:>5}", end="")
         print(f" = {row['minutes at full scale']:>6.1f} min")
     print(json.dumps(report))
@@ -73,19 +64,16 @@ def main(arguments=None):
 
 
 def curve(name: str, out: Path) -> list[dict]:
-    file = out / f"{name}_curve.json"
-    return json.loads(file.read_text()) if file.exists() else []
+    return json.loads((out / f"{name}_curve.json").read_text())
 
 
-def trained(out: Path) -> float:
-    """Minutes of steps so far."""
-    return sum(curve(name, out)[-1]["minutes"] for name in SCHEDULES if curve(name, out))
+def trained(stage: str, out: Path) -> float:
+    """Minutes of a stage's steps."""
+    return sum(curve(name, out)[-1]["minutes"] for name in recipe.SCHEDULES[stage])
 
 
-def pace(name: str, schedule: Schedule, out: Path) -> dict | None:
+def pace(name: str, schedule: Schedule, out: Path) -> dict:
     points = curve(name, out)
-    if not points:
-        return None
     first = points[0] if len(points) > 1 else {"step": 0, "minutes": 0.0}
     each = (points[-1]["minutes"] - first["minutes"]) / (points[-1]["step"] - first["step"])
     return {
