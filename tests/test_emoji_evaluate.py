@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.emoji import card, evaluate, gaze, plots, reading, retrieval, text
+from model.emoji import card, evaluate, gaze, plots, reading, recipe, retrieval, text
 from model.emoji.checkpoint import (
     alignment_tokenizer,
     build_instruct,
@@ -213,6 +213,31 @@ def passed(asked):
     }
 
 
+def trained(folder):
+    """What a run of the recipe leaves of its curves and gates."""
+    folder.mkdir()
+    for stage in recipe.SCHEDULES.values():
+        for name, schedule in stage.items():
+            curve = [
+                {"step": s, "minutes": s / 100, "loss": 9 / s, "right": s / 9000}
+                for s in (50, schedule.steps)
+            ]
+            (folder / f"{name}_curve.json").write_text(json.dumps(curve))
+    (folder / "lm_gate.json").write_text(json.dumps({"piled": {"all": 0.9876}}))
+    seen = {"noun": 0.981, "position": 0.972, "noun, noto-v1": 0.713, "noun, fxemoji": 0.824}
+    (folder / "vit_gate.json").write_text(json.dumps(seen))
+    return folder
+
+
+TRUTH = {
+    "scenes": 7,
+    "cases": 11,
+    "counted": {"pointing": 11, "deletion": 9},
+    "measures": {"pointing": "peak in the object", "deletion": "deletion"},
+    "summary": {"RISE": {"pointing": [0.912, 0.8, 1.0], "deletion": [-0.3, -0.4, -0.2]}},
+}
+
+
 @pytest.mark.parametrize("kind", ["blip2", "instruct", "itm"])
 def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     """The whole command on an untrained checkpoint with few scenes: every figure of the tables is in metrics.json."""
@@ -235,7 +260,11 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     speaks = kind != "itm"
     if speaks:
         (folder / "bottleneck.json").write_text(json.dumps(passed(kind == "instruct")))
-    written = card.write_card(folder, scenes=10)
+    whole = kind == "blip2"
+    if whole:
+        (folder / "faithfulness.json").write_text(json.dumps(TRUTH))
+        (folder / "faithfulness.md").write_text("Believe it.")
+    written = card.write_card(folder, scenes=10, curves=trained(tmp_path / "run") if whole else None)
     told, metrics = written.read_text(), json.loads((folder / "metrics.json").read_text())
     assert "What each part contributes" in told and told == card.card_of(folder)
     for name in (card.COMPARING if kind == "itm" else card.ANSWERING).items():
@@ -245,12 +274,23 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     assert {path.name for path in drawn} == {
         "calibration.svg",
         *(("curves.svg", "gaze.svg", "bottleneck.svg") if speaks else ("winners.svg",)),
+        *(("training.svg", "faithfulness.svg") if whole else ()),
     }
     assert all(f"figures/{path.name}" in told for path in drawn)
     monkeypatch.setattr(card, "evaluate", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(card, "evaluate_retrieval", lambda *_: pytest.fail("measured again"))
     card.write_card(folder, again=True)
     assert all(path.read_bytes() == drawn[path] for path in drawn)
+    if whole:
+        assert (
+            "| vit_robust | 6000 | 60 | 0.002 | right 0.667 |" in told and "0.988 of questions about" in told
+        )
+        assert "(unseen artwork 0.713 and 0.824) of cases and the position in 0.972" in told
+        assert (
+            "--scenes 7 --out assets/blip2-emoji/faithfulness.json`: 11 certified" in told
+            and "; 9 of the words" in told
+        )
+        assert "| RISE | 0.912 (0.80 to 1.00) | -0.300 (-0.40 to -0.20) |\n\nBelieve it." in told
     if kind != "itm":
         assert "0.987" in told and "0.123" in told and "1.2% of further" in told
         # Half of what there was passes; of the background nothing is read, and nothing divided by.

@@ -11,13 +11,16 @@ from pathlib import Path
 from . import familiar, plots, text
 from .evaluate import evaluate
 from .reading import Reader
+from .recipe import SCHEDULES
 from .retrieval import RERANKED, evaluate_retrieval, is_retrieval
 
 METRICS = "metrics.json"
-# Files beside the weights that hold measured tables, and the headings under which the card shows them.
-TRUTH = "faithfulness.json"
+# Files beside the weights that hold what other commands measured, and what they were found to mean.
+LEARNED = "training.json"
 PASSED = "bottleneck.json"
-TABLES = {"ablation.md": "What each part contributes", "faithfulness.md": "Which explanations are true"}
+PARTS = "ablation.md"
+TRUTH = "faithfulness.json"
+MEANING = "faithfulness.md"
 
 ANSWERING = {
     "noun_f1": "caption nouns, F1",
@@ -76,8 +79,8 @@ FOOT = """## Reproduce
     python -m model.emoji train                          # lm, vit, align, bridge, instruct; resumable
     python -m model.emoji card assets/{folder}{pad}# measures and writes this card
 
-The shipped weights went through these stages in several sittings, each continuing from what the one before had saved. A
-new run gives a model like this one, not these bytes. What was tried and did not work: `model/emoji/LOG.md`.
+All three bundled models come from one run of that command, as it is, on two cores ([its curves]({curves}#how-it-was-trained)). A
+new run gives models like these, not these bytes. What was tried and did not work: `model/emoji/LOG.md`.
 Artwork and its licences: `assets/emoji/LICENSES.md`.
 """
 
@@ -85,7 +88,8 @@ Artwork and its licences: `assets/emoji/LICENSES.md`.
 def render_card(metrics: dict, folder: str = "blip2-emoji", tables: str = "") -> str:
     """The card's text from the figures of `metrics.json`; `tables` go before its foot."""
     parts = _retrieving(metrics) if "pool" in metrics else _speaking(metrics, folder)
-    return parts + tables + FOOT.format(folder=folder, pad=" " * max(1, 20 - len(folder)))
+    curves = "" if folder == "blip2-emoji" else "../blip2-emoji/README.md"
+    return parts + tables + FOOT.format(folder=folder, pad=" " * max(1, 20 - len(folder)), curves=curves)
 
 
 def _speaking(metrics: dict, folder: str) -> str:
@@ -299,6 +303,58 @@ The most that a linear probe reads off a single query: {alone}.
 """
 
 
+def _truth(found: dict, folder: str) -> str:
+    """What `python -m qformer_viz faithfulness --out` wrote."""
+    lines = [
+        f"| map | {' | '.join(found['measures'].values())} |",
+        "|---" * (len(found["measures"]) + 1) + "|",
+    ]
+    for title, figures in found["summary"].items():
+        cells = ("{:.3f} ({:.2f} to {:.2f})".format(*figures[measure]) for measure in found["measures"])
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    rows = "\n".join(lines)
+    return f"""## Which explanations are true
+
+`python -m qformer_viz faithfulness --scenes {found["scenes"]} --out assets/{folder}/{TRUTH}`: {found["cases"]} certified words (the word falls by more
+than one nat when its object is re-rendered away, and not when another object is). Mean and bootstrap interval of 95 % over
+scenes; {found["counted"]["deletion"]} of the words for deletion and insertion, where hiding every patch from the Q-Former costs the word more than one nat.
+Zero on those two scales is no patch, one the whole image; below zero the word is less probable than without an image.
+
+![Every map and measure with its interval](figures/faithfulness.svg)
+
+{rows}
+
+"""
+
+
+def _learned(found: dict) -> str:
+    """The run that the weights come from: its curves and gates."""
+    rows, (words, patches) = [], (found["gates"][stage] for stage in ("lm", "vit"))
+    for stage, curve in found["curves"].items():
+        counted = (f"{name.replace('_', ' ')} {curve[-1][name]:.3f}" for name in plots.shares(curve))
+        rows.append(
+            f"| {stage} | {curve[-1]['step']} | {curve[-1]['minutes']:.0f} | {curve[-1]['loss']:.3f} | {', '.join(counted)} |"
+        )
+    table = "\n".join(rows)
+    unseen = " and ".join(f"{share:.3f}" for name, share in patches.items() if name.startswith("noun, "))
+    return f"""## How it was trained
+
+`python -m model.emoji train`, as it is, from nothing: one run on two cores made all three bundled models. Minutes by each
+stage's own clock; other work ran beside it. Loss and the rest are means of the last steps, on what the stage trains on.
+
+| stage | steps | minutes | loss | |
+|---|---|---|---|---|
+{table}
+
+![loss and the first share counted, by step, for every stage](figures/training.svg)
+
+Before the Q-Former is trained, the ceilings of all that follows: a linear probe reads the noun off the ViT's patches in {patches["noun"]:.3f}
+(unseen artwork {unseen}) of cases and the position in {patches["position"]:.3f}; the language model answers
+{words["piled"]["all"]:.3f} of questions about written descriptions, one object a slot.
+
+"""
+
+
 def _rows(heads: list[str], rows: dict[str, list[str]]) -> str:
     """A table with a row for every label."""
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -325,27 +381,28 @@ images (each drawn kind judged by a probe that was taught only the others; photo
 """
 
 
-def write_card(folder: Path, scenes: int = 500, again: bool = False) -> Path:
-    """Measure (unless `again`), then write `README.md`, `metrics.json`, plots and the familiarity probe."""
+def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Path | None = None) -> Path:
+    """Measure (unless `again`), then write `README.md`, `metrics.json`, plots and the familiarity probe. `curves`:
+    the `--out` of the training whose curves the card is to show."""
     record = folder / METRICS
     if again:
-        metrics = json.loads(record.read_text())
+        metrics = _read(record)
     elif is_retrieval(folder):
         metrics = evaluate_retrieval(folder, scenes)
     else:
         metrics = evaluate(folder, scenes)
         probe, metrics["familiarity"] = familiar.measure(Reader(folder).vision)
         familiar.save_familiar(probe, folder, metrics["familiarity"])
+    if curves:
+        names = [name for stage in SCHEDULES.values() for name in stage]
+        learned = {"curves": {name: _read(curves / f"{name}_curve.json") for name in names}}
+        learned["gates"] = {stage: _read(curves / f"{stage}_gate.json") for stage in ("lm", "vit")}
+        (folder / LEARNED).write_text(json.dumps(learned) + "\n")
     record.write_text(json.dumps(metrics, indent=1) + "\n")
     plots.draw(metrics, folder / "figures")
-    if (folder / PASSED).exists():
-        plots.bottleneck(
-            json.loads((folder / PASSED).read_text(encoding="utf-8")), folder / "figures/bottleneck.svg"
-        )
-    if (folder / TRUTH).exists():
-        plots.truth(
-            json.loads((folder / TRUTH).read_text(encoding="utf-8")), folder / "figures/faithfulness.svg"
-        )
+    for name, plot in ((LEARNED, plots.learned), (PASSED, plots.bottleneck), (TRUTH, plots.truth)):
+        if (folder / name).exists():
+            plot(_read(folder / name), folder / "figures" / Path(name).with_suffix(".svg"))
     card = folder / "README.md"
     card.write_text(card_of(folder))
     return card
@@ -353,11 +410,19 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False) -> Path:
 
 def card_of(folder: Path) -> str:
     """The card that belongs to what lies in the folder."""
-    passed = folder / PASSED
-    tables = _passed(json.loads(passed.read_text(encoding="utf-8")), folder.name) if passed.exists() else ""
-    tables += "".join(
-        f"## {heading}\n\n{(folder / name).read_text()}\n\n"
-        for name, heading in TABLES.items()
-        if (folder / name).exists()
-    )
-    return render_card(json.loads((folder / METRICS).read_text()), folder.name, tables)
+    tables = ""
+    if (folder / LEARNED).exists():
+        tables += _learned(_read(folder / LEARNED))
+    if (folder / PASSED).exists():
+        tables += _passed(_read(folder / PASSED), folder.name)
+    if (folder / PARTS).exists():
+        tables += f"## What each part contributes\n\n{(folder / PARTS).read_text(encoding='utf-8')}\n\n"
+    if (folder / TRUTH).exists():
+        tables += _truth(_read(folder / TRUTH), folder.name)
+        if (folder / MEANING).exists():
+            tables += f"{(folder / MEANING).read_text(encoding='utf-8')}\n\n"
+    return render_card(_read(folder / METRICS), folder.name, tables)
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ CURVES |= {"blur": ("blur, radius in pixels", 0.0)}
 BLUE, ORANGE, GREY = "#1f5fbf", "#d55e00", "#8a94a0"
 
 
-def _figure(columns: int, width: float, height: float = 2.6):
+def _figure(columns: int, width: float, height: float = 2.6, rows: int = 1):
     try:
         import matplotlib
     except ImportError as error:
@@ -24,7 +24,7 @@ def _figure(columns: int, width: float, height: float = 2.6):
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure, figure.subplots(rows, columns, squeeze=False).flatten()
 
 
 def _save(figure, path: Path) -> Path:
@@ -128,6 +128,32 @@ def truth(found: dict, path: Path) -> Path:
         axis.invert_yaxis()
     axes[0].set_yticklabels(rows)
     return _save(figure, path)
+
+
+def learned(found: dict, path: Path) -> Path:
+    """A panel for every stage of a run: its loss, and on a scale of its own the first share it counted, by step."""
+    stages, columns = found["curves"], 5
+    rows = -(-len(stages) // columns)
+    figure, axes = _figure(columns, 13, 2.1 * rows, rows)
+    for axis in axes[len(stages) :]:
+        axis.set_axis_off()
+    for axis, (stage, curve) in zip(axes, stages.items(), strict=False):
+        steps, share = [point["step"] for point in curve], shares(curve)[0]
+        axis.plot(steps, [point["loss"] for point in curve], color=BLUE, linewidth=1)
+        axis.tick_params(axis="y", labelcolor=BLUE)
+        axis.set_title(f"{stage}\nloss, {share.replace('_', ' ')}", fontsize=8)
+        right = axis.twinx()
+        found = [(point["step"], point[share]) for point in curve if share in point]
+        right.plot(*zip(*found, strict=True), color=ORANGE, linewidth=1)
+        right.tick_params(axis="y", labelcolor=ORANGE)
+        right.set(ylim=(0, 1.02))
+        right.spines["right"].set_visible(True)
+    return _save(figure, path)
+
+
+def shares(curve: list[dict]) -> list[str]:
+    """What a stage counted beside its loss."""
+    return [name for name in curve[-1] if name not in ("step", "minutes", "loss")]
 
 
 def training(out: Path) -> list[Path]:
