@@ -1,10 +1,13 @@
 """The README under test: its Python runs, its commands parse, its files are there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+
+from model.emoji.card import LABELS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,6 +62,35 @@ def test_options_and_environment_variables_exist():
     for option, variable in rows:
         assert option in help_text
         assert variable in help_text
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The cells of the table below a heading, by the first of each row."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    found = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return {first.strip(): [cell.strip() for cell in cells] for first, *cells in found[2:]}
+
+
+def read(name: str) -> dict:
+    return json.loads((ROOT / "assets/blip2-emoji" / name).read_text(encoding="utf-8"))
+
+
+def test_the_table_of_truth_is_what_was_measured():
+    found, shown = read("faithfulness.json"), rows("Are the maps true?")
+    assert len(shown) >= 15 and f"\n{found['cases']} words that fall" in README
+    for title, cells in shown.items():
+        one = found["summary"][title]
+        measures = ("pointing", "deletion", "insertion", "redrawn")
+        assert cells == ["{:.3f} ({:.2f} to {:.2f})".format(*one[measure]) for measure in measures], title
+
+
+def test_the_table_of_bits_is_what_was_measured():
+    found, shown = read("bottleneck.json"), rows("What passes the queries")
+    assert list(shown) == list(LABELS.values()) and f"over {found['images']} scenes" in README
+    for name, title in LABELS.items():
+        patches, queries = (found[side]["attention"][name] for side in ("patches", "queries"))
+        told = [f"{one['bits']:.2f} ({one['low']:.2f} to {one['high']:.2f})" for one in (patches, queries)]
+        assert shown[title] == [f"{patches['entropy']:.2f}", *told], title
 
 
 def test_linked_files_exist():
