@@ -61,6 +61,8 @@ def test_all_views_keep_the_rules(open_page):
         page.get_by_role("option", name="InstructBLIP emoji").click()
         page.wait_for_function("document.querySelector('#header').innerText.includes('InstructBLIP emoji')")
         converse(page)
+        told = page.locator("#chat").aria_snapshot()
+        assert 'group "You": where is the cat?' in told and told.count('group "The model"') == 3, told
         page.locator("#scene-maker button").first.click()
         page.locator("#decoding button").first.click()
         page.locator(".qfv-item").nth(3).click(modifiers=["Shift"])

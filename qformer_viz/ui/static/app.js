@@ -71,10 +71,16 @@
     if (button) button.click();
   };
 
-  // Whoever has no pointer scrolls the conversation by its arrow keys; examples are called what they show, not by number.
+  // Whoever has no pointer scrolls the conversation by its arrow keys; whoever hears it hears who speaks; examples are
+  // called what they show, not by number.
   const reach = () => {
     const log = document.querySelector("#chat [role=log]:not([tabindex])");
     if (log) log.tabIndex = 0;
+    for (const said of document.querySelectorAll("#chat [data-testid=user], #chat [data-testid=bot]")) {
+      const speaker = said.dataset.testid === "user" ? "You" : "The model";
+      if (said.role !== "group") said.role = "group";
+      if (said.ariaLabel !== speaker) said.ariaLabel = speaker;
+    }
     for (const button of document.querySelectorAll("#examples button.thumbnail-item")) {
       const name = button.textContent.trim();
       if (name && button.ariaLabel !== name) button.ariaLabel = name;
