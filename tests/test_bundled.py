@@ -124,7 +124,7 @@ def test_the_captured_maps_are_those_the_card_measures(reader, pipe, sheet, feat
 
 
 def test_the_map_on_which_the_canvas_opens_lies_on_an_object(pipe, sheet):
-    """The most focused map of the last layer that cross-attends; averaged over layers it more often does not."""
+    """The most focused map of the last layer that cross-attends; averaged over layers it does no more often."""
 
     def peak(maps):
         maps = patches(maps)
@@ -137,7 +137,7 @@ def test_the_map_on_which_the_canvas_opens_lies_on_an_object(pipe, sheet):
         on = patch_labels(drawn).ravel() >= 0
         hits.append([on[peak(select(maps, layer)[0])] for layer in (2, None)])
     last, mean = np.mean(hits, 0)
-    assert last >= 0.9 and last > mean + 0.1
+    assert last >= 0.95 and last >= mean
 
 
 def test_most_examples_are_captioned_with_exactly_their_nouns(pipe):
