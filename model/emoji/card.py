@@ -76,7 +76,7 @@ Stored in float16.
 """
 FOOT = """## Reproduce
 
-    python -m model.emoji train                          # lm, vit, align, bridge, instruct; resumable
+    python -m model.emoji train                          # every stage; resumable
     python -m model.emoji card assets/{folder}{pad}# measures and writes this card
 
 All three bundled models come from one run of that command, as it is, on two cores ([its curves]({curves}#how-it-was-trained)). A
@@ -340,7 +340,8 @@ def _learned(found: dict) -> str:
     return f"""## How it was trained
 
 `python -m model.emoji train`, as it is, from nothing: one run on two cores made all three bundled models. Minutes by each
-stage's own clock; other work ran beside it. Loss and the rest are means of the last steps, on what the stage trains on.
+stage's own clock; other work ran beside it. Loss and the rest are means of the last steps, on what the stage trains on:
+"geometry" is an error, "winners" the evenness of the queries that win the comparison (1 is even), the others are shares.
 
 | stage | steps | minutes | loss | |
 |---|---|---|---|---|
