@@ -154,6 +154,10 @@ def test_the_benchmark_on_the_bundled_model(capsys, tmp_path):
     written = json.loads(file.read_text())
     for title, row in rows.items():
         assert written["summary"][title]["pointing"][0] == pytest.approx(np.mean(row["pointing"]))
+    counted = {measure: len(images) for measure, images in printed["images"].items()}
+    assert (
+        written["counted"] == counted and written["cases"] == counted["pointing"] and written["scenes"] == 8
+    )
     drawn = plots.truth(written, tmp_path / "faithfulness.svg").read_text()
     assert "Gradient × attention" in drawn and "control: even" in drawn and "deletion" in drawn
     mean = {title: {m: np.mean(v) for m, v in row.items()} for title, row in rows.items()}
