@@ -1,7 +1,6 @@
 """The whole recipe in one go: stages that do not need one another run side by side, each in a process of its own.
 
-Two processes with half of the threads each are faster than one after the other with all of them: a stage of models this
-small cannot keep several cores busy.
+Models this small cannot keep many cores or a GPU busy. On two cores the gain is 3 % (tests/benchmarks/training.py).
 """
 
 import multiprocessing
