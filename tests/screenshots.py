@@ -46,9 +46,6 @@ def main() -> None:
     with serve("app") as url, sync_playwright() as playwright:
         browser = launch(playwright)
         with opened(browser, url, 1440, 900) as page:
-            page.evaluate(
-                "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 16}}))"
-            )
             stage = page.locator("#canvas .qfv-stage").bounding_box()
             page.mouse.move(stage["x"] + 0.22 * stage["width"], stage["y"] + 0.47 * stage["height"])
             page.wait_for_timeout(300)
@@ -91,9 +88,10 @@ def main() -> None:
             page.locator("#scene-film").click()
             page.locator(".qfv-frame").nth(1).click()
             page.wait_for_function(IDLE, arg=3)
-            page.evaluate(
-                "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {layer: 4, query: 13}}))"
-            )
+            page.locator("#canvas").get_by_text("entropy", exact=True).click()
+            page.locator(".qfv-item").first.click()  # the most focused in the chosen frame
+            page.locator("#canvas").get_by_text("index", exact=True).click()
+            page.mouse.move(0, 0)
             page.wait_for_timeout(800)
             page.locator("#canvas").screenshot(path=OUT / "film.png")
         with opened(browser, url, 390, 844, touch=True) as page:
