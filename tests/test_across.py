@@ -26,6 +26,10 @@ def still(*_, **__):
     """A progress bar that nobody looks at."""
 
 
+def encoded(services, session, files):
+    return across.encoded(services, session, services.of(session), files, still)
+
+
 def planted(places):
     """A capture whose query k looks at the one patch places[k], in every layer and head."""
     capture = fake_capture(1)
@@ -103,9 +107,7 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
 
 def test_large_pictures_are_sent_small(folder):
     Image.new("RGB", (1200, 600), "red").save(folder / "large.png")
-    seen = across.encoded(
-        fake_services(), Session(), [str(folder / "large.png"), *pictures(folder, "blue")], still
-    )
+    seen = encoded(fake_services(), Session(), [str(folder / "large.png"), *pictures(folder, "blue")])
     shown = across.album(seen, qformer_viz.across([each.record.result for each in seen]))
     assert [image["image"]["width"] for image in shown["images"]] == [256, 60] and seen[0].image.width == 1200
 
@@ -136,7 +138,7 @@ def test_of_what_moves_the_first_frame_is_seen(folder):
     first, second = (Image.new("RGB", (30, 20), colour) for colour in ("red", "blue"))
     first.save(folder / "moves.gif", save_all=True, append_images=[second], duration=300)
     services = fake_services(FakePipeline(family="instructblip"))
-    seen = across.encoded(services, Session(), [str(folder / "moves.gif"), *pictures(folder, "green")], still)
+    seen = encoded(services, Session(), [str(folder / "moves.gif"), *pictures(folder, "green")])
     assert [len(each.frames) for each in seen] == [1, 1]
 
 
@@ -145,9 +147,9 @@ def test_where_the_question_is_read_all_pictures_get_the_last_one(folder, tmp_pa
     for family, read in (("instructblip", "what is it?"), ("blip2", None)):
         services = fake_services(FakePipeline(family=family))
         session = looked(services, Session(), tmp_path)
-        assert [each.question for each in across.encoded(services, session, paths, still)] == [None, None]
+        assert [each.question for each in encoded(services, session, paths)] == [None, None]
         session = ask(services, session, "what is it?")
-        assert [each.question for each in across.encoded(services, session, paths, still)] == [read, read]
+        assert [each.question for each in encoded(services, session, paths)] == [read, read]
 
 
 def test_it_can_be_stopped(folder):

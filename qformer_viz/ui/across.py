@@ -1,6 +1,6 @@
 """Tab: every query over a set of images, to see which follow the picture and which look at a place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ import gradio as gr
 from ..across import Across, across
 from ..view.palette import STOPS
 from ..view.payload import embed, pack
-from .components import alert, facts, live_view, uploaded
+from .components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
 from .conversation import Session
 from .explained import telling
 from .lanes import LONG, pauses
 from .payload import as_json
-from .services import Services
+from .services import Services, Speaker
 
 SIDE = 256
 """Pixels of the longer side of a picture in the album."""
@@ -29,37 +29,10 @@ def tab(services: Services) -> dict:
         "query follows the picture does not say that the model uses what it finds.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        run = gr.Button(
-            "Look at the program's pictures",
-            variant="primary",
-            size="md",
-            elem_id="across-run",
-            min_width=250,
-            scale=0,
-        )
-        files = gr.UploadButton(
-            f"Look at my own, 2 to {services.limits.images}",
-            file_count="multiple",
-            file_types=["image"],
-            size="md",
-            elem_id="across-files",
-            min_width=210,
-            scale=0,
-        )
-        stop = gr.Button("Stop", size="md", elem_id="across-stop", min_width=80, scale=0)
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=300):
-            plot = gr.Plot(
-                show_label=False,
-                label="How far queries follow the picture",
-                elem_id="across-plot",
-                visible=False,
-            )
-        with gr.Column(scale=2, min_width=260):
-            told = gr.HTML(elem_id="across-told", apply_default_css=False)
+    chosen = picture_row("across", "Look at", services.limits.images)
+    plot, told = plot_and_facts("across", "How far queries follow the picture")
     view = live_view("across", "across-view")
-    return {"files": files, "run": run, "stop": stop, "told": told, "view": view, "plot": plot}
+    return {**chosen, "told": told, "view": view, "plot": plot}
 
 
 def looked(
@@ -69,7 +42,8 @@ def looked(
     from ..view.figures import measure_figure
 
     try:
-        seen = encoded(services, session, files or (), progress)
+        speaker, told = services.of(session), telling(session, progress, "Looking", outdates=False)
+        seen = encoded(services, session, speaker, files, told)
         found = across([each.record.result for each in seen])
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), "", gr.update(visible=False)
@@ -78,7 +52,7 @@ def looked(
     warning = (
         "Signs of collapse: " + "; ".join(found.collapse.reasons) + "." if found.collapse.warning else ""
     )
-    title = services.of(session).pipe.describe()["title"]
+    title = speaker.pipe.describe()["title"]
     return (
         facts(figures(found), warning, f"{title} over {found.images} images:"),
         as_json(album(seen, found)),
@@ -86,15 +60,21 @@ def looked(
     )
 
 
-def encoded(services: Services, session: Session, files: Sequence[str], progress: gr.Progress) -> list[Any]:
-    """Every image as the visitor's model sees it, of films the first frame. ValueError says what to do instead."""
-    speaker, most = services.of(session), services.limits.images
+def encoded(
+    services: Services,
+    session: Session,
+    speaker: Speaker,
+    files: Sequence[str] | None,
+    told: Callable[[int, int], None],
+) -> list[Any]:
+    """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
+    files, pictures of the world of the model that chats. ValueError says what to do instead."""
+    most = services.limits.images
     if files and not 2 <= len(files) <= most:
         raise ValueError(f"{len(files)} images were chosen. Choose 2 to {most}.")
-    sources = files or [*islice(services.album(speaker.world), most)]
+    sources = files or [*islice(services.album(services.of(session).world), most)]
     question = session.last_question() if speaker.reads_questions else None
-    told, seen = telling(session, progress, "Looking", outdates=False), []
-    pictures = (read(services, source) for source in sources) if files else sources
+    pictures, seen = (read(services, source) for source in sources) if files else sources, []
     for each in speaker.pipe.encode_each(pictures, question or None):
         seen.append(each)
         told(len(seen), len(sources))

@@ -85,6 +85,34 @@ def compare_row(name: str, choices: Sequence[str], width: int) -> tuple[gr.Dropd
     return other, run
 
 
+def picture_row(name: str, verb: str, most: int) -> dict[str, gr.Button]:
+    """Two ways to a set of images, the program's and one's own, and what ends the work: run, files, stop."""
+    known, own = f"{verb} the program's pictures", f"{verb} my own, 2 to {most}"
+    look = {"size": "md", "scale": 0}
+    with gr.Row(elem_classes="qfv-controls"):
+        run = gr.Button(known, variant="primary", elem_id=f"{name}-run", min_width=9 * len(known), **look)
+        files = gr.UploadButton(
+            own,
+            file_count="multiple",
+            file_types=["image"],
+            elem_id=f"{name}-files",
+            min_width=9 * len(own),
+            **look,
+        )
+        stop = gr.Button("Stop", elem_id=f"{name}-stop", min_width=80, **look)
+    return {"run": run, "files": files, "stop": stop}
+
+
+def plot_and_facts(name: str, label: str) -> tuple[gr.Plot, gr.HTML]:
+    """A plot beside the list of what it says; the plot shows once there is one."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            plot = gr.Plot(show_label=False, label=label, elem_id=f"{name}-plot", visible=False)
+        with gr.Column(scale=2, min_width=260):
+            told = gr.HTML(elem_id=f"{name}-told", apply_default_css=False)
+    return plot, told
+
+
 def facts(rows: Iterable[tuple[str, str, str]], warning: str = "", lead: str = "") -> str:
     """A list of (name, value, what it means) as HTML, with an optional warning or leading sentence above."""
     told = alert(warning) if warning else ""

@@ -44,6 +44,15 @@ def speaking(services: Services, session: Session) -> str:
     return session.model or next(iter(services.speakers))
 
 
+def pair(services: Services, session: Session, name: str) -> tuple[str, str]:
+    """The names of the model that speaks and of another to compare it with. ValueError says what to do where they are
+    the same, or the other is not on offer."""
+    one = speaking(services, session)
+    if name not in services.speakers or name == one:
+        raise ValueError("Choose another model than the one that speaks.")
+    return one, name
+
+
 def _cannot(error: Exception) -> None:
     gr.Warning(escape(str(error)), duration=12, title="This model cannot be loaded")
 

@@ -8,16 +8,17 @@ import gradio as gr
 
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
+from . import apart
 from .components import alert, compare_row, live_view
 from .conversation import NO_IMAGE, Session
 from .lanes import LOAD, lasting
-from .models import speaking
+from .models import pair, speaking
 from .payload import as_json
 from .services import Services
 
 
 def tab(services: Services) -> dict:
-    """The other model, a button, both answers, and the view of both maps with their difference."""
+    """The other model, a button, both answers, the view of both maps with their difference; and the same on a set."""
     gr.HTML(
         "<p class='qfv-note'>Gives this image, and the last question, to a second model, and sets the maps of both "
         "side by side on one scale: which queries look elsewhere after a fine-tuning, for instance. A number stands "
@@ -27,7 +28,7 @@ def tab(services: Services) -> dict:
     other, run = compare_row("versus", list(services.speakers)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)
     view = live_view("difference", "versus-view")
-    return {"other": other, "run": run, "told": told, "view": view}
+    return {"other": other, "run": run, "told": told, "view": view, "many": apart.section(services)}
 
 
 def compared(services: Services, session: Session, name: str) -> tuple[str, str]:
@@ -42,9 +43,7 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
     """What `compared` returns. ValueError says what to do instead."""
     if session.encoded is None:
         raise ValueError(NO_IMAGE)
-    names = [speaking(services, session), name]
-    if name not in services.speakers or name == names[0]:
-        raise ValueError("Choose another model than the one that speaks.")
+    names = pair(services, session, name)
     *before, (question, _) = session.turns() or [("", "")]
     pipes = [services.of(session).pipe, services.speakers[name]().pipe]
     # What a Q-Former reads with the image: its model's question, as it is asked in a conversation.
@@ -67,7 +66,7 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
     )
     lead = f"Asked “{question}”:" if question else "The caption:"
     view = {
-        "titles": names,
+        "titles": list(names),
         "second": "the second model",
         "colours": list(DIVERGING),
         "maps": [canvas_payload(capture, session.picture, index=session.frame) for capture in captures],
@@ -91,4 +90,5 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
 
     chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
     parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)
+    apart.wire(services, session, parts["other"], parts["many"])
     return (partial(forget, services), chosen, [*out, parts["other"]])

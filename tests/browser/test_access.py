@@ -96,6 +96,7 @@ def test_all_views_keep_the_rules(open_page):
         tab("Images", "#across-run", ".qfv-album figure:nth-child(24)", "#across-plot .js-plotly-plot")
         tab("Questions", "#questions-compare", ".qfv-difference canvas")
         tab("Models", "#versus-run", "#versus-view canvas")
+        tab("Models", "#apart-run", "#apart-answers table", "#apart-plot .js-plotly-plot")
         page.get_by_role("tab", name="Match").click()
         page.locator("#match-texts textarea").fill("a cat\na dog")
         tab("Match", "#match-compare", "#match-table tbody tr", "#match-plot .js-plotly-plot")
