@@ -157,9 +157,9 @@ class Scorer:
         head = self.language.get_output_embeddings()
         shares = self.turn(lambda: _full(head(states.to(head.weight.dtype)))[0].softmax(-1))
         best = shares.topk(count)
-        text = self.encoder.processor.tokenizer.convert_ids_to_tokens
+        text = partial(_text, self.encoder.processor.tokenizer)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [list(zip(map(_bare, text(ids)), values, strict=True)) for ids, values in rows]
+        return [list(zip(map(text, ids), values, strict=True)) for ids, values in rows]
 
     def vision_slopes(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
         """(y [n], gradient [n, f, p, d]) of a word's log-probability by ViT outputs `[n, f, p, d]`, on the CPU.
@@ -307,9 +307,13 @@ class Scorer:
         return summed / torch.bincount(index, minlength=len(self.words)) if mean else summed
 
 
-def _bare(token: str) -> str:
-    """A vocabulary entry without the marks that stand for a space."""
-    return token.translate(str.maketrans("ĠĊ▁", "   ")).strip() or token
+def _text(tokenizer: Any, token: int) -> str:
+    """What a token writes; its name in the vocabulary where that cannot be shown, as of a line break or a part of a
+    character; its number where it has none, as in an output layer larger than the vocabulary."""
+    text = tokenizer.decode([token]).strip()
+    if text and text.isprintable() and "\ufffd" not in text:
+        return text
+    return tokenizer.convert_ids_to_tokens(token) or f"token {token}"
 
 
 def _full(values: Tensor) -> Tensor:
