@@ -1,6 +1,6 @@
 """In the Models tab: two models on a set of images, for instance before and after fine-tuning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -41,42 +41,36 @@ def compared(
     """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
     from ..view.figures import measure_figure
 
+    question = session.last_question()
+    told = telling(session, progress, "Comparing", outdates=False)
+
+    def look(number: int, speaker: Speaker) -> tuple[list[Any], list[Any], list[str]]:
+        """The pictures, what the Q-Former does with each, and what the model says of it."""
+        seen = encoded(
+            services, session, speaker, files, lambda done, of: told(2 * number * of + done, 4 * of)
+        )
+        said = []
+        for each in seen:
+            answer = speaker.pipe.ask(each, question) if question else speaker.pipe.caption(each)
+            said.append(answer.text)
+            told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
+        return [each.image for each in seen], [each.record.result for each in seen], said
+
     try:
         names = pair(services, session, name)
-        told = telling(session, progress, "Comparing", outdates=False)
         speakers = services.of(session), services.speakers[name]()
-        both = [looked(services, session, speaker, files, told, i) for i, speaker in enumerate(speakers)]
-        (seen, _), _ = both
-        found = apart(*([each.record.result for each in images] for images, _ in both))
+        pictures, captures, said = zip(*map(look, (0, 1), speakers), strict=True)
+        found = apart(*captures)
     except (ValueError, *services.user_errors) as error:
         return alert(str(error)), gr.update(visible=False), ""
-    said = [answers for _, answers in both]
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
     plot = measure_figure(found.moved, rows, "attention that went elsewhere", "0 to 1")
     lead = f"{names[1]} against {names[0]} on {found.images} images:"
     return (
-        facts(figures(found, said, session.last_question()), lead=lead),
+        facts(figures(found, said, question), lead=lead),
         gr.update(value=plot, visible=True),
-        differing(names, [each.image for each in seen], said),
+        differing(names, pictures[0], said),
     )
-
-
-def looked(
-    services: Services,
-    session: Session,
-    speaker: Speaker,
-    files: Sequence[str] | None,
-    told: Callable[[int, int], None],
-    number: int,
-) -> tuple[list[Any], list[str]]:
-    """Every image as one of two models sees it, and what that says of it: to the last question, or its caption."""
-    question, said = session.last_question(), []
-    seen = encoded(services, session, speaker, files, lambda done, of: told(2 * number * of + done, 4 * of))
-    for each in seen:
-        answer = speaker.pipe.ask(each, question) if question else speaker.pipe.caption(each)
-        said.append(answer.text)
-        told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
-    return seen, said
 
 
 def figures(found: Apart, said: Sequence[Sequence[str]], question: str | None) -> list[tuple[str, str, str]]:
