@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from qformer_viz.view.figures import centre_figure, measure_figure, query_label, similarity_figure
+from qformer_viz.view.figures import (
+    LEAST,
+    centre_figure,
+    effects_figure,
+    measure_figure,
+    pairs_figure,
+    query_label,
+    shapley_figure,
+    similarity_figure,
+)
 
 
 def test_every_cell_shows_the_pair_its_axes_name():
@@ -36,6 +45,18 @@ def test_measure_figure_has_one_row_per_layer_and_names_its_unit():
     assert np.asarray(heat.z).tolist() == values.tolist()
     assert list(heat.y) == ["layer 0", "mean"] and list(heat.x) == ["00", "01"]
     assert heat.colorbar.title.text == "Entropy (nats)"
+
+
+@pytest.mark.parametrize(("weight", "shown"), [(3.0, 3.0), (1e-4, LEAST)])
+def test_effects_of_next_to_nothing_look_like_nothing(weight, shown):
+    values, names = weight * np.array([0.5, -1.0]), ["00", "01"]
+    for heat in (
+        effects_figure(values[None], ["no"], names, "nats").data[0],
+        pairs_figure(np.outer(values, [0, 1]), names, "no").data[0],
+    ):
+        assert (heat.zmin, heat.zmax) == pytest.approx((-shown, shown))
+    axis = shapley_figure(values, 0 * values, values / 2, names, "no").layout.yaxis.range
+    assert axis is None if weight > LEAST else axis == (-LEAST, LEAST)
 
 
 def test_centres_have_their_origin_in_the_top_left_corner_and_the_images_shape():

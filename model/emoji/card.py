@@ -168,6 +168,7 @@ and false ones; 95 % intervals by bootstrap. "Unseen artwork" is two emoji sets 
 
 {_table(COMPARING, metrics, ())}
 
+Training captions name every object, so a text that leaves one out is wrong to it: of a cat and a dog, "a dog" gets next to nothing.
 Re-ranked: the {RERANKED} most similar, by matching probability plus similarity. In matching, 0.5 is chance: where the figure
 for relations lies there, "to the left of" and "to the right of" are alike to this model. Calibration error of the
 matching probability: {metrics["calibration"]["error"]:.3f}.

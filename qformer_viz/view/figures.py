@@ -13,6 +13,8 @@ import plotly.graph_objects as go
 SEQUENTIAL = "Viridis"
 DIVERGING = "RdBu_r"
 ACCENT = "#6366f1"
+# Nats below which effects are drawn as small: a scale of their own would make noise look like a finding.
+LEAST = 0.05
 INK = "#7d8597"  # readable on white and on near-black; the page's own style sheet overrides it
 
 
@@ -164,12 +166,14 @@ def shapley_figure(values, errors, alone, queries: Sequence[str], word: str, mos
     )
     figure.update_xaxes(type="category", title="query", ticks="")
     figure.update_yaxes(zeroline=True, zerolinecolor=INK, gridcolor="rgba(127,127,127,0.2)")
+    if max(np.abs(values).max(), np.abs(alone).max()) < LEAST:
+        figure.update_yaxes(range=[-LEAST, LEAST])
     return figure
 
 
 def _signed(values, columns: Sequence[str], rows: Sequence[str], unit: str, where: str) -> go.Heatmap:
     """Signed values on one scale around white."""
-    top = max(float(np.abs(values).max()), 1e-6)
+    top = max(float(np.abs(values).max()), LEAST)
     return go.Heatmap(
         z=np.round(values, 4).tolist(),
         x=list(columns),
