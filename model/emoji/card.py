@@ -340,8 +340,8 @@ def _learned(found: dict) -> str:
     unseen = " and ".join(f"{share:.3f}" for name, share in patches.items() if name.startswith("noun, "))
     return f"""## How it was trained
 
-`python -m model.emoji train`, as it is, from nothing: one run on two cores made all three bundled models. Minutes by each
-stage's own clock; other work ran beside it. Loss and the rest are means of the last steps, on what the stage trains on:
+One run of `python -m model.emoji train`, as it is, from nothing, on two cores made all three bundled models (its stages were started by
+hand, each with `--stage`). Minutes by each stage's own clock; other work ran beside it. Loss and the rest are means of the last steps, on what the stage trains on:
 "geometry" is an error, "winners" the evenness of the queries that win the comparison (1 is even), the others are shares.
 
 | stage | steps | minutes | loss | |
