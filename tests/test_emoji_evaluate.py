@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.emoji import card, evaluate, gaze, plots, reading, recipe, retrieval, text
+from model.emoji import card, evaluate, gaze, plots, reading, recipe, retrieval, sections, text
 from model.emoji.checkpoint import (
     alignment_tokenizer,
     build_instruct,
@@ -196,7 +196,7 @@ def passed(asked):
     """Figures as `qformer_viz.bottleneck.measure` gives them."""
 
     def read(bits):
-        found = {name: 0.0 if name == "background" else bits for name in card.LABELS}
+        found = {name: 0.0 if name == "background" else bits for name in sections.LABELS}
         return {
             name: {"bits": value, "low": value - 0.1, "high": value + 0.1, "entropy": 2.0}
             for name, value in found.items()
@@ -207,8 +207,8 @@ def passed(asked):
         "sizes": {"patches": [257, 192], "queries": [32, 192]},
         "patches": {"linear": read(0.8), "attention": read(1.0)},
         "queries": {"linear": read(0.4), "attention": read(0.5)},
-        "retention": {name: None if name == "background" else 0.5 for name in card.LABELS},
-        "each": {name: [q / 100 for q in range(32)] for name in card.LABELS},
+        "retention": {name: None if name == "background" else 0.5 for name in sections.LABELS},
+        "each": {name: [q / 100 for q in range(32)] for name in sections.LABELS},
         "asked": {"where?": read(0.7)} if asked else {},
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.emoji.card import LABELS
+from model.emoji.sections import LABELS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

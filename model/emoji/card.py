@@ -2,26 +2,18 @@
 
 python -m model.emoji card assets/blip2-emoji
 
-A card is made of `metrics.json` alone; `python -m model.emoji card FOLDER --again` draws it anew without measuring.
+A card is made of `metrics.json` and of what other commands left beside it (`sections`); `python -m model.emoji card FOLDER --again` draws it anew without measuring.
 """
 
 import json
 from pathlib import Path
 
-from . import familiar, plots, text
+from . import familiar, plots, sections, text
 from .evaluate import evaluate
 from .reading import Reader
-from .recipe import SCHEDULES
 from .retrieval import RERANKED, evaluate_retrieval, is_retrieval
 
 METRICS = "metrics.json"
-# Files beside the weights that hold what other commands measured, and what they were found to mean.
-LEARNED = "training.json"
-PASSED = "bottleneck.json"
-PARTS = "ablation.md"
-TRUTH = "faithfulness.json"
-MEANING = "faithfulness.md"
-
 ANSWERING = {
     "noun_f1": "caption nouns, F1",
     "noun_precision": "caption nouns, precision",
@@ -45,17 +37,6 @@ COMPARING = {
     "matching_edited_noun": "… a noun",
     "matching_edited_count": "… a count",
     "matching_edited_relation": "… a relation",
-}
-
-# What `truths.labels` tells of a scene, in words.
-LABELS = {
-    "nouns": "which of 64 nouns are there",
-    "number": "how many objects",
-    "places": "in which ninths of the picture they are",
-    "first": "the noun of the leftmost object",
-    "size": "its size",
-    "artwork": "the artwork sets of the drawings",
-    "background": "the kind of background",
 }
 
 FRONT = """---
@@ -260,114 +241,6 @@ published models.
 """
 
 
-def _passed(found: dict, folder: str) -> str:
-    """What `python -m qformer_viz bottleneck --out` wrote."""
-    (patches, width), (queries, narrow) = found["sizes"]["patches"], found["sizes"]["queries"]
-    both = [found[side][kind] for side in ("patches", "queries") for kind in ("linear", "attention")]
-    heads = ("patches, linear", "patches, attention", "queries, linear", "queries, attention")
-    rows = {name: [f"{both[3][name]['entropy']:.2f}", *(_bits(one[name]) for one in both)] for name in LABELS}
-    for name, kept in found["retention"].items():
-        rows[name].append("–" if kept is None else f"**{kept:.2f}**")
-    read = _rows(["", "bits there are", *heads, "retention"], rows)
-    most = {name: max(bits) for name, bits in found["each"].items()}
-    alone = "; ".join(
-        f"{title} {most[name]:.2f} (query {found['each'][name].index(most[name])})"
-        for name, title in LABELS.items()
-    )
-    asked = questions = ""
-    if found["asked"]:
-        questions = " --questions" + "".join(f' "{question}"' for question in found["asked"])
-        quoted = (f"“{question}”" for question in found["asked"])
-        told = [found["queries"]["attention"], *found["asked"].values()]
-        table = _rows(
-            ["", "the caption's prompt", *quoted],
-            {name: [_bits(one[name]) for one in told] for name in LABELS},
-        )
-        asked = (
-            f"\nThe same off the queries, by attention, for what the Q-Former reads meanwhile:\n\n{table}\n"
-        )
-    return f"""## What passes the queries
-
-`python -m qformer_viz bottleneck --model {folder} --scenes {found["images"]}{questions}`: usable information (Xu et al. 2020), the bits of a label that a
-probe reads off the ViT's {patches} vectors of {width}, and off the {queries} of {narrow} that the language model gets, {patches * width / (queries * narrow):.1f} times fewer
-numbers. The probes learn from seven tenths of the scenes, a fifth that they never saw measures; 95 % bootstrap intervals
-over it. "Linear" reads off the mean of the vectors, "attention" off eight weighted means whose weights it learns;
-retention compares the two by attention, where it reads more than a tenth of the label off the patches. Above one, reading is
-easier after the Q-Former than before: it cannot add information, but does part of the work.
-
-{read}
-
-![bits read off patches and queries, and off each query alone](figures/bottleneck.svg)
-
-The most that a linear probe reads off a single query: {alone}.
-{asked}
-"""
-
-
-def _truth(found: dict, folder: str) -> str:
-    """What `python -m qformer_viz faithfulness --out` wrote."""
-    lines = [
-        f"| map | {' | '.join(found['measures'].values())} |",
-        "|---" * (len(found["measures"]) + 1) + "|",
-    ]
-    for title, figures in found["summary"].items():
-        cells = ("{:.3f} ({:.2f} to {:.2f})".format(*figures[measure]) for measure in found["measures"])
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    rows = "\n".join(lines)
-    return f"""## Which explanations are true
-
-`python -m qformer_viz faithfulness --scenes {found["scenes"]} --out assets/{folder}/{TRUTH}`: {found["cases"]} certified words (the word falls by more
-than one nat when its object is re-rendered away, and not when another object is). Mean and bootstrap interval of 95 % over
-scenes; {found["counted"]["deletion"]} of the words for deletion and insertion, where hiding every patch from the Q-Former costs the word more than one nat.
-Zero on those two scales is no patch, one the whole image; below zero the word is less probable than without an image.
-
-![Every map and measure with its interval](figures/faithfulness.svg)
-
-{rows}
-
-"""
-
-
-def _learned(found: dict) -> str:
-    """The run that the weights come from: its curves and gates."""
-    rows, (words, patches) = [], (found["gates"][stage] for stage in ("lm", "vit"))
-    for stage, curve in found["curves"].items():
-        counted = (f"{name.replace('_', ' ')} {curve[-1][name]:.3f}" for name in plots.shares(curve))
-        rows.append(
-            f"| {stage} | {curve[-1]['step']} | {curve[-1]['minutes']:.0f} | {curve[-1]['loss']:.3f} | {', '.join(counted)} |"
-        )
-    table = "\n".join(rows)
-    unseen = " and ".join(f"{share:.3f}" for name, share in patches.items() if name.startswith("noun, "))
-    return f"""## How it was trained
-
-One run of `python -m model.emoji train`, as it is, from nothing, on two cores made all three bundled models (its stages were started by
-hand, each with `--stage`). Minutes by each stage's own clock; other work ran beside it. Loss and the rest are means of the last steps, on what the stage trains on:
-"geometry" is an error, "winners" the evenness of the queries that win the comparison (1 is even), the others are shares.
-
-| stage | steps | minutes | loss | |
-|---|---|---|---|---|
-{table}
-
-![loss and the first share counted, by step, for every stage](figures/training.svg)
-
-Before the Q-Former is trained, the ceilings of all that follows: a linear probe reads the noun off the ViT's patches in {patches["noun"]:.3f}
-(unseen artwork {unseen}) of cases and the position in {patches["position"]:.3f}; the language model answers
-{words["piled"]["all"]:.3f} of questions about written descriptions, one object a slot.
-
-"""
-
-
-def _rows(heads: list[str], rows: dict[str, list[str]]) -> str:
-    """A table with a row for every label."""
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    lines += [f"| {title} | {' | '.join(rows[name])} |" for name, title in LABELS.items()]
-    return "\n".join(lines)
-
-
-def _bits(found: dict) -> str:
-    return f"{found['bits']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-
-
 def _strangers(strange: dict) -> str:
     rows = "\n".join(f"| {name} | {share:.3f} |" for name, share in strange["detected"].items())
     return f"""## Images from elsewhere
@@ -388,7 +261,7 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Pat
     the `--out` of the training whose curves the card is to show."""
     record = folder / METRICS
     if again:
-        metrics = _read(record)
+        metrics = json.loads(record.read_text(encoding="utf-8"))
     elif is_retrieval(folder):
         metrics = evaluate_retrieval(folder, scenes)
     else:
@@ -396,15 +269,10 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Pat
         probe, metrics["familiarity"] = familiar.measure(Reader(folder).vision)
         familiar.save_familiar(probe, folder, metrics["familiarity"])
     if curves:
-        names = [name for stage in SCHEDULES.values() for name in stage]
-        learned = {"curves": {name: _read(curves / f"{name}_curve.json") for name in names}}
-        learned["gates"] = {stage: _read(curves / f"{stage}_gate.json") for stage in ("lm", "vit")}
-        (folder / LEARNED).write_text(json.dumps(learned) + "\n")
+        sections.keep_training(curves, folder)
     record.write_text(json.dumps(metrics, indent=1) + "\n")
     plots.draw(metrics, folder / "figures")
-    for name, plot in ((LEARNED, plots.learned), (PASSED, plots.bottleneck), (TRUTH, plots.truth)):
-        if (folder / name).exists():
-            plot(_read(folder / name), folder / "figures" / Path(name).with_suffix(".svg"))
+    sections.draw(folder)
     card = folder / "README.md"
     card.write_text(card_of(folder))
     return card
@@ -412,19 +280,5 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Pat
 
 def card_of(folder: Path) -> str:
     """The card that belongs to what lies in the folder."""
-    tables = ""
-    if (folder / LEARNED).exists():
-        tables += _learned(_read(folder / LEARNED))
-    if (folder / PASSED).exists():
-        tables += _passed(_read(folder / PASSED), folder.name)
-    if (folder / PARTS).exists():
-        tables += f"## What each part contributes\n\n{(folder / PARTS).read_text(encoding='utf-8')}\n\n"
-    if (folder / TRUTH).exists():
-        tables += _truth(_read(folder / TRUTH), folder.name)
-        if (folder / MEANING).exists():
-            tables += f"{(folder / MEANING).read_text(encoding='utf-8')}\n\n"
-    return render_card(_read(folder / METRICS), folder.name, tables)
-
-
-def _read(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8"))
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    return render_card(metrics, folder.name, sections.told(folder))
