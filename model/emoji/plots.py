@@ -143,8 +143,8 @@ def learned(found: dict, path: Path) -> Path:
         axis.tick_params(axis="y", labelcolor=BLUE)
         axis.set_title(f"{stage}\nloss, {share.replace('_', ' ')}", fontsize=8)
         right = axis.twinx()
-        found = [(point["step"], point[share]) for point in curve if share in point]
-        right.plot(*zip(*found, strict=True), color=ORANGE, linewidth=1)
+        counted = [(point["step"], point[share]) for point in curve if share in point]
+        right.plot(*zip(*counted, strict=True), color=ORANGE, linewidth=1)
         right.tick_params(axis="y", labelcolor=ORANGE)
         right.set(ylim=(0, 1.02))
         right.spines["right"].set_visible(True)
