@@ -19,10 +19,11 @@ from model.checkpoints import Checkpoint
 from model.encoding import Encoder, Observe
 from model.errors import MemoryError_, QuestionError
 from model.generation import Generator
+from model.heads import Usual, reading
 from model.images import Decoded, decode
 from model.lane import lane
 from model.prompts import Prompt, Prompter
-from model.scoring import Scorer, eager
+from model.scoring import Scorer, eager, text_of
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn, upload
 from model.wording import Wording
@@ -69,7 +70,7 @@ class Pipeline:
         self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.films)
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._means: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(MEANS)
+        self._means: Recent[tuple[torch.Tensor, torch.Tensor, Usual]] = Recent(MEANS)
         self._reference_features: torch.Tensor | None = None
         self._lane = lane(str(self.device))
 
@@ -178,20 +179,38 @@ class Pipeline:
         """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
         return self.means(question)[0]
 
+    def usual(self, question: str | None = None) -> Usual:
+        """What is said inside the Q-Former on average over the same images: for a head what `mean_queries` is for a
+        query. Computed with them."""
+        return self.means(question)[2]
+
     @torch.no_grad()
-    def means(self, question: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(`mean_features`, `mean_queries`) for a question."""
+    def means(self, question: str | None = None) -> tuple[torch.Tensor, torch.Tensor, Usual]:
+        """(`mean_features`, `mean_queries`, `usual`) for a question."""
         known = self._means.get(question)
         if known is None:
             inputs = None if question is None else self._prompts.instruction_inputs(question)
+
+            def look(part: torch.Tensor) -> list[torch.Tensor]:
+                with reading(self.model.qformer) as said:
+                    queries = self._encoder.queries(part, inputs)
+                return [queries, *(torch.stack(said[name], 1) for name in Usual._fields)]
+
             features = self._references()
-            queries = [
-                self._turn(partial(self._encoder.queries, part, inputs))
-                for part in features.split(REFERENCES)
-            ]
-            known = features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True)
+            looked = [self._turn(partial(look, part)) for part in features.split(REFERENCES)]
+            queries, *said = map(torch.cat, zip(*looked, strict=True))
+            usual = Usual(*(each.mean(0) for each in said))
+            known = features.mean(0, keepdim=True), queries.mean(0, keepdim=True), usual
             self._means.put(question, known)
         return known
+
+    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
+        """The pieces of text that an InstructBLIP's Q-Former reads beside its queries, for `EncodedImage.question`; ()
+        for BLIP-2, which reads none."""
+        if self.family != "instructblip" or question is None:
+            return ()
+        ids = self._prompts.instruction_inputs(question)["input_ids"][0].tolist()
+        return tuple(map(partial(text_of, self._prompts.qformer_tokenizer), ids))
 
     def _references(self) -> torch.Tensor:
         """ViT outputs [n, p, d] of the reference images, kept where other questions will want them again."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.caching import Recent
 from model.errors import ModelError
+from model.heads import Usual
 from model.images import decode
 from model.pipeline import ANSWERS, Pipeline
 from model.scoring import Slopes, split_words
@@ -45,7 +46,7 @@ class RemotePipeline:
         )
         self._encoded: Recent[EncodedImage] = Recent(IMAGES)
         self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._means: dict[str | None, tuple[Tensor, Tensor]] = {}
+        self._means: dict[str | None, tuple[Tensor, Tensor, Usual]] = {}
 
         # A fork has the pipeline in memory, nothing of it is pickled. `spaces` keeps these functions for ever, and
         # they must not keep a model that nobody uses any more.
@@ -135,10 +136,16 @@ class RemotePipeline:
         return self._call("library_attention", image)
 
     def mean_queries(self, question: str | None = None) -> Tensor:
-        return self._both_means(question)[1]
+        return self._all_means(question)[1]
 
     def mean_features(self, question: str | None = None) -> Tensor:
-        return self._both_means(question)[0]
+        return self._all_means(question)[0]
+
+    def usual(self, question: str | None = None) -> Usual:
+        return self._all_means(question)[2]
+
+    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
+        return self._pipe.read_by_qformer(question)
 
     def forget(self) -> None:
         self._encoded.clear()
@@ -148,7 +155,7 @@ class RemotePipeline:
     def describe(self) -> dict[str, Any]:
         return self._pipe.describe()
 
-    def _both_means(self, question: str | None) -> tuple[Tensor, Tensor]:
+    def _all_means(self, question: str | None) -> tuple[Tensor, Tensor, Usual]:
         if question not in self._means:
             self._means[question] = self._call("means", question)
         return self._means[question]
@@ -188,6 +195,20 @@ class RemoteScorer:
     def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
         return self._told(told, "shown", keep)
 
+    def silenced(
+        self, own: Tensor, cross: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None
+    ) -> Tensor:
+        return self._told(told, "silenced", own, cross, usual)
+
+    def hushed(self, chosen: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        return self._told(told, "hushed", chosen, usual)
+
+    def apart(self, usual: Usual) -> Tensor:
+        return self._ask("apart", usual)
+
+    def unread(self, read: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        return self._told(told, "unread", read)
+
     def repeats(self, queries: Tensor) -> Tensor:
         return self._ask("repeats", queries)
 
@@ -206,9 +227,9 @@ class RemoteScorer:
     def attention_slopes(self, word: int) -> Slopes:
         return self._ask("attention_slopes", word)
 
-    def _told(self, told: Callable[[int, int], Any] | None, name: str, rows: Tensor) -> Tensor:
+    def _told(self, told: Callable[[int, int], Any] | None, name: str, rows: Tensor, *further: Any) -> Tensor:
         """One trip for all rows: it begins with a process and a GPU, which takes longer than most of what it brings."""
-        found = self._ask(name, rows)
+        found = self._ask(name, rows, *further)
         if told is not None:
             told(len(rows), len(rows))
         return found
@@ -244,7 +265,7 @@ def _to_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, tuple):
-        return tuple(_to_cpu(each) for each in value)
+        return _alike(value, map(_to_cpu, value))
     if isinstance(value, EncodedImage):
         moved = {"queries": _to_cpu(value.queries), "vision": _to_cpu(value.vision)}
         return replace(value, **moved, owner=None)
@@ -255,11 +276,16 @@ def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, tuple):
-        return tuple(_to_device(each, device) for each in value)
+        return _alike(value, (_to_device(each, device) for each in value))
     if isinstance(value, EncodedImage):
         moved = {"queries": _to_device(value.queries, device), "vision": _to_device(value.vision, device)}
         return replace(_bare(value), **moved)
     return value
+
+
+def _alike(value: tuple, parts: Iterable[Any]) -> tuple:
+    """A tuple of the same kind, which may have names."""
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
 def zero_gpu() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from model.errors import GradientError
 from model.generation import CACHE, teacher_forced
+from model.heads import Usual, hushed, silenced
 
 BATCH_BYTES = 256e6
 """Bound on the logits, or on the image keys and values, or on the graph, of one batch."""
@@ -104,14 +105,77 @@ class Scorer:
     def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
         """As `score`, when only the image tokens in `keep` `[n, f, p]` (bool, CLS first) are keys of the Q-Former, f
         frames of a film or 1."""
+        return self._looked(len(keep), lambda vision, rows: self._queries(vision, keep[rows]), told)
+
+    @torch.no_grad()
+    def silenced(
+        self, own: Tensor, cross: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None
+    ) -> Tensor:
+        """As `score`, when the Q-Former's heads in own `[n, L, h]` (self-attention) and cross `[n, l, h]` (bool) hand
+        on what they do on average for other images (`Pipeline.usual`)."""
+        frames = len(self.encoded.vision)
+
+        def queries(vision: Tensor, rows: slice) -> Tensor:
+            chosen = (each[rows].repeat_interleave(frames, 0) for each in (own, cross))
+            with silenced(self.model.qformer, *chosen, usual):
+                return self._queries(vision)
+
+        return self._looked(len(own), queries, told)
+
+    @torch.no_grad()
+    def hushed(self, chosen: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        """As `score`, when in the Q-Former's self-attention the queries in chosen `[n, q]` (bool) tell what they tell
+        on average for other images. The language model reads them as ever."""
+
+        def queries(vision: Tensor, rows: slice) -> Tensor:
+            with hushed(self.model.qformer, chosen[rows].repeat_interleave(vision.shape[1], 0), usual):
+                return self._queries(vision)
+
+        return self._looked(len(chosen), queries, told)
+
+    @torch.no_grad()
+    def apart(self, usual: Usual) -> Tensor:
+        """As `score` `[1, t]`, when every query hears of all others only what they tell on average for other images."""
+        count, frames = self.model.query_tokens.shape[1], len(self.encoded.vision)
+        others = ~torch.eye(count, dtype=torch.bool).repeat_interleave(frames, 0)
+
+        def alone() -> Tensor:
+            with hushed(self.model.qformer, others, usual):
+                found = self._queries(self.encoded.vision.expand(count, *self.encoded.vision.shape))
+            rows = found.unflatten(1, (frames, count))  # row k is right for query k, in every frame
+            return rows.diagonal(dim1=0, dim2=2).permute(0, 2, 1).flatten(0, 1)[None]
+
+        return self.score(self.turn(alone))
+
+    @torch.no_grad()
+    def unread(self, read: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+        """As `score`, when the Q-Former reads only those tokens of its text that are in read `[n, s]` (bool), as if the
+        others were padding. The language model reads the whole question as ever."""
+        ids = self.instruction["input_ids"]
+
+        def queries(vision: Tensor, rows: slice) -> Tensor:
+            frames = vision.shape[1]
+            mask = read[rows].long().repeat_interleave(frames, 0)
+            text = {"input_ids": ids, "attention_mask": mask}
+            return self.encoder.queries(vision.flatten(0, 1), text, frames=frames)
+
+        return self._looked(len(read), queries, told)
+
+    def _looked(
+        self,
+        count: int,
+        queries: Callable[[Tensor, slice], Tensor],
+        told: Callable[[int, int], Any] | None,
+    ) -> Tensor:
+        """Scores [count, t] where every row takes a pass of the Q-Former: queries(ViT outputs [n, f, p, d], rows)."""
         vision, found = self.encoded.vision, []
         each = 2 * vision.shape[:2].numel() * self.model.config.qformer_config.hidden_size * 4
-        for start, size in self._batches(len(keep), each, SHOWN):
-            part = keep[start : start + size]
-            expanded = vision.expand(len(part), *vision.shape)
-            found.append(self.score(self.turn(partial(self._queries, expanded, part))))
+        for start, size in self._batches(count, each, SHOWN):
+            rows = slice(start, min(start + size, count))
+            expanded = vision.expand(rows.stop - start, *vision.shape)
+            found.append(self.score(self.turn(partial(queries, expanded, rows))))
             if told is not None:
-                told(start + len(part), len(keep))
+                told(rows.stop, count)
         return torch.cat(found)
 
     def _queries(self, vision: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -157,7 +221,7 @@ class Scorer:
         head = self.language.get_output_embeddings()
         shares = self.turn(lambda: _full(head(states.to(head.weight.dtype)))[0].softmax(-1))
         best = shares.topk(count)
-        text = partial(_text, self.encoder.processor.tokenizer)
+        text = partial(text_of, self.encoder.processor.tokenizer)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [list(zip(map(text, ids), values, strict=True)) for ids, values in rows]
 
@@ -307,7 +371,7 @@ class Scorer:
         return summed / torch.bincount(index, minlength=len(self.words)) if mean else summed
 
 
-def _text(tokenizer: Any, token: int) -> str:
+def text_of(tokenizer: Any, token: int) -> str:
     """What a token writes; its name in the vocabulary where that cannot be shown, as of a line break or a part of a
     character; its number where it has none, as in an output layer larger than the vocabulary."""
     text = tokenizer.decode([token]).strip()

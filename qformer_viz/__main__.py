@@ -45,6 +45,14 @@ def pictures(pipe: Any, count: int) -> Any:
     return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
 
 
+def unseen(pipe: Any, count: int) -> Any:
+    """Fresh scenes for a model of the rendered world; for any other the shipped photographs, which are also what its
+    means are taken over."""
+    if pipe.checkpoint.world != "emoji scenes":
+        return pictures(pipe, count)
+    return (image for image, _ in labelled(count))
+
+
 def checkpoints(device: str | None) -> tuple[list[dict[str, Any]], float]:
     """The list, with what fits into the free memory of a device, and how many bytes that is."""
     from model import memory
@@ -63,7 +71,15 @@ def backend() -> Backend:
 
     photograph = ASSETS / "photographs" / "astronaut.jpg"
     return Backend(
-        load, decode, (ModelError, QFormerVizError), truths, pictures, photograph, checkpoints, labelled
+        load,
+        decode,
+        (ModelError, QFormerVizError),
+        truths,
+        pictures,
+        photograph,
+        checkpoints,
+        labelled,
+        unseen,
     )
 
 

@@ -209,7 +209,8 @@ def _seal(call: _Call, site: Site) -> Capture:
         own = [_probabilities(call, site, "self", i, call.self_mask) for i in range(len(site.layers))]
         images = max(maps.shape[0] for maps in cross)
         cross = torch.stack([maps.expand(images, -1, -1, -1) for maps in cross])
-        own = torch.stack([maps[..., : call.queries].expand(images, -1, -1, -1) for maps in own])
+        own = torch.stack([maps.expand(images, -1, -1, -1) for maps in own])
+        own, text = own[..., : call.queries].clone(), own[..., call.queries :].clone()
         states = torch.stack([_cpu(state).expand(images, -1, -1) for state in call.states])
         tokens = _cpu(site.owner.query_tokens)[0].clone()
         return Capture(
@@ -220,6 +221,7 @@ def _seal(call: _Call, site: Site) -> Capture:
             cross_layers=site.cross_layers,
             grid=_grid(call, site, cross.shape[-1]),
             attn_implementation=site.qformer.config._attn_implementation,
+            text_attention=text if text.shape[-1] else None,
         )
 
 

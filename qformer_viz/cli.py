@@ -18,7 +18,8 @@ from .options import parser
 class Backend:
     """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
     truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each;
-    pictures(pipe, count) -> images of the model's world; `photograph`, one that is shipped; checkpoints(device) -> (a
+    pictures(pipe, count) -> images of the model's world, `unseen` others where there are more than the references of
+    its means; `photograph`, one that is shipped; checkpoints(device) -> (a
     row for each that can be loaded, free bytes); labelled(scenes) -> (image, {label: value}) of each."""
 
     load: Callable[..., Any]
@@ -29,6 +30,7 @@ class Backend:
     photograph: Path | None = None
     checkpoints: Callable[[str | None], tuple[list[dict[str, Any]], float]] | None = None
     labelled: Callable[[int], Any] | None = None
+    unseen: Callable[[Any, int], Any] | None = None
 
 
 def load(backend: Backend, args: argparse.Namespace) -> Any:
@@ -202,6 +204,28 @@ def run_bottleneck(backend: Backend, args: argparse.Namespace) -> dict[str, Any]
     return {"text": f"{pipe.name}, {found['images']} scenes\n\n{bottleneck.table(found)}"} | found
 
 
+def run_inside(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    """What single heads, layers and the talk between queries are worth, with the progress on stderr."""
+    from . import inside
+
+    pipe = load(backend, args)
+    if args.pictures:
+        images = (backend.decode(path).image for path in args.pictures)
+    else:
+        images = backend.unseen(pipe, args.images)
+
+    def told(done: int) -> None:
+        print(f"\rimage {done}", end="", file=sys.stderr, flush=True)
+
+    try:
+        found = inside.measure(pipe, images, args.questions, told)
+    finally:
+        print(file=sys.stderr)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"text": f"{pipe.name}, {found['images']} images, nats lost\n\n{inside.table(found)}"} | found
+
+
 def run_caption(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
     return _told(pipe, pipe.caption(encoded))
 
@@ -277,4 +301,5 @@ WHOLE = {
     "compare": run_compare,
     "faithfulness": run_faithfulness,
     "bottleneck": run_bottleneck,
+    "inside": run_inside,
 }

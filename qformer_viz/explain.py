@@ -28,7 +28,8 @@ def explain(
 ) -> Attribution:
     """Which queries and patches every word of an answer came from.
 
-    pipe: offers `scorer(encoded, answer)`, `mean_queries(question)` and `mean_features(question)`, as `model.Pipeline`.
+    pipe: offers `scorer(encoded, answer)`, and for a question `mean_queries`, `mean_features` and `usual`, as
+        `model.Pipeline` does.
     encoded: with the capture of its Q-Former pass in `record` (`model.load(..., observe=qformer_viz.capture)`).
     method: a name of `qformer_viz.METHODS`; None is the one that measured best on the bundled model, query knock-out.
     baseline: [1, q, d] that stands for "no image"; None: the model's mean over reference images.
@@ -47,7 +48,8 @@ def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None
         baseline = pipe.mean_queries(encoded.question)
     scorer = pipe.scorer(encoded, answer)
     baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
-    return Case(scorer, capture, baseline, partial(pipe.mean_features, encoded.question))
+    features, usual = (partial(mean, encoded.question) for mean in (pipe.mean_features, pipe.usual))
+    return Case(scorer, capture, baseline, features, usual)
 
 
 def captured(encoded: Any) -> Capture:

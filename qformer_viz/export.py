@@ -20,6 +20,14 @@ from .types import Attribution, Capture
 
 FORMAT = 1
 TENSORS = ("cross_attention", "self_attention", "query_states", "query_tokens")
+OPTIONAL = ("text_attention",)
+AXES = {
+    "cross_attention": "[l, b, h, q, p] probabilities, p = 0 is CLS",
+    "self_attention": "[L, b, h, q, q] probabilities between queries",
+    "query_states": "[L + 1, b, q, d] before layer 0, then after each layer",
+    "query_tokens": "[q, d] as learned",
+    "text_attention": "[L, b, h, q, s] probabilities from queries to the text that the Q-Former reads",
+}
 LIBRARIES = ("torch", "transformers", "numpy", "qformer-viz")
 
 
@@ -30,7 +38,7 @@ class BadArchive(QFormerVizError, ValueError):
 def save_npz(capture: Capture, path: str | Path, manifest: Mapping[str, Any] | None = None) -> Path:
     """Write every tensor of the capture, layer indices, grid and the manifest; returns the path."""
     path = Path(path)
-    arrays = {name: getattr(capture, name).numpy() for name in TENSORS}
+    arrays = {name: getattr(capture, name).numpy() for name in _there(capture)}
     with path.open("wb") as file:
         np.savez_compressed(
             file,
@@ -61,7 +69,7 @@ def load_npz(path: str | Path) -> tuple[Capture, dict[str, Any]]:
             f"format {int(found['format'])}", f"format {FORMAT}", "export it again with this version"
         )
     capture = Capture(
-        **{name: torch.from_numpy(found[name]) for name in TENSORS},
+        **{name: torch.from_numpy(found[name]) for name in (*TENSORS, *OPTIONAL) if name in found},
         cross_layers=tuple(int(layer) for layer in found["cross_layers"]),
         grid=(int(found["grid"][0]), int(found["grid"][1])),
         attn_implementation=str(found["attn_implementation"]),
@@ -86,7 +94,7 @@ def manifest(
     described: the pipeline's `describe()` (model, revision, precision, device, library versions, attention).
     image_sha256: hash of the decoded pixels. question None: the image was only captioned.
     """
-    shapes = {name: list(getattr(capture, name).shape) for name in TENSORS}
+    shapes = {name: list(getattr(capture, name).shape) for name in _there(capture)}
     about = {
         "format": FORMAT,
         "image_sha256": image_sha256,
@@ -96,15 +104,14 @@ def manifest(
         "cross_layers": list(capture.cross_layers),
         "grid": list(capture.grid),
         "shapes": shapes,
-        "axes": {
-            "cross_attention": "[l, b, h, q, p] probabilities, p = 0 is CLS",
-            "self_attention": "[L, b, h, q, q] probabilities between queries",
-            "query_states": "[L + 1, b, q, d] before layer 0, then after each layer",
-            "query_tokens": "[q, d] as learned",
-        },
+        "axes": {name: AXES[name] for name in shapes},
         "versions": {**versions(), **described.get("versions", {})},
     }
     return json.loads(json.dumps({**described, **about}, default=str))
+
+
+def _there(capture: Capture) -> list[str]:
+    return [name for name in (*TENSORS, *OPTIONAL) if getattr(capture, name) is not None]
 
 
 def plain(found: Attribution) -> dict[str, Any]:

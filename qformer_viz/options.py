@@ -162,4 +162,24 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="write every figure as JSON; model cards show it"
     )
     passed.add_argument("--json", action="store_true", help="print every figure as JSON")
+    within = commands.add_parser(
+        "inside",
+        help="inside the Q-Former: what single heads, whole layers and the talk between queries are worth to the words",
+    )
+    model_arguments(within)
+    within.add_argument("--images", type=several, default=100, help="how many [%(default)s]")
+    within.add_argument(
+        "--pictures", nargs="+", metavar="FILE", help="image files [images of the model's world]"
+    )
+    within.add_argument(
+        "--questions",
+        nargs="*",
+        default=["what is in the picture?", "how many objects are there?"],
+        metavar="QUESTION",
+        help="asked after the caption",
+    )
+    within.add_argument(
+        "--out", type=Path, metavar="FILE", help="write every figure as JSON; model cards show it"
+    )
+    within.add_argument("--json", action="store_true", help="print every figure as JSON")
     return top

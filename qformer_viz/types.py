@@ -1,7 +1,8 @@
 """The nouns of the package and its shape glossary.
 
 b image, l cross-attention layer, L every layer, h head, q query, p image token (CLS first, then the
-patches row by row), gh gw rows and columns of the patch grid, t generated token, d width.
+patches row by row), gh gw rows and columns of the patch grid, t generated token, s token of the text that a Q-Former
+reads, d width.
 """
 
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ class Capture:
     cross_layers: the layer number of each entry of l, for instance (0, 2, 4).
     grid: (gh, gw).
     attn_implementation: how the Q-Former itself computed attention, for instance "sdpa".
+    text_attention: [L, b, h, q, s] probabilities from queries to the text that the Q-Former reads beside them, as an
+        InstructBLIP's does; None where it reads none. With self_attention a row sums to one.
     """
 
     cross_attention: Tensor
@@ -33,9 +36,10 @@ class Capture:
     cross_layers: tuple[int, ...]
     grid: tuple[int, int]
     attn_implementation: str
+    text_attention: Tensor | None = None
 
     def __post_init__(self):
-        for name, letters in _AXES.items():
+        for name, letters in self._axes.items():
             if getattr(self, name).dim() != len(letters):
                 raise BadShape(
                     f"{name} of shape {list(getattr(self, name).shape)}",
@@ -49,6 +53,8 @@ class Capture:
             "query_states": (every + 1, images, queries, width),
             "query_tokens": (queries, width),
         }
+        if self.text_attention is not None:
+            expected["text_attention"] = (every, images, heads, queries, self.text_attention.shape[-1])
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise BadShape(
@@ -76,7 +82,13 @@ class Capture:
             cross_attention=self.cross_attention[:, one].clone(),
             self_attention=self.self_attention[:, one].clone(),
             query_states=self.query_states[:, one].clone(),
+            text_attention=None if self.text_attention is None else self.text_attention[:, one].clone(),
         )
+
+    @property
+    def _axes(self) -> dict[str, tuple[str, ...]]:
+        """Those of the tensors that are there."""
+        return {name: letters for name, letters in _AXES.items() if getattr(self, name) is not None}
 
     def __repr__(self) -> str:
         return "Capture(" + ", ".join(f"{name} {value}" for name, value in self._rows()) + ")"
@@ -87,7 +99,7 @@ class Capture:
         return f"<table><caption>Q-Former capture</caption>{rows}</table>"
 
     def _rows(self) -> list[tuple[str, str]]:
-        shapes = {name: list(getattr(self, name).shape) for name in _AXES}
+        shapes = {name: list(getattr(self, name).shape) for name in self._axes}
         return [
             *((name, f"[{', '.join(_AXES[name])}] = {shape}") for name, shape in shapes.items()),
             ("cross_layers", str(list(self.cross_layers))),
@@ -101,6 +113,7 @@ _AXES = {
     "self_attention": ("L", "b", "h", "q", "q"),
     "query_states": ("L + 1", "b", "q", "d"),
     "query_tokens": ("q", "d"),
+    "text_attention": ("L", "b", "h", "q", "s"),
 }
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import model
 import qformer_viz
 from model.emoji.scenes import random_scene, render
-from model.scoring import _text
+from model.scoring import text_of
 from qformer_viz import Case
 from qformer_viz.attribution import knockout
 from qformer_viz.attribution.knockout import ends
@@ -158,4 +158,4 @@ def test_a_token_is_shown_as_what_it_writes():
     built = Tokenizer(BPE(vocab=vocabulary, merges=[("Ã", "©")]))
     built.decoder = ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=built)
-    assert [_text(tokenizer, token) for token in range(7)] == ["cat", "é", "Ã", "©", "Ġ", "Ċ", "token 6"]
+    assert [text_of(tokenizer, token) for token in range(7)] == ["cat", "é", "Ã", "©", "Ġ", "Ċ", "token 6"]

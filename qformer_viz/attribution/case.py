@@ -20,6 +20,7 @@ class Case:
     capture   of the Q-Former pass that the answer came from
     baseline  [1, q, d] mean queries of other images, at the language model's width
     features  () -> [1, p, d] mean ViT outputs of other images
+    usual     () -> what is said inside the Q-Former for other images, on average; see `model.heads.Usual`
     layer     index along the cross-attention layers whose maps say where a query looked; None is their mean
     asked     the words to explain, by index; None for all
     told      told(done, of) after each part of long work; raise from it to stop
@@ -29,6 +30,7 @@ class Case:
     capture: Capture
     baseline: Tensor
     features: Callable[[], Tensor] | None = None
+    usual: Callable[[], Any] | None = None
     layer: int | None = None
     asked: Sequence[int] | None = None
     told: Callable[[int, int], Any] = lambda done, of: None

@@ -14,6 +14,7 @@ from . import (
     chat,
     export,
     films,
+    heads,
     matching,
     models,
     precision,
@@ -69,6 +70,8 @@ def build(services: Services) -> gr.Blocks:
                         changes = whatif.tab(services)
                     with gr.Tab("Queries", id="together"):
                         weights = together.tab()
+                    with gr.Tab("Heads", id="heads"):
+                        inside = heads.tab(services)
                     with gr.Tab("Similarity", id="similarity"):
                         alike = similarity.tab(services)
                     with gr.Tab("Statistics", id="statistics"):
@@ -92,7 +95,8 @@ def build(services: Services) -> gr.Blocks:
                     with gr.Tab("About", id="about"):
                         said = about.tab(services)
         fed = (partial(as_text, services), session, view)
-        tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers)]
+        attended, silent = heads.wire(services, session, inside)
+        tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers), attended]
         looked, answered, switched = [fed, *tabs], [], []
         stale = why.wire(services, session, reasons)
         if services.compares_questions:
@@ -103,14 +107,14 @@ def build(services: Services) -> gr.Blocks:
         if services.matcher is not None:
             looked = [*looked, *matching.wire(services, session, fits, view)]
         pictured, undone = whatif.wire(services, session, changes)
-        stale = [stale, undone, together.wire(services, session, weights)]
+        stale = [stale, undone, together.wire(services, session, weights), silent]
         if services.precisions:
             stale.append(precision.wire(services, session, copies))
         if choice is not None:
             stale.append(versus.wire(services, session, two))
         looked, answered = [*looked, pictured, *stale], [*answered, *stale]
         if choice is not None:
-            controls = [*alike["controls"], numbers["layer"]]
+            controls = [*alike["controls"], numbers["layer"], *inside["controls"]]
             switched = [
                 models.wire(services, session, choice, [parts["log"], header, said, *controls], chat.halt)
             ]

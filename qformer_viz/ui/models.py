@@ -4,7 +4,7 @@ from html import escape
 
 import gradio as gr
 
-from . import about, conversation, similarity, statistics
+from . import about, conversation, heads, similarity, statistics
 from .conversation import Session, messages
 from .lanes import CHAT, LIGHT, LOAD
 from .services import Services
@@ -73,6 +73,7 @@ def switch(services: Services, session: Session, name: str) -> tuple:
         about.text(speaker),
         *similarity.refit(speaker.geometry),
         *statistics.refit(speaker.geometry),
+        *heads.refit(speaker.geometry),
     )
 
 

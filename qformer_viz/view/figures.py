@@ -171,9 +171,11 @@ def shapley_figure(values, errors, alone, queries: Sequence[str], word: str, mos
     return figure
 
 
-def _signed(values, columns: Sequence[str], rows: Sequence[str], unit: str, where: str) -> go.Heatmap:
-    """Signed values on one scale around white."""
-    top = max(float(np.abs(values).max()), LEAST)
+def _signed(
+    values, columns: Sequence[str], rows: Sequence[str], unit: str, where: str, top: float = 0.0
+) -> go.Heatmap:
+    """Signed values on one scale around white, up to `top` at least."""
+    top = max(float(np.abs(values).max()), top, LEAST)
     return go.Heatmap(
         z=np.round(values, 4).tolist(),
         x=list(columns),
@@ -184,6 +186,83 @@ def _signed(values, columns: Sequence[str], rows: Sequence[str], unit: str, wher
         colorbar={"title": {"text": unit, "side": "right"}, "thickness": 10, "outlinewidth": 0},
         hovertemplate=f"{where}<br>%{{z:.2f}} {unit}<extra></extra>",
     )
+
+
+def heads_figure(values, together, layers: Sequence[int], kind: str, top: float) -> go.Figure:
+    """Heat map of the effects [l, h] of every head, and of all heads [l] of a layer together in a last column, in nats;
+    `top` ends the scale, so that two figures can share one."""
+    values = np.concatenate([np.asarray(values, np.float32), np.asarray(together, np.float32)[:, None]], 1)
+    heads = [*(str(head) for head in range(values.shape[1] - 1)), "all"]
+    rows = [f"layer {layer}" for layer in layers]
+    heat = _signed(values, heads, rows, "nats", "%{y}, head %{x}", top)
+    heat.text = [[f"{value:.1f}" if abs(value) >= LEAST else "" for value in row] for row in values]
+    heat.texttemplate = "%{text}"
+    figure = go.Figure(heat)
+    _dress(figure, height=110 + 24 * len(values))
+    figure.update_layout(title={"text": kind, "font": {"size": 13}, "x": 0}, margin={"t": 40})
+    figure.update_xaxes(type="category", title="head silenced", ticks="")
+    figure.update_yaxes(type="category", autorange="reversed", ticks="", automargin=True)
+    return figure
+
+
+def talk_figure(told, alone, queries: Sequence[str], text, pieces: Sequence[str]) -> go.Figure:
+    """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
+    language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
+    read = [f"“{html.escape(piece)}”" for piece in pieces]
+    bars = [("unheard by the other queries", ACCENT, list(queries), told)]
+    bars += [("unread by the language model", INK, list(queries), alone)] if alone is not None else []
+    bars += [("unread by the Q-Former", "#e08a1e", read, text)] if read else []
+    bars = [(*rest, np.asarray(values, np.float32)) for *rest, values in bars]
+    figure = go.Figure()
+    for name, colour, x, y in bars:
+        figure.add_bar(
+            x=x,
+            y=np.round(y, 4).tolist(),
+            name=name,
+            marker={"color": colour},
+            hovertemplate=f"%{{x}}, {name}<br>%{{y:.2f}} nats<extra></extra>",
+        )
+    _dress(figure, height=300)
+    figure.update_layout(
+        margin={"t": 40}, legend={"orientation": "h", "y": 1.16, "x": 0}, barmode="group", bargap=0.2
+    )
+    every = [*queries[:: max(1, len(queries) // 8)], *read]
+    figure.update_xaxes(type="category", tickvals=every, ticks="")
+    figure.update_yaxes(
+        title="nats lost", zeroline=True, zerolinecolor=INK, gridcolor="rgba(127,127,127,0.2)"
+    )
+    if max(np.abs(each).max() for *_, each in bars) < LEAST:
+        figure.update_yaxes(range=[-LEAST, LEAST])
+    return figure
+
+
+def self_attention_figure(own, text, order: Sequence[int], pieces: Sequence[str]) -> go.Figure:
+    """Heat map of self-attention [q, q], rows and columns in `order`, and that to the text [q, s], if any, after it."""
+    order = list(order)
+    values = np.asarray(own, np.float32)[np.ix_(order, order)]
+    if text is not None:
+        values = np.concatenate([values, np.asarray(text, np.float32)[order]], 1)
+    rows = [query_label(q) for q in order]
+    columns = [*rows, *(f"“{html.escape(piece)}”" for piece in pieces)]
+    heat = go.Heatmap(
+        z=np.round(values, 5).tolist(),
+        x=columns,
+        y=rows,
+        zmin=0,
+        colorscale=SEQUENTIAL,
+        colorbar={"title": {"text": "attention", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        hovertemplate="query %{y} attends to %{x}<br>%{z:.4f}<extra></extra>",
+    )
+    figure = go.Figure(heat)
+    _dress(figure, height=420)
+    step = max(1, len(rows) // 8)
+    figure.update_xaxes(
+        type="category", tickvals=rows[::step] + columns[len(rows) :], title="attended to", ticks=""
+    )
+    figure.update_yaxes(
+        type="category", tickvals=rows[::step], title="query", autorange="reversed", ticks="", automargin=True
+    )
+    return figure
 
 
 def divergence_figure(values, layers: Sequence[int]) -> go.Figure:

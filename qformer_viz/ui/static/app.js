@@ -16,10 +16,17 @@
       const point = event.points && event.points[0];
       if (!point) return;
       const inside = (id) => plot.closest("#" + id);
-      const detail = inside("similarity-plot") ? { queries: [...new Set([number(point.x), number(point.y)])] }
+      const layer = /^layer (\d+)$/.exec(String(point.y));
+      if (inside("heads-own")) return; // the canvas shows cross-attention
+      if (inside("heads-cross")) {
+        const head = point.x === "all" ? "mean" : number(point.x);
+        document.dispatchEvent(new CustomEvent("qfv:set", { detail: { layer: Number(layer[1]), head } }));
+        return;
+      }
+      const both = inside("similarity-plot") || inside("heads-attention");
+      const detail = both ? { queries: [...new Set([number(point.x), number(point.y)])] }
         : named(point.text !== undefined && point.z === undefined ? point.text : point.x);
       if (point.z !== undefined && (inside("statistics-plot") || inside("across-plot"))) {
-        const layer = /^layer (\d+)$/.exec(String(point.y));
         detail.layer = layer ? Number(layer[1]) : "mean";
       }
       document.dispatchEvent(new CustomEvent("qfv:set", { detail }));
