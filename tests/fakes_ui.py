@@ -30,8 +30,9 @@ class FakeError(Exception):
     """An error whose message is meant for the user."""
 
 
-def fake_capture(seed: int = 0) -> Capture:
-    """Random maps with the planted twins 0 and 1, and query 2 looking at patch 5 only."""
+def fake_capture(seed: int = 0, text: int = 0) -> Capture:
+    """Random maps with the planted twins 0 and 1, and query 2 looking at patch 5 only; `text` tokens take half of the
+    self-attention, the last of them all of that."""
     make = torch.Generator().manual_seed(seed)
     patches = GRID[0] * GRID[1]
     cross = torch.rand(len(CROSS), 1, HEADS, QUERIES, patches + 1, generator=make)
@@ -39,16 +40,20 @@ def fake_capture(seed: int = 0) -> Capture:
     cross[:, :, :, 2] = 0.0
     cross[:, :, :, 2, 5 + 1] = 1.0
     self_attention = torch.rand(LAYERS, 1, HEADS, QUERIES, QUERIES, generator=make)
+    self_attention = self_attention / self_attention.sum(-1, keepdim=True)
+    read = torch.zeros(LAYERS, 1, HEADS, QUERIES, text)
+    read[..., -1:] = 0.5
     states = torch.randn(LAYERS + 1, 1, QUERIES, WIDTH, generator=make)
     states[:, :, 1] = states[:, :, 0]
     return Capture(
         cross_attention=cross / cross.sum(-1, keepdim=True),
-        self_attention=self_attention / self_attention.sum(-1, keepdim=True),
+        self_attention=self_attention / 2 if text else self_attention,
         query_states=states,
         query_tokens=torch.randn(QUERIES, WIDTH, generator=make),
         cross_layers=CROSS,
         grid=GRID,
         attn_implementation="eager",
+        text_attention=read if text else None,
     )
 
 
@@ -60,7 +65,8 @@ def pictured(encoded: "FakeEncoded", image: Image.Image) -> "FakeEncoded":
 
 def joined(captures: list[Capture]) -> Capture:
     """Captures of single images as one of a batch."""
-    batched = ("cross_attention", "self_attention", "query_states")
+    batched = ["cross_attention", "self_attention", "query_states"]
+    batched += ["text_attention"] if captures[0].text_attention is not None else []
     return replace(
         captures[0], **{name: torch.cat([getattr(c, name) for c in captures], 1) for name in batched}
     )
@@ -110,7 +116,8 @@ class FakePipeline:
         self.encoded += 1
         reads = question if self.family == "instructblip" else None
         seen = source if self.family == "instructblip" else source.still()
-        captures = [fake_capture(_number(frame) + len(question or "")) for frame in seen.frames]
+        text = len(self.read_by_qformer(reads))
+        captures = [fake_capture(_number(frame) + len(question or ""), text) for frame in seen.frames]
         return FakeEncoded(
             source=source,
             frames=seen.frames,
@@ -128,6 +135,12 @@ class FakePipeline:
 
     def mean_features(self, question: str | None = None) -> torch.Tensor:
         return torch.zeros(1, GRID[0] * GRID[1] + 1, WIDTH)
+
+    def usual(self, question: str | None = None) -> Any:
+        return None
+
+    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
+        return ("<i>", "it", "it") if question else ()
 
     def hidden(self, encoded: Any, keep: torch.Tensor, where: str = "qformer") -> Any:
         """Query k goes with patch k; from the ViT, the last one too."""
@@ -233,6 +246,26 @@ class FakeScorer:
             for done in range(len(keep) // 8, len(keep) + 1, len(keep) // 8):
                 told(done, len(keep))
         return self.score(self.queries * keep[:, :, 1 : QUERIES + 1, None].flatten(1, 2))
+
+    def silenced(self, own: torch.Tensor, cross: torch.Tensor, usual: Any, told: Any = None) -> torch.Tensor:
+        """All words but the first lose 2 nats with head 1 of the last cross-attention, and 1 with any of layer 3."""
+        if told is not None:
+            told(len(own), len(own))
+        lost = 2.0 * cross[:, -1, 1] + 1.0 * own[:, 3].any(-1)
+        return -lost[:, None] * (torch.arange(len(self.words)) > 0)
+
+    def hushed(self, chosen: torch.Tensor, usual: Any, told: Any = None) -> torch.Tensor:
+        """Word k loses half a nat when the others do not hear query k, the first word nothing."""
+        if told is not None:
+            told(len(chosen), len(chosen))
+        return -0.5 * chosen[:, : len(self.words)].float() * (torch.arange(len(self.words)) > 0)
+
+    def apart(self, usual: Any) -> torch.Tensor:
+        return -1.5 * (torch.arange(len(self.words)) > 0)[None]
+
+    def unread(self, read: torch.Tensor, told: Any = None) -> torch.Tensor:
+        """Every word loses 3 nats with the last piece of the text."""
+        return -3.0 * (~read[:, -1:]).expand(-1, len(self.words))
 
     def attention(self, queries: torch.Tensor | None = None) -> torch.Tensor:
         return torch.eye(len(self.words), self.queries.shape[1]) + 0.01

@@ -125,7 +125,12 @@ def test_rows_sum_to_one_and_text_takes_its_part(kind):
     total = found.self_attention.sum(-1)
     if kind == "instructblip":
         assert (total < 0.999).all() and (total > 0).all()
+        assert found.text_attention.shape == (LAYERS, 2, HEADS, QUERIES, 5)
+        torch.testing.assert_close(total + found.text_attention.sum(-1), torch.ones_like(total))
+        # The last two tokens are padding; the third is read.
+        assert not found.text_attention[..., 3:].any() and (found.text_attention[..., :3] > 0).all()
     else:
+        assert found.text_attention is None
         torch.testing.assert_close(total, torch.ones_like(total))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from zipfile import ZipFile
 
 import numpy as np
@@ -18,10 +19,20 @@ def test_round_trip_is_exact(tmp_path):
     back, about = load_npz(path)
     for name in TENSORS:
         assert torch.equal(getattr(back, name), getattr(capture, name)), name
+    assert back.text_attention is None and "text_attention" not in about
     assert back.cross_layers == capture.cross_layers
     assert back.grid == capture.grid
     assert back.attn_implementation == capture.attn_implementation
     assert about == {"model": "x", "question": "what?"}
+
+
+def test_what_the_qformer_read_is_kept(tmp_path):
+    capture = replace(fake_capture(3), text_attention=torch.rand(6, 1, 2, 8, 5))
+    back, _ = load_npz(save_npz(capture, tmp_path / "a.npz"))
+    assert torch.equal(back.text_attention, capture.text_attention)
+    about = manifest(capture, {}, image_sha256="ab")
+    assert about["shapes"]["text_attention"] == [6, 1, 2, 8, 5] and "reads" in about["axes"]["text_attention"]
+    assert "text_attention" not in manifest(fake_capture(3), {}, image_sha256="ab")["axes"]
 
 
 def test_numpy_alone_reads_it(tmp_path):

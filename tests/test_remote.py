@@ -22,6 +22,7 @@ from model.remote import RemotePipeline, zero_gpu
 from model.types import Decoding
 from qformer_viz import METHODS
 from qformer_viz.explain import attribute, prepare
+from qformer_viz.heads import heads, talk
 from tests import fake_checkpoints as fakes
 from tests.test_pipeline import FAMILIES, picture
 
@@ -106,6 +107,7 @@ def test_what_is_known_here_is_not_asked_again(both):
         remote.caption(encoded, SHORT)
         remote.mean_queries(encoded.question)
         remote.mean_features(encoded.question)
+        remote.usual(encoded.question)
     assert lent.calls == ["encode_each", "caption", "means"]
     remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
     remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
@@ -153,6 +155,11 @@ def test_explanations_are_the_same(both):
     ours, theirs = (case.scorer for case in cases)
     assert theirs.repeats(encoded.queries).tolist() == [True] and theirs.words == ours.words
     assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
+    assert remote.read_by_qformer(encoded.question) == pipe.read_by_qformer(own.question)
+    for work in (heads, talk):
+        here, there = map(work, cases)
+        for name, value in vars(here).items():
+            torch.testing.assert_close(getattr(there, name), value, atol=1e-4, rtol=1e-3)
 
 
 def test_long_explanations_are_one_trip(both):

@@ -17,6 +17,7 @@ from qformer_viz.ui import (
     conversation,
     export,
     films,
+    heads,
     payload,
     questions,
     similarity,
@@ -150,6 +151,17 @@ def test_the_queries_of_all_frames_are_weighed_together(services, session):
     bars = dict(zip(shares["value"].data[0].x, shares["value"].data[0].y, strict=True))
     assert bars["1·01"] == 1 and sum(bars.values()) == 1
     assert "1·01" in pairs["value"].data[0].x and lens.count("<tr><td>4·") == QUERIES
+
+
+def test_heads_are_silenced_in_every_frame(services, session):
+    told, *_, said = heads.silenced(services, session, still)
+    bars = {bar.name: bar for bar in said["value"].data}
+    assert "nats" in told and set(bars) == {"unheard by the other queries", "unread by the Q-Former"}
+    assert len(bars["unheard by the other queries"].x) == QUERIES
+    films.choose(session, 2)
+    figure, _ = heads.attended(services, session, "1", "0", heads.INDEX)
+    shown = session.encoded.record.result.self_attention[1, 2, 0]
+    assert figure.data[0].z[3][4] == pytest.approx(shown[3, 4].item(), abs=1e-4)
 
 
 def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):

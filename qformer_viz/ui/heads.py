@@ -91,7 +91,6 @@ def silenced(services: Services, session: Session, progress: gr.Progress) -> lis
         kept = of(services, session)
         case = replace(kept.case, told=telling(session, progress, "Silencing heads"))
         heads(case)
-        case = replace(kept.case, told=telling(session, progress, "Hushing queries"))
         talk(case)
         if case.frames == 1:
             effects(case)
