@@ -221,9 +221,10 @@ def run_inside(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         found = inside.measure(pipe, images, args.questions, told)
     finally:
         print(file=sys.stderr)
+    found["table"] = inside.table(found)
     if args.out:
         args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {"text": f"{pipe.name}, {found['images']} images, nats lost\n\n{inside.table(found)}"} | found
+    return {"text": f"{pipe.name}, {found['images']} images, nats lost\n\n{found['table']}"} | found
 
 
 def run_caption(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from qformer_viz.view.figures import (
     LEAST,
     centre_figure,
     effects_figure,
+    heads_figure,
     measure_figure,
     pairs_figure,
     query_label,
+    self_attention_figure,
     shapley_figure,
     similarity_figure,
+    talk_figure,
 )
 
 
@@ -57,6 +60,31 @@ def test_effects_of_next_to_nothing_look_like_nothing(weight, shown):
         assert (heat.zmin, heat.zmax) == pytest.approx((-shown, shown))
     axis = shapley_figure(values, 0 * values, values / 2, names, "no").layout.yaxis.range
     assert axis is None if weight > LEAST else axis == (-LEAST, LEAST)
+
+
+def test_heads_stand_in_their_layer_and_two_figures_share_a_scale():
+    figure = heads_figure([[0.5, -0.01], [0.0, 3.0]], [1.0, 4.0], (2, 4), "Cross-attention", 7.0)
+    heat = figure.data[0]
+    assert list(heat.x) == ["0", "1", "all"] and list(heat.y) == ["layer 2", "layer 4"]
+    assert heat.z[0] == pytest.approx([0.5, -0.01, 1.0]) and heat.z[1] == pytest.approx([0, 3, 4])
+    assert (heat.zmin, heat.zmax) == (-7, 7) and list(heat.text) == [["0.5", "", "1.0"], ["", "3.0", "4.0"]]
+
+
+def test_what_is_told_and_read_has_a_bar_for_each():
+    figure = talk_figure([0.5, 0.0], [1.0, 2.0], ["00", "01"], [0.25], ["<b>"])
+    told, alone, text = figure.data
+    assert (list(told.y), list(alone.y), list(text.y)) == ([0.5, 0], [1, 2], [0.25])
+    assert list(text.x) == ["“&lt;b&gt;”"] and figure.layout.yaxis.range is None
+    little = talk_figure([0.01, 0.0], None, ["00", "01"], [], [])
+    assert [bar.name for bar in little.data] == ["unheard by the other queries"]
+    assert little.layout.yaxis.range == (-LEAST, LEAST)
+
+
+def test_self_attention_is_ordered_and_the_text_stays_behind():
+    own = np.arange(9, dtype=float).reshape(3, 3) / 10
+    heat = self_attention_figure(own, np.array([[0.1], [0.2], [0.3]]), [2, 0, 1], ["it"]).data[0]
+    assert list(heat.y) == ["02", "00", "01"] and list(heat.x) == ["02", "00", "01", "“it”"]
+    assert heat.z[0] == pytest.approx([0.8, 0.6, 0.7, 0.3]) and heat.z[1] == pytest.approx([0.2, 0, 0.1, 0.1])
 
 
 def test_centres_have_their_origin_in_the_top_left_corner_and_the_images_shape():

@@ -23,6 +23,8 @@ PURE = [
     "faithfulness",
     "benchmark",
     "interplay",
+    "heads",
+    "inside",
     "verdict",
     "across",
     "apart",

@@ -1,0 +1,78 @@
+"""What is inside, over many images: on the fake, whose losses are known, and as a command."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from model.images import decode
+from qformer_viz import cli, inside
+from tests.fakes_ui import CROSS, FakeError, FakePipeline
+
+IMAGES = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "white")]
+
+
+def test_losses_are_those_of_the_words_that_came_from_the_image():
+    done = []
+    found = inside.measure(FakePipeline(), IMAGES, ["what is it?"], done.append)
+    assert done == [1, 2, 3] and found["images"] == 3 and found["model"] == "fake"
+    assert found["cross_layers"] == list(CROSS) and list(found["asked"]) == ["", "what is it?"]
+    caption, answer = found["asked"].values()
+    # The first word of every text comes from language.
+    assert (caption["words"], answer["words"]) == (3, 12)
+    for one in (caption, answer):
+        assert one["head"] == [2, 2, 2] and one["cross"] == [[0, 0, 0], [0, 0, 0], [2, 2, 2]]
+        assert one["own"][3] == [1, 1, 1] and not any(map(any, one["own"][:3]))
+        assert one["apart"] == [1.5] * 3 and one["needs"] == 1 and one["loudest"] == []
+        assert one["unheard"] == [0.5] * 3 and one["unread"] == [1, 1, 1]
+    assert json.loads(json.dumps(found)) == found
+    rows = inside.table(found).splitlines()
+    assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|") and rows[3].startswith(
+        "| “what is it?” | 12 |"
+    )
+    assert "2.00 (2.00 to 2.00), cross-attention 4" in rows[2] and rows[2].endswith("| – |")
+
+
+def test_intervals_are_over_images(monkeypatch):
+    """A picture with more words counts for no more draws."""
+    given = []
+    monkeypatch.setattr(
+        inside, "interval", lambda values, images: given.append((values, images)) or (0, 0, 0)
+    )
+    inside.measure(FakePipeline(), IMAGES[:2], ["what is it?"])
+    assert [1, 1, 1, 1, 2, 2, 2, 2] in [images for _, images in given]
+
+
+def test_those_heard_most_are_named_with_their_share():
+    queries = torch.tensor([4, 4, 1, 4, 7, 1, 2, 0])
+    lost = torch.tensor([2.0, 1.5, 3.0, 0.9, 1.1, 1.2, 1.0, 0.1])
+    assert inside._loudest(queries, lost) == [(1, 0.25), (4, 0.25), (2, 0.125)]
+    assert inside._loudest(queries, lost * 0) == []
+
+
+def test_without_words_or_images_there_is_nothing_to_tell():
+    found = inside.measure(FakePipeline(), IMAGES[:1], ["nothing"])
+    assert found["asked"]["nothing"] == {"words": 0} and "| “nothing” | 0 | – |" in inside.table(found)
+    assert inside.measure(FakePipeline(), [])["asked"] == {"": {"words": 0}}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_command_measures_the_world_or_ones_own_pictures(tmp_path, capsys, own):
+    for number, image in enumerate(IMAGES):
+        image.save(tmp_path / f"{number}.png")
+    pictures = sorted(map(str, tmp_path.glob("*.png")))[:2]
+    backend = cli.Backend(
+        lambda name, **_: FakePipeline(),
+        decode,
+        (FakeError,),
+        unseen=lambda pipe, count: pytest.fail("asked for") if own else iter(IMAGES[:count]),
+    )
+    out = tmp_path / "inside.json"
+    argv = ["--pictures", *pictures] if own else ["--images", "2"]
+    assert cli.main(["inside", *argv, "--questions", "what is it?", "--out", str(out)], backend) == 0
+    told = capsys.readouterr()
+    assert "fake, 2 images, nats lost" in told.out and "image 2" in told.err
+    assert json.loads(out.read_text())["asked"]["what is it?"]["words"] == 8
+    assert cli.main(["inside", *argv, "--questions", "--json"], backend) == 0
+    assert list(json.loads(capsys.readouterr().out)["asked"]) == [""]
