@@ -46,6 +46,7 @@ def test_command_lines_parse():
         "explain",
         "faithfulness",
         "bottleneck",
+        "inside",
         "compare",
         "doctor",
         "fidelity",

@@ -1,11 +1,12 @@
 """The Heads tab without a browser."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from qformer_viz.ui import explained
+from qformer_viz.ui import explained, export
 from qformer_viz.ui import heads as ui
 from qformer_viz.ui.conversation import Session
 from tests.fakes_ui import CROSS, HEADS, LAYERS, QUERIES, FakePipeline, fake_services
@@ -134,3 +135,16 @@ def test_controls_fit_the_model(services):
     layer, head, order = ui.refit(services.speaker.geometry)
     assert len(layer["choices"]) == 1 + LAYERS and len(head["choices"]) == 1 + HEADS
     assert layer["value"] == head["value"] == "mean" and "choices" not in order
+
+
+def test_what_was_found_can_be_taken_away(reading, tmp_path):
+    services, session = reading
+    with pytest.raises(Exception, match="No heads have been silenced yet"):
+        export.write_heads(services, session, tmp_path)
+    ui.silenced(services, session, still)
+    found = json.loads(export.write_heads(services, session, tmp_path).read_text())
+    assert found["words"] == ["you", "asked", "what", "is", "it?"] and found["read"] == ["<i>", "it", "it"]
+    assert found["heads"]["cross"][1] == [[0, 0], [0, 0], [0, 2]] and found["talk"]["text"][1] == [0, 0, 3]
+    assert found["heads"]["own_layers"][2][3] == 1 and found["manifest"]["answer"] == "you asked what is it?"
+    with pytest.raises(Exception, match="silenced yet"):
+        export.write_heads(services, ask(services, session, "next?"), tmp_path)

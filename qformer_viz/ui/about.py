@@ -47,6 +47,10 @@ to its own range, so that magnitudes no longer compare. The legend says which, i
 <p><b>Likeness.</b> Cosine is centred by default: a common offset makes raw cosines high even where the
 queries differ. Redundancy counts pairs above your threshold; the Images tab says from where two queries are alike by
 more than chance.</p>
+<p><b>Heads.</b> A head is silenced by handing every query what that head hands on for other images, on average; a
+query is unheard when the other queries find and hear of it what it tells of other images, while the language model
+reads it as it is. Losses are in nats of the word's log-probability: one nat makes it 2.7 times less probable. A word
+that the model is sure of loses little until much is gone.</p>
 <p><b>Many images.</b> How far a query follows the picture is the Kullback–Leibler divergence of its maps from their
 mean over the set, as a share of the most there can be, the logarithm of the number of pictures: 0 for the same patches
 every time, 1 where no two pictures share any. Compare figures over equally many pictures only.</p>

@@ -85,6 +85,22 @@ def write_why(services: Services, session: Session, folder: Path) -> Path:
     return files.save_attributions([*kept.found.values()], path, about(services, session))
 
 
+def write_heads(services: Services, session: Session, folder: Path) -> Path:
+    kept = current(session)
+    if kept is None or not {"heads", "talk"} <= kept.case.memory.keys():
+        raise gr.Error(
+            "No heads have been silenced yet. Open the Heads tab and do so for the last answer.",
+            print_exception=False,
+        )
+    found = {name: vars(kept.case.memory[name]) for name in ("heads", "talk")}
+    whole = {"manifest": about(services, session), "words": list(kept.case.scorer.words), "unit": "nats"}
+    whole["read"] = list(services.of(session).pipe.read_by_qformer(session.encoded.question))
+    whole |= {name: {key: value.tolist() for key, value in each.items()} for name, each in found.items()}
+    path = folder / "heads.json"
+    path.write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
 WRITERS: dict[str, tuple[str, str, Callable]] = {
     "page": (
         "Page (HTML)",
@@ -97,6 +113,11 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
         "Explanations (JSON)",
         "Queries and patches of every word, by each method that has run",
         write_why,
+    ),
+    "heads": (
+        "Heads (JSON)",
+        "What every word loses without each head, layer, query among the others, and piece of the text",
+        write_heads,
     ),
     "manifest": ("Manifest (JSON)", "Model, precision, versions, image hash, shapes", write_manifest),
     "csv": ("Statistics (CSV)", "Entropy, patches, CLS share, centre; per layer and query", write_csv),

@@ -91,6 +91,7 @@ def test_all_views_keep_the_rules(open_page):
         page.get_by_role("tab", name="Queries", exact=True).nth(1).click()
         audit.look("What if, queries")
         tab("Queries", "#together-run", "#together-matrix .js-plotly-plot")
+        tab("Heads", "#heads-run", "#heads-talk .js-plotly-plot", "#heads-attention .js-plotly-plot")
         tab("Similarity", None, "#similarity-plot .js-plotly-plot")
         tab("Statistics", None, "#statistics-plot .js-plotly-plot")
         tab("Images", "#across-run", ".qfv-album figure:nth-child(24)", "#across-plot .js-plotly-plot")

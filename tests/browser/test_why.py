@@ -204,3 +204,40 @@ def test_nobody_waits_for_anothers_explanation_and_what_is_outdated_is_not_shown
     first.wait_for_function("!document.querySelector('.qfv-chip')")
     first.wait_for_timeout(1500)
     assert "Stopped" not in first.locator("#why-told").inner_text()
+
+
+def test_heads_are_silenced_and_chosen_on_the_canvas(url, open_page):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    page.get_by_role("tab", name="Heads", exact=True).first.click()
+    # Whom each query attends to needs no model.
+    page.locator("#heads-attention .heatmaplayer image").wait_for(state="attached")
+    about(page, "<b>one?</b>")
+    page.locator("#heads-run").click()
+    page.locator("#heads-told").get_by_text("3 of 18").wait_for()
+    for plot in ("cross", "own", "talk"):
+        page.locator(f"#heads-{plot} .js-plotly-plot").wait_for()
+    page.locator("#heads-word input").click()
+    page.get_by_role("option", name="<b>one?</b> (3)").click()
+    page.locator("#heads-told").get_by_text("“<b>one?</b>”").wait_for()
+    cells = page.locator("#heads-cross .nsewdrag").first
+    cells.scroll_into_view_if_needed()
+    box = cells.bounding_box()
+
+    def click(column, row):
+        page.mouse.click(
+            box["x"] + (column + 0.5) * box["width"] / 3, box["y"] + (row + 0.5) * box["height"] / 3
+        )
+
+    click(1, 1)
+    page.wait_for_function("qfvHandle.get().layer === 2 && qfvHandle.get().head === 1")
+    click(2, 0)
+    page.wait_for_function("qfvHandle.get().layer === 0 && qfvHandle.get().head === 'mean'")
+    # In self-attention both queries of a cell are chosen, and layer and head stay.
+    cells = page.locator("#heads-attention .nsewdrag").first
+    cells.scroll_into_view_if_needed()
+    box = cells.bounding_box()
+    page.mouse.click(box["x"] + 4.5 * box["width"] / 8, box["y"] + 1.5 * box["height"] / 8)
+    page.wait_for_function(
+        "String([...qfvHandle.get().queries].sort()) === '1,4' && qfvHandle.get().layer === 0"
+    )
