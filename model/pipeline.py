@@ -204,6 +204,19 @@ class Pipeline:
             self._means.put(question, known)
         return known
 
+    @torch.no_grad()
+    def said(self, encoded: EncodedImage) -> Usual:
+        """What is said inside the Q-Former about this image, to be said in place of what is `usual`. The Q-Former runs
+        again. Of a film what is said of its first frame. Raises ImageError, MemoryError_."""
+        encoded, inputs = self._with_vision(encoded)
+
+        def look() -> Usual:
+            with reading(self.model.qformer) as said:
+                self._encoder.look(encoded.vision[:1], inputs)
+            return Usual(*(torch.cat(said[name]) for name in Usual._fields))
+
+        return self._turn(look)
+
     def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
         """The pieces of text that an InstructBLIP's Q-Former reads beside its queries, for `EncodedImage.question`; ()
         for BLIP-2, which reads none."""

@@ -144,6 +144,9 @@ class RemotePipeline:
     def usual(self, question: str | None = None) -> Usual:
         return self._all_means(question)[2]
 
+    def said(self, encoded: EncodedImage) -> Usual:
+        return self._call("said", _bare(encoded))
+
     def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
         return self._pipe.read_by_qformer(question)
 

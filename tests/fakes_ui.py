@@ -139,6 +139,9 @@ class FakePipeline:
     def usual(self, question: str | None = None) -> Any:
         return None
 
+    def said(self, encoded: Any) -> Any:
+        return encoded
+
     def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
         return ("<i>", "it", "it") if question else ()
 

@@ -179,6 +179,20 @@ def test_an_unread_token_at_the_end_is_one_that_is_not_there(case):
     torch.testing.assert_close(talk(case).text[:, -1], (clean - found)[0], atol=1e-4, rtol=1e-4)
 
 
+def test_with_all_that_was_seen_in_another_image_it_is_that_image(case):
+    """The Q-Former sees an image by its cross-attention only."""
+    pipe, encoded, case = case
+    other = pipe.encode(picture(1), None)
+    if case.scorer.instruction is not None:
+        other = dataclasses.replace(other, question=encoded.question)
+    said = pipe.said(other)
+    own = torch.zeros(1, len(said.own), 4, dtype=torch.bool)
+    found = case.scorer.silenced(own, torch.ones(1, len(said.cross), 4, dtype=torch.bool), said)
+    queries = pipe._encoder.queries(other.vision, case.scorer.instruction)
+    torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, case.scorer.score(case.scorer.queries), atol=1e-3)
+
+
 def test_rows_do_not_depend_on_those_beside_them(case):
     pipe, encoded, case = case
     usual = pipe.usual(encoded.question)

@@ -156,6 +156,8 @@ def test_explanations_are_the_same(both):
     assert theirs.repeats(encoded.queries).tolist() == [True] and theirs.words == ours.words
     assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
     assert remote.read_by_qformer(encoded.question) == pipe.read_by_qformer(own.question)
+    for here, there in zip(pipe.said(own), remote.said(encoded), strict=True):
+        torch.testing.assert_close(here, there)
     for work in (heads, talk):
         here, there = map(work, cases)
         for name, value in vars(here).items():
