@@ -238,6 +238,9 @@ TRUTH = {
 }
 
 
+WITHIN = {"images": 7, "asked": {"": {}, "where?": {}}, "table": "| nats lost |\n|---|\n| 12.34 |"}
+
+
 @pytest.mark.parametrize("kind", ["blip2", "instruct", "itm"])
 def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     """The whole command on an untrained checkpoint with few scenes: every figure of the tables is in metrics.json."""
@@ -262,6 +265,7 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
         (folder / "bottleneck.json").write_text(json.dumps(passed(kind == "instruct")))
     whole = kind == "blip2"
     if whole:
+        (folder / "inside.json").write_text(json.dumps(WITHIN))
         (folder / "faithfulness.json").write_text(json.dumps(TRUTH))
         (folder / "faithfulness.md").write_text("Believe it.")
     written = card.write_card(folder, scenes=10, curves=trained(tmp_path / "run") if whole else None)
@@ -290,6 +294,8 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
             "--scenes 7 --out assets/blip2-emoji/faithfulness.json`: 11 certified" in told
             and "; 9 of the words" in told
         )
+        assert '--images 7 --questions "where?" --out assets/blip2-emoji/inside.json`' in told
+        assert "was with the second.\n\n| nats lost |\n|---|\n| 12.34 |" in told
         assert "| RISE | 0.912 (0.80 to 1.00) | -0.300 (-0.40 to -0.20) |\n\nBelieve it." in told
     if kind != "itm":
         assert "0.987" in told and "0.123" in told and "1.2% of further" in told

@@ -83,8 +83,8 @@ def test_the_command_measures_the_world_or_ones_own_pictures(tmp_path, capsys, o
 
 
 class Followed(FakePipeline):
-    """Answers are colours. A picture's answer is the likelier one where its talk, or its second layer of cross-attention,
-    is in place; the first layer changes nothing, and the third goes half the way."""
+    """Answers are colours. A picture's answer is the likelier one where its talk, or its second cross-attention, is in
+    place; the first layer changes nothing, and the third goes half the way."""
 
     def caption(self, image, decoding=None):
         return self._answer("a red" if image.image.getpixel((0, 0)) == (255, 0, 0) else "a blue", "eos")

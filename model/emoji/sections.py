@@ -9,6 +9,7 @@ from .recipe import SCHEDULES
 
 LEARNED = "training.json"
 PASSED = "bottleneck.json"
+WITHIN = "inside.json"
 PARTS = "ablation.md"
 TRUTH = "faithfulness.json"
 MEANING = "faithfulness.md"
@@ -47,6 +48,8 @@ def told(folder: Path) -> str:
         parts += _learned(_read(folder / LEARNED))
     if (folder / PASSED).exists():
         parts += _passed(_read(folder / PASSED), folder.name)
+    if (folder / WITHIN).exists():
+        parts += _within(_read(folder / WITHIN), folder.name)
     if (folder / PARTS).exists():
         parts += f"## What each part contributes\n\n{(folder / PARTS).read_text(encoding='utf-8')}\n\n"
     if (folder / TRUTH).exists():
@@ -134,6 +137,26 @@ easier after the Q-Former than before: it cannot add information, but does part 
 
 The most that a linear probe reads off a single query: {alone}.
 {asked}
+"""
+
+
+def _within(found: dict, folder: str) -> str:
+    """What `python -m qformer_viz inside --out` wrote."""
+    asked = " ".join(f'"{question}"' for question in found["asked"] if question)
+    return f"""## Inside the Q-Former
+
+`python -m qformer_viz inside --model {folder} --images {found["images"]} --questions {asked} --out assets/{folder}/{WITHIN}`:
+of the words that came from the image, how many nats they lose when something inside the Q-Former is what it is for other
+images on average (mean and bootstrap interval of 95 % over images). "One head" is the head of cross- or self-attention that
+costs a word most, whichever that is, alone; "queries apart": every query hears of the others only what they tell of other
+images; "one query unheard": the others hear only that of the one that costs the word most; "one query unread": the language model
+reads it as of other images; "strongest layer": all its heads together; "need the talk": words that lose a nat or more with
+queries apart; "heard most": the query unheard that costs most, with the share of words. Then, for pairs of pictures with
+different answers, how often the second's answer becomes the likelier one about the first when what queries tell one another, or
+what all heads of a layer hand on, is as it was with the second.
+
+{found["table"]}
+
 """
 
 
