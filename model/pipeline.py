@@ -194,13 +194,13 @@ class Pipeline:
             def look(part: torch.Tensor) -> list[torch.Tensor]:
                 with reading(self.model.qformer) as said:
                     queries = self._encoder.queries(part, inputs)
-                return [queries, *(torch.stack(said[name], 1) for name in Usual._fields)]
+                return [queries, *(torch.stack(said[name], 1).float().sum(0) for name in Usual._fields)]
 
             features = self._references()
             looked = [self._turn(partial(look, part)) for part in features.split(REFERENCES)]
-            queries, *said = map(torch.cat, zip(*looked, strict=True))
-            usual = Usual(*(each.mean(0) for each in said))
-            known = features.mean(0, keepdim=True), queries.mean(0, keepdim=True), usual
+            queries, *said = zip(*looked, strict=True)
+            usual = Usual(*(sum(each) / len(features) for each in said))
+            known = features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True), usual
             self._means.put(question, known)
         return known
 

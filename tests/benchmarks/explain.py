@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.explain [--published] [--rounds N] [--tokens N] [--json FILE]
+"""python -m tests.benchmarks.explain [--published] [--rounds N] [--tokens N] [--inside] [--json FILE]
 
 What explaining an answer costs: all query knock-outs with and without reuse of the positions before the replaced query,
 one scoring, the answer itself (written anew for the same image), and the arithmetic limit: (tokens read × 2 × weights
@@ -26,6 +26,7 @@ from model.loading import choose_device
 from qformer_viz import METHODS
 from qformer_viz.attribution.knockout import replaced
 from qformer_viz.explain import attribute, prepare
+from qformer_viz.heads import heads, talk
 from tests.benchmarks.speed import published, synchronised
 
 
@@ -39,6 +40,9 @@ def main(arguments=None):
     parser.add_argument("--device", help="for example cpu or cuda:0 [chosen by what is there]")
     parser.add_argument(
         "--methods", nargs="*", default=[], choices=list(METHODS), help="time these too, for one word"
+    )
+    parser.add_argument(
+        "--inside", action="store_true", help="time heads silenced and queries hushed as well"
     )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
@@ -103,10 +107,20 @@ def main(arguments=None):
         pipe.mean_queries(encoded.question)
         case = prepare(pipe, encoded, answer)
         report["methods"] = {name: attribute(case, name, words=[0]).seconds for name in options.methods}
+    if options.inside:
+        pipe.usual(encoded.question)
+        case = prepare(pipe, encoded, answer)
+        report["inside, s"] = {work.__name__: clocked(work, case) for work in (heads, talk)}
     print(json.dumps(report, indent=1))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
     return report
+
+
+def clocked(work, case):
+    start = time.perf_counter()
+    work(case)
+    return time.perf_counter() - start
 
 
 def scored(scorer, queries, reuse):
