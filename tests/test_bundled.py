@@ -238,7 +238,8 @@ def test_the_library_ranks_what_an_example_shows():
     best, *others = matcher.rank(ROOT / "assets/examples/cat-and-dog.png", texts)
     assert best.text == texts[0] and best.probability > 0.5 > others[0].probability
     assert best.record.result.cross_attention.shape == (3, 1, 6, 32, 257)
-    # What leaves something out is wrong to it, as card and README say.
+    # What leaves something out is wrong to it, as card, README and the Match tab say.
+    assert "whole captions" in matcher.describe()["caution"]
     assert matcher.rank(ROOT / "assets/examples/cat-and-dog.png", ["a dog"])[0].probability < 0.05
 
 

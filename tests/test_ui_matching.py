@@ -10,6 +10,7 @@ from qformer_viz.ui import matching
 from qformer_viz.ui.conversation import Session
 from qformer_viz.view.payload import pack
 from tests.fakes_ui import QUERIES, FakeMatcher, FakePipeline, fake_capture, fake_services
+from tests.test_app import build
 
 PICTURE = Image.new("RGB", (60, 40), "red")
 
@@ -22,6 +23,19 @@ def services():
 @pytest.fixture
 def session():
     return Session(encoded=FakePipeline().encode(PICTURE))
+
+
+def test_the_tab_names_its_model_and_what_that_cannot_do(monkeypatch):
+    matcher = FakeMatcher()
+    about = matcher.describe() | {"caution": "Only <whole> captions."}
+    monkeypatch.setattr(FakeMatcher, "describe", lambda self: about)
+    notes = [
+        str(block.value)
+        for block in build(fake_services(matcher=matcher)).blocks.values()
+        if isinstance(block, gr.HTML)
+    ]
+    (note,) = [note for note in notes if "matching head" in note]
+    assert "Fake &lt;i&gt;matcher" in note and "Only &lt;whole&gt; captions." in note
 
 
 def test_texts_are_ranked_and_escaped(services, session):

@@ -22,7 +22,8 @@ def tab(services: Services) -> dict:
     gr.HTML(
         f"<p class='qfv-note'>Judged by <strong>{escape(about['title'])}</strong>, a model of its own that only "
         "compares: the model that chats has no part in it. The probability comes from its matching head, which "
-        "reads image and text together; the similarity from its contrastive space, where the best query counts.</p>",
+        "reads image and text together; the similarity from its contrastive space, where the best query counts. "
+        f"{escape(about.get('caution', ''))}</p>",
         apply_default_css=False,
     )
     with gr.Row(elem_classes="qfv-controls"):
