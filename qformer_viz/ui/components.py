@@ -4,6 +4,7 @@ canvas that is fed once per image, and HTML that is only ever made from escaped 
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -101,6 +102,16 @@ def picture_row(name: str, verb: str, most: int) -> dict[str, gr.Button]:
         )
         stop = gr.Button("Stop", elem_id=f"{name}-stop", min_width=80, **look)
     return {"run": run, "files": files, "stop": stop}
+
+
+def word_row(name: str, verb: str) -> dict[str, Any]:
+    """What takes the last answer apart, the word that is shown, and what ends the work: run, word, stop."""
+    look = {"size": "md", "scale": 0}
+    with gr.Row(elem_classes="qfv-controls"):
+        run = gr.Button(verb, variant="primary", elem_id=f"{name}-run", min_width=180, **look)
+        word = gr.Dropdown([], label="Word", elem_id=f"{name}-word", min_width=140, scale=0)
+        stop = gr.Button("Stop", elem_id=f"{name}-stop", min_width=80, **look)
+    return {"run": run, "word": word, "stop": stop}
 
 
 def plot_and_facts(name: str, label: str) -> tuple[gr.Plot, gr.HTML]:

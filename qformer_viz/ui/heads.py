@@ -11,8 +11,8 @@ import gradio as gr
 
 from ..attribution.knockout import effects, ends
 from ..heads import Heads, Talk, heads, shares, talk
-from ..similarity import leaf_order
-from .components import alert, facts
+from ..similarity import cosine, leaf_order
+from .components import alert, facts, word_row
 from .conversation import Session
 from .explained import current, of, telling
 from .lanes import LIGHT, LONG, lasting, once_answered, pauses
@@ -31,12 +31,7 @@ def tab(services: Services) -> dict:
         "canvas.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        run = gr.Button(
-            "Silence the heads", variant="primary", size="md", elem_id="heads-run", min_width=180, scale=0
-        )
-        word = gr.Dropdown([], label="Word", elem_id="heads-word", min_width=140, scale=0)
-        stop = gr.Button("Stop", size="md", elem_id="heads-stop", min_width=80, scale=0)
+    row = word_row("heads", "Silence the heads")
     told = gr.HTML(elem_id="heads-told", apply_default_css=False)
     with gr.Row():
         cross, own = (
@@ -62,10 +57,7 @@ def tab(services: Services) -> dict:
         )
         with gr.Column(scale=2, min_width=260):
             split = gr.HTML(elem_id="heads-shares", apply_default_css=False)
-    return {
-        "run": run,
-        "word": word,
-        "stop": stop,
+    return row | {
         "told": told,
         "figures": [cross, own, said],
         "controls": [layer, head, order],
@@ -163,7 +155,8 @@ def summary(
         (
             "Queries among themselves",
             f"{float(said.apart[word]):.2f} nats",
-            "lost when every query hears of the others only what they tell of other images",
+            "lost when every query hears of the others only what they tell of other images: the word needs them, which "
+            "does not say that they tell it",
         ),
         _greatest("Loudest query", queries),
     ]
@@ -194,7 +187,9 @@ def attended(services: Services, session: Session, layer: str, head: str, order:
         None if maps is None else _selected(maps[:, 0], layer, head)
         for maps in (capture.self_attention, capture.text_attention)
     )
-    sequence = leaf_order(own) if order == LEAF else range(len(own))
+    sequence = (
+        leaf_order(cosine(own)) if order == LEAF else range(len(own))
+    )  # like are those who attend alike
     pieces = _read(services, session)
     itself, others, read = shares(own, text)
     rows = [

@@ -11,7 +11,7 @@ import gradio as gr
 from ..attribution import Case
 from ..attribution.knockout import effects, ends
 from ..interplay import pairs, shapley, smallest, spelled
-from .components import alert
+from .components import alert, word_row
 from .conversation import Session
 from .explained import current, of, telling
 from .lanes import LONG, lasting, once_answered, pauses
@@ -31,12 +31,7 @@ def tab() -> dict:
         "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare.</p>",
         apply_default_css=False,
     )
-    with gr.Row(elem_classes="qfv-controls"):
-        run = gr.Button(
-            "Weigh the queries", variant="primary", size="md", elem_id="together-run", min_width=180, scale=0
-        )
-        word = gr.Dropdown([], label="Word", elem_id="together-word", min_width=140, scale=0)
-        stop = gr.Button("Stop", size="md", elem_id="together-stop", min_width=80, scale=0)
+    row = word_row("together", "Weigh the queries")
     told = gr.HTML(elem_id="together-told", apply_default_css=False)
     matrix = gr.Plot(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
     with gr.Row():
@@ -48,14 +43,7 @@ def tab() -> dict:
         )
     with gr.Accordion("What single queries spell (logit lens)", open=False, elem_id="together-lens"):
         lens = gr.HTML(apply_default_css=False)
-    return {
-        "run": run,
-        "word": word,
-        "stop": stop,
-        "told": told,
-        "figures": [matrix, shares, twos],
-        "lens": lens,
-    }
+    return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
 
 
 def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
