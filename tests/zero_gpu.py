@@ -89,6 +89,7 @@ def within(folder):
     from model.remote import RemotePipeline, zero_gpu
     from qformer_viz import METHODS
     from qformer_viz.explain import attribute, prepare
+    from qformer_viz.heads import heads, talk
 
     def seen_and_said(pipe):
         """What one of the two makes of the example: everything that the page may ask for."""
@@ -103,6 +104,7 @@ def within(folder):
             start = time.perf_counter()
             found[name] = attribute(case, name, words=[1]).scores
             print(f"{name} after {time.perf_counter() - start:.2f} s", flush=True)
+        found |= {"heads": heads(case).cross_layers, "talk": talk(case).queries}
         return encoded, found
 
     def compare():
