@@ -94,6 +94,18 @@ def test_the_table_of_bits_is_what_was_measured():
         assert shown[title] == [f"{patches['entropy']:.2f}", *told], title
 
 
+def test_what_is_inside_is_what_was_measured():
+    found, shown = read("inside.json"), rows("Inside the Q-Former")
+    assert found["cross_layers"] == [0, 2, 4] and f"over {found['images']} scenes" in README
+    for question, one in found["asked"].items():
+        lost = (one["head"], one["unheard"], one["apart"], one["cross"][-1])
+        cells = ["{:.2f} ({:.2f} to {:.2f})".format(*each) for each in lost]
+        follow = [f"{share:.0%}" for share in (one["follows_talk"], *one["follows_cross"])]
+        name = f"“{question}”" if question else "the caption"
+        answer = f"the answer to {name}" if question else "the caption itself"
+        assert (shown[name], shown[answer]) == (cells, follow), name
+
+
 def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
