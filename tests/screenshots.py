@@ -41,7 +41,7 @@ def converse(page) -> None:
 
 
 def main() -> None:
-    """Write desktop.png, phone.png, similarity.png, why.png, whatif.png, images.png and film.png."""
+    """Write desktop.png, phone.png, similarity.png, why.png, whatif.png, heads.png, images.png and film.png."""
     OUT.mkdir(exist_ok=True)
     with serve("app") as url, sync_playwright() as playwright:
         browser = launch(playwright)
@@ -72,6 +72,14 @@ def main() -> None:
             page.locator("#whatif-outcome table").wait_for()
             page.wait_for_timeout(500)
             page.locator("#tabs").screenshot(path=OUT / "whatif.png")
+            page.locator("#question textarea").fill("how many objects are there?")
+            page.locator("#send").click()
+            page.wait_for_function(IDLE, arg=9)
+            page.get_by_role("tab", name="Heads", exact=True).first.click()
+            page.locator("#heads-run").click()
+            page.locator("#heads-talk .barlayer .point").first.wait_for(state="attached")
+            page.wait_for_timeout(800)
+            page.locator("#tabs").screenshot(path=OUT / "heads.png")
             page.get_by_role("tab", name="Images").click()
             page.locator("#across-run").click()
             page.locator(".qfv-album figure").nth(24).wait_for()

@@ -233,6 +233,10 @@ def test_heads_are_silenced_and_chosen_on_the_canvas(url, open_page):  # noqa: F
     page.wait_for_function("qfvHandle.get().layer === 2 && qfvHandle.get().head === 1")
     click(2, 0)
     page.wait_for_function("qfvHandle.get().layer === 0 && qfvHandle.get().head === 'mean'")
+    # The canvas shows cross-attention: a head of self-attention is not on it, and its number is no query's.
+    before = page.evaluate("JSON.stringify(qfvHandle.get())")
+    page.locator("#heads-own .nsewdrag").first.click(position={"x": 5, "y": 5})
+    assert page.evaluate("JSON.stringify(qfvHandle.get())") == before
     # In self-attention both queries of a cell are chosen, and layer and head stay.
     cells = page.locator("#heads-attention .nsewdrag").first
     cells.scroll_into_view_if_needed()
