@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from qformer_viz import ui
 from qformer_viz.ui import launch_options
 from qformer_viz.ui.components import facts, head
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.lanes import at_once
 from tests.fakes_ui import FakeMatcher, FakePipeline, fake_choice, fake_services
 
 ROOT = Path(__file__).parents[1]
@@ -258,3 +260,30 @@ def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
     assert app.default_matcher(stand_in()) == app.MATCHER
     photographs = stand_in(world="photographs")
     assert app.bundled_beside(photographs, args) == {} and app.default_matcher(photographs) is None
+
+
+def test_several_steps_are_one_event():
+    one, two, three, told, plot = (gr.Textbox(render=False) for _ in range(5))
+    steps = [
+        (lambda a, b: (a + b, a), [one, two], [told, plot]),
+        (lambda: [1], None, three),
+        (lambda b: "b" + b, two, one),
+    ]
+    fn, read, written = at_once(steps)
+    assert [each is known for each, known in zip(read, (one, two), strict=True)] == [True, True]
+    assert written == [told, plot, three, one] and fn("x", "y") == ["xy", "x", [1], "by"]
+
+
+@pytest.mark.parametrize("options", [{}, {"compares_questions": True} | fake_choice()])
+def test_a_new_picture_costs_few_requests(options):
+    """Each is a queue, a request and an answer: a dozen took longer than the caption."""
+    page = build(fake_services(matcher=FakeMatcher(), precisions={"8bit": FakePipeline}, **options))
+    (view,) = (each for each in page.blocks.values() if getattr(each, "elem_id", "") == "canvas")
+    fed = [fn for fn in page.fns.values() if view in fn.outputs]
+    looking = {fn.trigger_after for fn in fed if fn.trigger_after is not None}
+    following = [sum(fn.trigger_after == each for fn in page.fns.values()) for each in looking]
+    assert max(following) <= 7
+    # Nothing is written twice by what follows a picture.
+    for each in looking:
+        written = [out for fn in page.fns.values() if fn.trigger_after == each for out in fn.outputs]
+        assert len(written) == len({id(out) for out in written})

@@ -28,7 +28,7 @@ from . import (
 )
 from .components import canvas, head
 from .conversation import Session
-from .lanes import LIGHT
+from .lanes import LIGHT, at_once
 from .payload import as_text
 from .services import Services
 
@@ -94,25 +94,27 @@ def build(services: Services) -> gr.Blocks:
                         files = export.tab()
                     with gr.Tab("About", id="about"):
                         said = about.tab(services)
+        # What a new picture, and what every answer, brings: the canvas first, then all else in few events.
         fed = (partial(as_text, services), session, view)
-        attended, silent = heads.wire(services, session, inside)
-        tabs = [*similarity.wire(session, alike), *statistics.wire(session, numbers), attended]
-        looked, answered, switched = [fed, *tabs], [], []
-        stale = why.wire(services, session, reasons)
-        if services.compares_questions:
-            # InstructBLIP's maps follow the question, so there every answer brings new ones.
-            after_look, after_answer = questions.wire(services, session, pair)
-            answered = [*(questions.only_if_read(services, *step) for step in looked), *after_answer]
-            looked = [*looked, *after_look]
-        if services.matcher is not None:
-            looked = [*looked, *matching.wire(services, session, fits, view)]
+        attended, unheard = heads.wire(services, session, inside)
+        tabs = at_once([*similarity.wire(session, alike), *statistics.wire(session, numbers), attended])
         pictured, undone = whatif.wire(services, session, changes)
-        stale = [stale, undone, together.wire(services, session, weights), silent]
+        explained = why.wire(services, session, reasons)
+        stale = [undone, together.wire(services, session, weights), unheard]
         if services.precisions:
             stale.append(precision.wire(services, session, copies))
         if choice is not None:
             stale.append(versus.wire(services, session, two))
-        looked, answered = [*looked, pictured, *stale], [*answered, *stale]
+        unmatched = matching.wire(services, session, fits, view) if services.matcher is not None else []
+        asked = []
+        looked, answered, switched = [fed, tabs, explained], [explained], []
+        if services.compares_questions:
+            # InstructBLIP's maps follow the question, so there every answer brings new ones.
+            answered = [*(questions.only_if_read(services, *step) for step in (fed, tabs)), explained]
+            after_look, asked = questions.wire(services, session, pair)
+            unmatched = [*unmatched, *after_look]
+        looked.append(at_once([pictured, *stale, *unmatched]))
+        answered.append(at_once([*stale, *asked]))
         if choice is not None:
             controls = [*alike["controls"], numbers["layer"], *inside["controls"]]
             switched = [

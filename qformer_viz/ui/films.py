@@ -3,6 +3,7 @@
 import gradio as gr
 
 from .conversation import Session
+from .lanes import Step
 
 
 def choose(session: Session, frame: object) -> None:
@@ -11,8 +12,8 @@ def choose(session: Session, frame: object) -> None:
         session.kept["frame"] = frame
 
 
-def wire(session: gr.State, view: gr.HTML, redrawn: list) -> None:
-    """`redrawn`: (fn, inputs, outputs) of what is drawn on the server."""
+def wire(session: gr.State, view: gr.HTML, redrawn: Step) -> None:
+    """`redrawn`: what is drawn on the server."""
 
     # A closure, because Gradio reads no type hints off a partial.
     def chosen(session: Session, event: gr.EventData) -> None:
@@ -20,5 +21,4 @@ def wire(session: gr.State, view: gr.HTML, redrawn: list) -> None:
 
     light = {"concurrency_limit": 8, "show_progress": "hidden", "api_visibility": "private"}
     begun = view.submit(chosen, session, None, trigger_mode="always_last", **light)
-    for fn, inputs, outputs in redrawn:
-        begun.success(fn, inputs, outputs, **light)
+    begun.success(*redrawn, **light)

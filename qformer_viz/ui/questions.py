@@ -101,7 +101,9 @@ def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) ->
     """The step (fn, inputs, outputs) that runs only where an answer has brought new maps."""
 
     def step(session: Session, *rest: Any) -> Any:
-        return fn(session, *rest) if services.of(session).reads_questions else gr.skip()
+        if services.of(session).reads_questions:
+            return fn(session, *rest)
+        return [gr.skip() for _ in outputs] if isinstance(outputs, list) else gr.skip()
 
     return step, inputs, outputs
 
