@@ -210,7 +210,9 @@ def _seal(call: _Call, site: Site) -> Capture:
         images = max(maps.shape[0] for maps in cross)
         cross = torch.stack([maps.expand(images, -1, -1, -1) for maps in cross])
         own = torch.stack([maps.expand(images, -1, -1, -1) for maps in own])
-        own, text = own[..., : call.queries].clone(), own[..., call.queries :].clone()
+        text = None
+        if own.shape[-1] > call.queries:
+            own, text = (part.clone() for part in own.tensor_split([call.queries], -1))
         states = torch.stack([_cpu(state).expand(images, -1, -1) for state in call.states])
         tokens = _cpu(site.owner.query_tokens)[0].clone()
         return Capture(
@@ -221,7 +223,7 @@ def _seal(call: _Call, site: Site) -> Capture:
             cross_layers=site.cross_layers,
             grid=_grid(call, site, cross.shape[-1]),
             attn_implementation=site.qformer.config._attn_implementation,
-            text_attention=text if text.shape[-1] else None,
+            text_attention=text,
         )
 
 

@@ -18,9 +18,9 @@ from .options import parser
 class Backend:
     """load(name, quantization, device, allow) -> pipeline; errors carry a message meant for the user;
     truths(scenes) -> the scenes of the benchmark, with `image`, `masks`, `without` and `empty` each;
-    pictures(pipe, count) -> images of the model's world, `unseen` others where there are more than the references of
-    its means; `photograph`, one that is shipped; checkpoints(device) -> (a
-    row for each that can be loaded, free bytes); labelled(scenes) -> (image, {label: value}) of each."""
+    pictures(pipe, count) -> images of the model's world, and unseen(pipe, count) others than its means are taken over,
+    where there are any; `photograph`, one that is shipped; checkpoints(device) -> (a row for each that can be loaded,
+    free bytes); labelled(scenes) -> (image, {label: value}) of each."""
 
     load: Callable[..., Any]
     decode: Callable[[Any], Any]

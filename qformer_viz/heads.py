@@ -70,11 +70,9 @@ def talk(case: Case) -> Talk:
         usual = case.usual()
         scores = case.scorer.hushed(_none_and_each(count), usual, case.told)
         apart = scores[0] - case.scorer.apart(usual)[0]
-        read = (
-            torch.zeros(1, len(apart))
-            if text is None
-            else case.scorer.unread(~_none_and_each(text.shape[-1]))
-        )
+        read = scores[:1]
+        if text is not None:
+            read = case.scorer.unread(~_none_and_each(text.shape[-1]), case.told)
         return Talk(_lost(scores), apart, _lost(read))
 
     return case.once("talk", compute)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from qformer_viz.similarity import cosine, leaf_order
 from qformer_viz.ui import explained, export
 from qformer_viz.ui import heads as ui
 from qformer_viz.ui.conversation import Session
@@ -122,8 +123,8 @@ def test_self_attention_is_that_of_the_layer_and_head(services, session, layer, 
     figure, facts = ui.attended(services, session, layer, head, order)
     heat = figure.data[0]
     assert sorted(heat.x) == sorted(heat.y) == [f"{query:02d}" for query in range(QUERIES)]
-    if order == ui.INDEX:
-        assert list(heat.x) == sorted(heat.x)
+    alike = range(QUERIES) if order == ui.INDEX else leaf_order(cosine(maps))
+    assert list(heat.x) == [f"{query:02d}" for query in alike]
     for row, query in enumerate(heat.y):
         for column, other in enumerate(heat.x):
             assert heat.z[row][column] == pytest.approx(maps[int(query), int(other)].item(), abs=1e-4)

@@ -69,6 +69,10 @@ def test_maps_are_sent_again_only_where_the_question_is_read(services, session):
     assert step(session) == "drawn"
     step, *_ = questions.only_if_read(fake_services(), lambda session: "drawn", None, None)
     assert step(session) != "drawn"
+    step, *_ = questions.only_if_read(
+        fake_services(), lambda session: ["drawn", "told"], None, ["plot", "facts"]
+    )
+    assert len(step(session)) == 2 and "drawn" not in step(session)
 
 
 def test_a_switch_renews_everything_that_names_the_model(tmp_path):
