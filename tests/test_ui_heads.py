@@ -75,6 +75,8 @@ def test_a_word_that_is_not_there_changes_nothing(services, session, word):
 
 def test_nothing_is_drawn_before_it_is_computed(services, session):
     assert all("value" not in update for update in ui.for_word(services, session, 1))
+    explained.of(services, session)  # as the Why tab leaves it
+    assert all("value" not in update for update in ui.for_word(services, session, 1))
     assert all("value" not in update for update in ui.for_word(services, Session(), 1))
 
 
