@@ -81,7 +81,9 @@ def test_a_switch_renews_everything_that_names_the_model(tmp_path):
     session, shown, log, header, about, *controls = models.switch(services, before, "Fake InstructBLIP")
     assert services.of(session).pipe.name == "reader" and log == [] and shown == "Fake InstructBLIP"
     assert "Fake &lt;b&gt;model" in header and "other models" in header
-    assert "reads the question" in about and len(controls) == 9
+    assert (
+        "reads the question" in about and len(controls) == 10 and controls[-1]["choices"] == ["Fake BLIP-2"]
+    )
 
 
 def test_weights_are_read_before_anything_else_changes(tmp_path, monkeypatch):

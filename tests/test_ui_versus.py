@@ -3,12 +3,11 @@
 import json
 from dataclasses import replace
 
-import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
-from qformer_viz.ui import conversation, films, versus
+from qformer_viz.ui import conversation, films, models, versus
 from qformer_viz.ui.conversation import Session
 from qformer_viz.view.payload import unpack
 from tests.fakes_ui import CROSS, FakePipeline, fake_capture, fake_choice, fake_services, fake_speaker
@@ -57,11 +56,8 @@ def test_a_visitor_of_the_other_model_compares_with_the_first(services, session)
 
 
 def test_on_offer_is_every_model_but_the_one_that_speaks(services, session):
-    assert versus.forget(services, session, READER)[2] == gr.update(choices=[READER, "Broken"], value=READER)
-    session = replace(session, model=READER)
-    others = ["Fake BLIP-2", "Broken"]
-    assert versus.forget(services, session, READER)[2] == gr.update(choices=others, value="Fake BLIP-2")
-    assert versus.forget(services, session, "Broken")[2]["value"] == "Broken"
+    assert models.others(services, session) == [READER, "Broken"]
+    assert models.others(services, replace(session, model=READER)) == ["Fake BLIP-2", "Broken"]
 
 
 def test_trouble_is_told_with_its_fix(services, session):

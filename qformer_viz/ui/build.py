@@ -116,7 +116,7 @@ def build(services: Services) -> gr.Blocks:
         looked.append(at_once([pictured, *stale, *unmatched]))
         answered.append(at_once([*stale, *asked]))
         if choice is not None:
-            controls = [*alike["controls"], numbers["layer"], *inside["controls"]]
+            controls = [*alike["controls"], numbers["layer"], *inside["controls"], two["other"]]
             switched = [
                 models.wire(services, session, choice, [parts["log"], header, said, *controls], chat.halt)
             ]

@@ -19,8 +19,6 @@ from .lanes import LIGHT, LONG, lasting, once_answered, pauses
 from .services import Geometry, Services
 from .similarity import INDEX, LEAF, MEAN
 
-LEAST = 0.05
-
 
 def tab(services: Services) -> dict:
     """A button, a word, four figures and their facts."""
@@ -124,6 +122,8 @@ def summary(
     found: Heads, said: Talk, word: int, cross_layers: Sequence[int], pieces: Sequence[str]
 ) -> list[tuple[str, str, str]]:
     """The rows of facts about one word."""
+    from ..view.figures import LEAST
+
     cross, own = found.cross[word], found.own[word]
     count = sum(int((values.abs() >= LEAST).sum()) for values in (cross, own))
     single = {
@@ -170,6 +170,8 @@ def summary(
 
 def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
     """A row of facts about what costs the word most."""
+    from ..view.figures import LEAST
+
     most = max(lost, key=lambda each: lost[each])
     if lost[most] < LEAST:
         return name, "none", f"alone costs the word {LEAST} nats"

@@ -53,6 +53,11 @@ def pair(services: Services, session: Session, name: str) -> tuple[str, str]:
     return one, name
 
 
+def others(services: Services, session: Session) -> list[str]:
+    """Every model on offer but the one that speaks."""
+    return [name for name in services.speakers if name != speaking(services, session)]
+
+
 def _cannot(error: Exception) -> None:
     gr.Warning(escape(str(error)), duration=12, title="This model cannot be loaded")
 
@@ -74,6 +79,7 @@ def switch(services: Services, session: Session, name: str) -> tuple:
         *similarity.refit(speaker.geometry),
         *statistics.refit(speaker.geometry),
         *heads.refit(speaker.geometry),
+        gr.update(choices=others(services, session), value=others(services, session)[0]),
     )
 
 

@@ -12,7 +12,7 @@ from . import apart
 from .components import alert, compare_row, live_view
 from .conversation import NO_IMAGE, Session
 from .lanes import LOAD, lasting
-from .models import pair, speaking
+from .models import pair
 from .payload import as_json
 from .services import Services
 
@@ -75,11 +75,9 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
     return told, as_json(view)
 
 
-def forget(services: Services, session: Session, other: str) -> tuple[str, str, Any]:
-    """Another image, model or answer: what was compared is of no more use. On offer is every model but the one that
-    speaks."""
-    others = [name for name in services.speakers if name != speaking(services, session)]
-    return "", "", gr.update(choices=others, value=other if other in others else others[0])
+def forget() -> tuple[str, str]:
+    """Another image, model or answer: what was compared is of no more use."""
+    return "", ""
 
 
 def wire(services: Services, session: gr.State, parts: dict) -> tuple:
@@ -91,4 +89,4 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
     parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)
     apart.wire(services, session, parts["other"], parts["many"])
-    return (partial(forget, services), chosen, [*out, parts["other"]])
+    return (forget, None, out)

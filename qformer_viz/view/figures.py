@@ -222,9 +222,12 @@ def talk_figure(told, alone, queries: Sequence[str], text, pieces: Sequence[str]
             marker={"color": colour},
             hovertemplate=f"%{{x}}, {name}<br>%{{y:.2f}} nats<extra></extra>",
         )
-    _dress(figure, height=300)
+    _dress(figure, height=336)
     figure.update_layout(
-        margin={"t": 40}, legend={"orientation": "h", "y": 1.16, "x": 0}, barmode="group", bargap=0.2
+        margin={"t": 76},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},  # three lines on a phone
+        barmode="group",
+        bargap=0.2,
     )
     every = [*queries[:: max(1, len(queries) // 8)], *read]
     figure.update_xaxes(type="category", tickvals=every, ticks="")
