@@ -14,11 +14,12 @@ from PIL import Image
 
 from qformer_viz.export import load_npz
 from tests.serving import call, serve
+from tests.yardstick import slowness
 
 pytestmark = pytest.mark.browser
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 NAMES = [Path(name).stem for name in json.loads((EXAMPLES / "scenes.json").read_text())]
-START_SECONDS, CAPTION_SECONDS = 15, 2
+START_SECONDS, CAPTION_SECONDS = 15, 2  # times the slowness of the machine
 POSITIONS = (
     "left",
     "right",
@@ -36,6 +37,7 @@ CAPTIONED = """() => document.querySelector('#canvas .qfv-host')?.dataset.image
 
 @pytest.fixture(scope="module")
 def started():
+    slowness()
     began = time.monotonic()
     with serve("app") as url:
         yield url, time.monotonic() - began
@@ -83,8 +85,8 @@ def ask(page, question):
 
 def test_it_is_served_within_seconds(started):
     _, seconds = started
-    print(f"from `python app.py` to its address: {seconds:.1f} s")
-    assert seconds <= START_SECONDS
+    print(f"from `python app.py` to its address: {seconds:.1f} s (slowness {slowness():.2f})")
+    assert seconds <= START_SECONDS * slowness()
 
 
 def test_an_example_is_captioned_and_drawn_within_two_seconds(url, open_page):
@@ -92,7 +94,7 @@ def test_an_example_is_captioned_and_drawn_within_two_seconds(url, open_page):
     page.wait_for_selector("#examples button.thumbnail-item")
     first, *later = [choose(page, name) for name in NAMES[:4]]
     print(f"caption and canvas of the first example: {first:.2f} s; of later ones: {min(later):.2f} s")
-    assert first <= CAPTION_SECONDS
+    assert first <= CAPTION_SECONDS * slowness()
 
 
 def test_a_conversation_about_an_example(url, open_page):
