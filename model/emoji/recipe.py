@@ -50,9 +50,9 @@ SCHEDULES = {
 STAGES = tuple(SCHEDULES)
 
 
-def scaled(schedule: Schedule, scale: float) -> Schedule:
-    """The schedule at another length."""
-    steps = max(2, round(schedule.steps * scale))
+def scaled(schedule: Schedule, scale: float, least: int = 2) -> Schedule:
+    """The schedule at another length, of `least` steps or more."""
+    steps = max(least, round(schedule.steps * scale))
     return replace(schedule, steps=steps, warmup=min(schedule.warmup, max(1, steps // 10)))
 
 
@@ -65,26 +65,29 @@ def the_tokenizer(out: Path):
 
 
 def train_stage(
-    stage: str, out: Path, scale: float = 1.0, precision: str = "auto", options: Options = DEFAULT
+    stage: str,
+    out: Path,
+    scale: float = 1.0,
+    precision: str = "auto",
+    options: Options = DEFAULT,
+    least: int = 2,
 ) -> dict:
     """Run one of `STAGES`; returns its gate's figures, or where it saved its checkpoint below `out`.
 
+    `scale`: of its steps and scenes; no schedule gets fewer than `least` steps.
     Its figures are kept in `<out>/<stage>_gate.json`.
     """
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(precision)
     with accelerator.main_process_first():
         tokenizer = the_tokenizer(out)
-    gate = _STAGES[stage](accelerator, tokenizer, out, scale, options)
+    schedules = [scaled(schedule, scale, least) for schedule in SCHEDULES[stage].values()]
+    gate = _STAGES[stage](accelerator, tokenizer, out, schedules, scale, options)
     accelerator.wait_for_everyone()
     accelerator.print(f"{stage}: {gate}", flush=True)
     if accelerator.is_main_process:
         (out / f"{stage}_gate.json").write_text(json.dumps(gate) + "\n")
     return gate
-
-
-def _schedules(stage: str, scale: float) -> list[Schedule]:
-    return [scaled(schedule, scale) for schedule in SCHEDULES[stage].values()]
 
 
 def _checks(scale: float) -> int:
@@ -96,8 +99,8 @@ def scenes_at(scale: float) -> int:
     return max(2 * bridge.BATCH, round(bridge.SCENES * min(1.0, scale)))
 
 
-def _language(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
-    model = language.train_language(accelerator, tokenizer, out, *_schedules("lm", scale))
+def _language(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+    model = language.train_language(accelerator, tokenizer, out, *schedules)
     return {
         "written": language.read_accuracy(model, tokenizer, _checks(scale)),
         "piled": language.read_accuracy(model, tokenizer, _checks(scale), piled=True),
@@ -107,12 +110,12 @@ def _language(accelerator, tokenizer, out: Path, scale: float, options: Options)
     }
 
 
-def _vision(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
-    vit = vision.train_vision(accelerator, out, *_schedules("vit", scale))
+def _vision(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+    vit = vision.train_vision(accelerator, out, *schedules)
     return probe_vision(vit, _checks(scale), max(4, _checks(scale) // 3))
 
 
-def _features(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+def _features(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
     vit = assemble(tokenizer, out, options).vision_model
     cached = [_plain(accelerator, vit, out, scale)]
     if options.losses:
@@ -129,13 +132,13 @@ def _strange(accelerator, vit, out: Path, scale: float):
     return bridge.cache_features(accelerator, vit, out, count, draw=bridge.strange_scene, name="strange")
 
 
-def _align(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+def _align(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
     if not options.losses:
         return {"left out": "no loss was chosen"}
     source = assemble(tokenizer, out, options)
     features = _plain(accelerator, source.vision_model, out, scale)
     strange = _strange(accelerator, source.vision_model, out, scale)
-    schedule, then = _schedules("align", scale)
+    schedule, then = schedules
     more = (strange, then)
     model = align_queries(accelerator, source, tokenizer, features, out, schedule, options, more)
     if accelerator.is_main_process:
@@ -165,13 +168,12 @@ def align_queries(
     )
 
 
-def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+def _bridge(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
     if options.bridge != "qformer":
         raise ValueError(
             "only a Q-Former makes a BLIP-2; compare other bridges with `python -m model.emoji ablate`"
         )
     model = assemble(tokenizer, out, options)
-    schedules = _schedules("bridge", scale)
     aligned = _aligned(out) if options.start == "stage-1" else None
     bridge.train_bridge(
         accelerator, model, tokenizer, out, *schedules, scenes_at(scale), aligned=aligned, options=options
@@ -181,7 +183,7 @@ def _bridge(accelerator, tokenizer, out: Path, scale: float, options: Options) -
     return {"saved": str(out / "blip2-emoji")}
 
 
-def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options) -> dict:
+def _instruct(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
     if options != DEFAULT:
         return {"left out": "the options concern the other stages"}
     bridged = assemble(tokenizer, out)
@@ -190,7 +192,7 @@ def _instruct(accelerator, tokenizer, out: Path, scale: float, options: Options)
     model = build_instruct(tokenizer)
     instruct.start_from(model, bridged.cpu(), _aligned(out))
     processor = build_instruct_processor(tokenizer)
-    instruct.train_instruct(accelerator, model, processor, features, out, *_schedules("instruct", scale))
+    instruct.train_instruct(accelerator, model, processor, features, out, *schedules)
     if accelerator.is_main_process:
         save_checkpoint(model.cpu(), tokenizer, out / "instructblip-emoji")
     return {"saved": str(out / "instructblip-emoji")}
