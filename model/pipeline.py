@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from model.baseline import reference_images
+from model.baseline import Baseline, Means
 from model.caching import Recent
 from model.checkpoints import Checkpoint
 from model.encoding import Encoder, Observe
@@ -23,15 +23,12 @@ from model.heads import Usual, reading
 from model.images import Decoded, decode
 from model.lane import lane
 from model.prompts import Prompt, Prompter
-from model.scoring import Scorer, eager, text_of
+from model.scoring import Scorer, eager
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn, upload
-from model.wording import Wording
+from model.wording import Wording, text_of
 
 ANSWERS = 256
-MEANS = 16
-REFERENCES = 8
-"""Reference images that the Q-Former sees at once."""
 _CAPTION = object()  # in place of a question; None is one that was not given
 
 
@@ -70,9 +67,8 @@ class Pipeline:
         self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.films)
         self._generator = Generator(model, quantization)
         self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._means: Recent[tuple[torch.Tensor, torch.Tensor, Usual]] = Recent(MEANS)
-        self._reference_features: torch.Tensor | None = None
         self._lane = lane(str(self.device))
+        self._baseline = Baseline(self._encoder, model.qformer, checkpoint.world, self._turn)
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
@@ -173,36 +169,21 @@ class Pipeline:
 
         question: what an InstructBLIP's Q-Former reads meanwhile, as in `EncodedImage.question`.
         """
-        return self.means(question)[1]
+        return self.means(question).queries
 
     def mean_features(self, question: str | None = None) -> torch.Tensor:
         """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
-        return self.means(question)[0]
+        return self.means(question).features
 
     def usual(self, question: str | None = None) -> Usual:
         """What is said inside the Q-Former on average over the same images: for a head what `mean_queries` is for a
         query. Computed with them."""
-        return self.means(question)[2]
+        return self.means(question).usual
 
-    @torch.no_grad()
-    def means(self, question: str | None = None) -> tuple[torch.Tensor, torch.Tensor, Usual]:
-        """(`mean_features`, `mean_queries`, `usual`) for a question."""
-        known = self._means.get(question)
-        if known is None:
-            inputs = None if question is None else self._prompts.instruction_inputs(question)
-
-            def look(part: torch.Tensor) -> list[torch.Tensor]:
-                with reading(self.model.qformer) as said:
-                    queries = self._encoder.queries(part, inputs)
-                return [queries, *(torch.stack(said[name], 1).float().sum(0) for name in Usual._fields)]
-
-            features = self._references()
-            looked = [self._turn(partial(look, part)) for part in features.split(REFERENCES)]
-            queries, *said = zip(*looked, strict=True)
-            usual = Usual(*(sum(each) / len(features) for each in said))
-            known = features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True), usual
-            self._means.put(question, known)
-        return known
+    def means(self, question: str | None = None) -> Means:
+        """`mean_features`, `mean_queries` and `usual` for a question."""
+        inputs = None if question is None else self._prompts.instruction_inputs(question)
+        return self._baseline.means(question, inputs)
 
     @torch.no_grad()
     def said(self, encoded: EncodedImage) -> Usual:
@@ -225,16 +206,6 @@ class Pipeline:
         ids = self._prompts.instruction_inputs(question)["input_ids"][0].tolist()
         return tuple(map(partial(text_of, self._prompts.qformer_tokenizer), ids))
 
-    def _references(self) -> torch.Tensor:
-        """ViT outputs [n, p, d] of the reference images, kept where other questions will want them again."""
-        found = self._reference_features
-        if found is None:
-            images = map(decode, reference_images(self.checkpoint.world))
-            found = torch.cat([self._turn(partial(self._encoder.features, image)) for image in images])
-            if self.family == "instructblip":
-                self._reference_features = found
-        return found
-
     def settle(self) -> None:
         """Bring the weights to `device`, where a GPU was not at hand when they were read. Raises MemoryError_."""
 
@@ -246,8 +217,7 @@ class Pipeline:
 
     def forget(self) -> None:
         """Drop every cached image, answer, mean and key-value cache."""
-        self._means.clear()
-        self._reference_features = None
+        self._baseline.forget()
         self._encoder.forget()
         self._generator.forget()
         self._answers.clear()

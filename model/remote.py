@@ -19,13 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.baseline import Means
 from model.caching import Recent
 from model.errors import ModelError
 from model.heads import Usual
 from model.images import decode
 from model.pipeline import ANSWERS, Pipeline
-from model.scoring import Slopes, split_words
+from model.scoring import Slopes
 from model.types import Answer, Decoding, EncodedImage, Turn, upload
+from model.wording import split_words
 
 IMAGES, TOGETHER = 16, 8
 """Images that are remembered, and at most how many are encoded in one trip."""
@@ -46,7 +48,7 @@ class RemotePipeline:
         )
         self._encoded: Recent[EncodedImage] = Recent(IMAGES)
         self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._means: dict[str | None, tuple[Tensor, Tensor, Usual]] = {}
+        self._means: dict[str | None, Means] = {}
 
         # A fork has the pipeline in memory, nothing of it is pickled. `spaces` keeps these functions for ever, and
         # they must not keep a model that nobody uses any more.
@@ -136,13 +138,13 @@ class RemotePipeline:
         return self._call("library_attention", image)
 
     def mean_queries(self, question: str | None = None) -> Tensor:
-        return self._all_means(question)[1]
+        return self._all_means(question).queries
 
     def mean_features(self, question: str | None = None) -> Tensor:
-        return self._all_means(question)[0]
+        return self._all_means(question).features
 
     def usual(self, question: str | None = None) -> Usual:
-        return self._all_means(question)[2]
+        return self._all_means(question).usual
 
     def said(self, encoded: EncodedImage) -> Usual:
         return self._call("said", _bare(encoded))
@@ -158,7 +160,7 @@ class RemotePipeline:
     def describe(self) -> dict[str, Any]:
         return self._pipe.describe()
 
-    def _all_means(self, question: str | None) -> tuple[Tensor, Tensor, Usual]:
+    def _all_means(self, question: str | None) -> Means:
         if question not in self._means:
             self._means[question] = self._call("means", question)
         return self._means[question]

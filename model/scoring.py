@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from model.errors import GradientError
 from model.generation import CACHE, teacher_forced
 from model.heads import Usual, hushed, silenced
+from model.wording import split_words, text_of
 
 BATCH_BYTES = 256e6
 """Bound on the logits, or on the image keys and values, or on the graph, of one batch."""
@@ -371,15 +372,6 @@ class Scorer:
         return summed / torch.bincount(index, minlength=len(self.words)) if mean else summed
 
 
-def text_of(tokenizer: Any, token: int) -> str:
-    """What a token writes; its name in the vocabulary where that cannot be shown, as of a line break or a part of a
-    character; its number where it has none, as in an output layer larger than the vocabulary."""
-    text = tokenizer.decode([token]).strip()
-    if text and text.isprintable() and "\ufffd" not in text:
-        return text
-    return tokenizer.convert_ids_to_tokens(token) or f"token {token}"
-
-
 def _full(values: Tensor) -> Tensor:
     """In single precision at least: sums of log-probabilities want it."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
@@ -394,22 +386,3 @@ def eager(part: Any) -> Iterator[None]:
         yield
     finally:
         part.set_attn_implementation(before)
-
-
-def split_words(pieces: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The words of a text from its token pieces, and the word of every piece.
-
-    A word begins where white space does; punctuation is a word of its own.
-    """
-    words: list[str] = []
-    owner = []
-    for piece in pieces:
-        bare = piece.strip()
-        mark = bool(bare) and not any(letter.isalnum() for letter in bare)
-        was_mark = bool(words) and not any(letter.isalnum() for letter in words[-1])
-        if not words or piece[:1].isspace() or mark or (was_mark and bare):
-            words.append(bare)
-        else:
-            words[-1] += bare
-        owner.append(len(words) - 1)
-    return tuple(words), tuple(owner)

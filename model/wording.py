@@ -39,3 +39,31 @@ class Wording:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def text_of(tokenizer: Any, token: int) -> str:
+    """What a token writes; its name in the vocabulary where that cannot be shown, as of a line break or a part of a
+    character; its number where it has none, as in an output layer larger than the vocabulary."""
+    text = tokenizer.decode([token]).strip()
+    if text and text.isprintable() and _INCOMPLETE not in text:
+        return text
+    return tokenizer.convert_ids_to_tokens(token) or f"token {token}"
+
+
+def split_words(pieces: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The words of a text from its token pieces, and the word of every piece.
+
+    A word begins where white space does; punctuation is a word of its own.
+    """
+    words: list[str] = []
+    owner = []
+    for piece in pieces:
+        bare = piece.strip()
+        mark = bool(bare) and not any(letter.isalnum() for letter in bare)
+        was_mark = bool(words) and not any(letter.isalnum() for letter in words[-1])
+        if not words or piece[:1].isspace() or mark or (was_mark and bare):
+            words.append(bare)
+        else:
+            words[-1] += bare
+        owner.append(len(words) - 1)
+    return tuple(words), tuple(owner)

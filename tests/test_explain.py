@@ -9,8 +9,8 @@ import torch
 import model
 import qformer_viz
 from model.emoji.scenes import random_scene, render
-from model.scoring import split_words
 from model.types import Decoding
+from model.wording import split_words
 from qformer_viz import METHODS, BadSelection, Case
 from qformer_viz.attribution import knockout, occlusion, raw
 from tests import fake_checkpoints as fakes

@@ -82,9 +82,16 @@ def test_what_is_told_and_read_has_a_bar_for_each():
 
 def test_self_attention_is_ordered_and_the_text_stays_behind():
     own = np.arange(9, dtype=float).reshape(3, 3) / 10
-    heat = self_attention_figure(own, np.array([[0.1], [0.2], [0.3]]), [2, 0, 1], ["it"]).data[0]
-    assert list(heat.y) == ["02", "00", "01"] and list(heat.x) == ["02", "00", "01", "“it”"]
-    assert heat.z[0] == pytest.approx([0.8, 0.6, 0.7, 0.3]) and heat.z[1] == pytest.approx([0.2, 0, 0.1, 0.1])
+    figure = self_attention_figure(own, np.array([[0.1], [0.2], [0.3]]), [2, 0, 1], ["it"])
+    heat, text = figure.data
+    assert list(heat.y) == list(text.y) == list(heat.x) == ["02", "00", "01"] and list(text.x) == ["“it”"]
+    assert heat.z[0] == pytest.approx([0.8, 0.6, 0.7]) and heat.z[1] == pytest.approx([0.2, 0, 0.1])
+    assert np.concatenate(text.z) == pytest.approx([0.3, 0.1, 0.2])
+    assert heat.coloraxis == text.coloraxis == "coloraxis" and figure.layout.coloraxis.cmin == 0
+    assert [row.xaxis for row in figure.data] == ["x", "x2"]
+    assert figure.layout.xaxis.domain[1] < figure.layout.xaxis2.domain[0]
+    (alone,) = self_attention_figure(own, None, [2, 0, 1], []).data
+    assert list(alone.x) == ["02", "00", "01"]
 
 
 def test_centres_have_their_origin_in_the_top_left_corner_and_the_images_shape():

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import model
 import qformer_viz
 from model.emoji.scenes import random_scene, render
-from model.scoring import text_of
+from model.wording import text_of
 from qformer_viz import Case
 from qformer_viz.attribution import knockout
 from qformer_viz.attribution.knockout import ends

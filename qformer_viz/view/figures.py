@@ -209,15 +209,16 @@ def talk_figure(told, alone, queries: Sequence[str], text, pieces: Sequence[str]
     """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
     language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
     read = [f"“{html.escape(piece)}”" for piece in pieces]
-    bars = [("unheard by the other queries", ACCENT, list(queries), told)]
-    bars += [("unread by the language model", INK, list(queries), alone)] if alone is not None else []
-    bars += [("unread by the Q-Former", "#e08a1e", read, text)] if read else []
+    bars = [("unheard by the other queries", ACCENT, list(queries), "x", told)]
+    bars += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
+    bars += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
     bars = [(*rest, np.asarray(values, np.float32)) for *rest, values in bars]
     figure = go.Figure()
-    for name, colour, x, y in bars:
+    for name, colour, x, axis, y in bars:
         figure.add_bar(
             x=x,
             y=np.round(y, 4).tolist(),
+            xaxis=axis,
             name=name,
             marker={"color": colour},
             hovertemplate=f"%{{x}}, {name}<br>%{{y:.2f}} nats<extra></extra>",
@@ -229,8 +230,7 @@ def talk_figure(told, alone, queries: Sequence[str], text, pieces: Sequence[str]
         barmode="group",
         bargap=0.2,
     )
-    every = [*queries[:: max(1, len(queries) // 8)], *read]
-    figure.update_xaxes(type="category", tickvals=every, ticks="")
+    _queries_and_text(figure, queries, read)
     figure.update_yaxes(
         title="nats lost", zeroline=True, zerolinecolor=INK, gridcolor="rgba(127,127,127,0.2)"
     )
@@ -242,30 +242,45 @@ def talk_figure(told, alone, queries: Sequence[str], text, pieces: Sequence[str]
 def self_attention_figure(own, text, order: Sequence[int], pieces: Sequence[str]) -> go.Figure:
     """Heat map of self-attention [q, q], rows and columns in `order`, and that to the text [q, s], if any, after it."""
     order = list(order)
-    values = np.asarray(own, np.float32)[np.ix_(order, order)]
-    if text is not None:
-        values = np.concatenate([values, np.asarray(text, np.float32)[order]], 1)
     rows = [query_label(q) for q in order]
-    columns = [*rows, *(f"“{html.escape(piece)}”" for piece in pieces)]
-    heat = go.Heatmap(
-        z=np.round(values, 5).tolist(),
-        x=columns,
-        y=rows,
-        zmin=0,
-        colorscale=SEQUENTIAL,
-        colorbar={"title": {"text": "attention", "side": "right"}, "thickness": 10, "outlinewidth": 0},
-        hovertemplate="query %{y} attends to %{x}<br>%{z:.4f}<extra></extra>",
-    )
-    figure = go.Figure(heat)
+    read = [f"“{html.escape(piece)}”" for piece in pieces]
+    parts = [(rows, "x", np.asarray(own, np.float32)[np.ix_(order, order)])]
+    parts += [(read, "x2", np.asarray(text, np.float32)[order])] if text is not None else []
+    figure = go.Figure()
+    for columns, axis, values in parts:
+        figure.add_heatmap(
+            z=np.round(values, 5).tolist(),
+            x=columns,
+            y=rows,
+            xaxis=axis,
+            coloraxis="coloraxis",
+            hovertemplate="query %{y} attends to %{x}<br>%{z:.4f}<extra></extra>",
+        )
     _dress(figure, height=420)
-    step = max(1, len(rows) // 8)
-    figure.update_xaxes(
-        type="category", tickvals=rows[::step] + columns[len(rows) :], title="attended to", ticks=""
-    )
+    bar = {"title": {"text": "attention", "side": "right"}, "thickness": 10, "outlinewidth": 0}
+    figure.update_layout(coloraxis={"cmin": 0, "colorscale": SEQUENTIAL, "colorbar": bar})
+    _queries_and_text(figure, rows, read)
+    figure.update_xaxes(title="attended to", selector={"anchor": "y"})
+    every = rows[:: max(1, len(rows) // 8)]
     figure.update_yaxes(
-        type="category", tickvals=rows[::step], title="query", autorange="reversed", ticks="", automargin=True
+        type="category", tickvals=every, title="query", autorange="reversed", ticks="", automargin=True
     )
     return figure
+
+
+def _queries_and_text(figure: go.Figure, queries: Sequence[str], read: Sequence[str], most: int = 12) -> None:
+    """The x axis of queries, and beside it one of pieces of text, if any: wide enough that their names stand upright
+    side by side on a phone, `most` of them."""
+    axis = {"type": "category", "ticks": "", "anchor": "y"}
+    share = 2.2 * len(read) / (len(queries) + 2.2 * len(read))
+    end = 1 - min(0.5, share) if read else 1.0
+    every = queries[:: max(1, len(queries) // 8)]
+    figure.update_layout(
+        xaxis={**axis, "domain": [0, end - 0.02 * bool(read)], "tickvals": every, "tickangle": 0}
+    )
+    if read:
+        names = {"tickvals": read[:: -(-len(read) // most)], "tickangle": -90, "automargin": True}
+        figure.update_layout(xaxis2={**axis, **names, "domain": [end, 1], "tickfont": {"size": 10}})
 
 
 def divergence_figure(values, layers: Sequence[int]) -> go.Figure:
