@@ -12,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, OPTForCausalLM
 
-from model.emoji import bridge, language, text, vision
+from model.emoji import bridge, language, loop, text, vision
 from model.emoji.checkpoint import QUERIES, build_model, save_checkpoint
 from model.emoji.loop import Schedule, batches, make_accelerator, optimisers
 from model.emoji.scenes import NOUNS, random_scene, render
@@ -131,6 +132,31 @@ def test_linear_layers_go_to_muon_and_everything_once(tokenizer):
     assert {id(layer.fc1.bias), id(model.get_input_embeddings().weight)} <= parts["adamw"]
     assert parts["adamw"] | parts["muon"] == {id(p) for p in model.parameters() if p.requires_grad}
     assert not parts["adamw"] & parts["muon"]
+
+
+def test_without_bfloat16_arithmetic_muon_does_the_same_in_single_precision(monkeypatch):
+    met = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            met.update({out.dtype} if isinstance(out, torch.Tensor) else ())
+            return out
+
+    def moved(native):
+        monkeypatch.setattr(loop, "_cpu_has_bf16", lambda: native)
+        layer = torch.nn.Linear(24, 16, bias=False)
+        torch.nn.init.zeros_(layer.weight)
+        layer.weight.grad = torch.randn(16, 24, generator=torch.Generator().manual_seed(1))
+        (muon,) = loop.optimisers(layer, 1e-2)
+        met.clear()
+        with loop.orthogonalising(torch.device("cpu")), Watch():
+            muon.step()
+        assert (torch.bfloat16 in met) == native
+        return layer.weight.detach()
+
+    library, ours = moved(True), moved(False)
+    assert 0 < (ours - library).norm() / library.norm() < 0.02
 
 
 def test_the_language_stage_learns_and_resumes(tokenizer, accelerator, tmp_path):

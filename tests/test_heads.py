@@ -67,7 +67,7 @@ def test_what_is_read_is_the_attention_over_the_values(case):
 def test_usual_is_the_mean_over_the_reference_images(case, monkeypatch):
     pipe, encoded, _ = case
     pictures = [picture(seed) for seed in range(11)]
-    monkeypatch.setattr("model.pipeline.reference_images", lambda world: iter(pictures))
+    monkeypatch.setattr("model.baseline.reference_images", lambda world: iter(pictures))
     pipe.forget()
     usual, read = pipe.usual(encoded.question), []
     for each in pictures:

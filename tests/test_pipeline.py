@@ -555,7 +555,7 @@ def test_what_was_encoded_and_asked_can_still_be_differentiated(family):
 @pytest.mark.parametrize("family", FAMILIES, ids="-".join)
 def test_the_means_are_those_of_every_reference_image_and_the_vit_sees_each_once(family, monkeypatch):
     pictures = [picture(seed) for seed in range(11)]
-    monkeypatch.setattr("model.pipeline.reference_images", lambda world: iter(pictures))
+    monkeypatch.setattr("model.baseline.reference_images", lambda world: iter(pictures))
     pipe = fakes.pipeline(*family)
     reads = family[0] == "instructblip"
     each = [pipe.encode(image, QUESTION) for image in pictures]

@@ -5,6 +5,7 @@ can draw them ahead where a GPU would wait. Under `accelerate launch` every proc
 gradients are averaged: n processes train on n times the batch.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 from model.loading import has_bfloat16
@@ -90,6 +92,22 @@ def optimisers(module: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer
         rate = {"lr": MUON_RATE * lr, "weight_decay": WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw"}
         chosen.append(torch.optim.Muon(hidden, **rate))
     return chosen
+
+
+class _SinglePrecision(TorchFunctionMode):
+    """`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without such arithmetic imitates: with AVX2 alone a
+    step of the ViT took 5.5 s. Within this it stays in the precision of the gradient, and the step takes 1.0 s."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.bfloat16:
+            return args[0].clone()  # which Muon then scales in place
+        return func(*args, **(kwargs or {}))
+
+
+def orthogonalising(device: torch.device) -> contextlib.AbstractContextManager:
+    """What steps of `optimisers` are to be taken in, on a device."""
+    imitated = device.type == "cpu" and not _cpu_has_bf16()
+    return _SinglePrecision() if imitated else contextlib.nullcontext()
 
 
 class _Draws(Dataset):
@@ -173,8 +191,9 @@ def run(
         accelerator.backward(loss)
         average_gradients(accelerator, module)
         accelerator.clip_grad_norm_(module.parameters(), 1.0)
-        for part in (*optimizers, *plans):
-            part.step()
+        with orthogonalising(accelerator.device):
+            for part in (*optimizers, *plans):
+                part.step()
         for key, value in {"loss": loss.detach(), **figures}.items():
             sums[key].append(value)
         if len(sums["loss"]) == 50 or step + 1 == schedule.steps:

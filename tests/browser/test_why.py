@@ -220,14 +220,12 @@ def test_heads_are_silenced_and_chosen_on_the_canvas(url, open_page):  # noqa: F
     page.locator("#heads-word input").click()
     page.get_by_role("option", name="<b>one?</b> (3)").click()
     page.locator("#heads-told").get_by_text("“<b>one?</b>”").wait_for()
-    cells = page.locator("#heads-cross .nsewdrag").first
-    cells.scroll_into_view_if_needed()
-    box = cells.bounding_box()
 
     def click(column, row):
-        page.mouse.click(
-            box["x"] + (column + 0.5) * box["width"] / 3, box["y"] + (row + 0.5) * box["height"] / 3
-        )
+        cells = page.locator("#heads-cross .nsewdrag").first
+        box = cells.bounding_box()
+        # Where it is by then: it waits until the plot stands still.
+        cells.click(position={"x": (column + 0.5) * box["width"] / 3, "y": (row + 0.5) * box["height"] / 3})
 
     click(1, 1)
     page.wait_for_function("qfvHandle.get().layer === 2 && qfvHandle.get().head === 1")
