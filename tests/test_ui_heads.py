@@ -110,10 +110,10 @@ def test_the_text_that_the_qformer_reads_has_its_bars_and_columns(reading):
     assert bars["unread by the Q-Former"] == {"“&lt;i&gt;”": 0, "“it (2)”": 0, "“it (3)”": 3}
     assert "“it (3)”, unread by the Q-Former" in told
     figure, facts = ui.attended(services, session, "3", "1", ui.INDEX)
-    heat = figure.data[0]
-    assert list(heat.x)[QUERIES:] == ["“&lt;i&gt;”", "“it (2)”", "“it (3)”"] and "50.0%" in facts
-    assert np.array(heat.z)[:, -1].tolist() == [0.5] * QUERIES
-    np.testing.assert_allclose(np.array(heat.z).sum(1), 1, atol=1e-4)
+    heat, text = figure.data
+    assert list(text.x) == ["“&lt;i&gt;”", "“it (2)”", "“it (3)”"] and "50.0%" in facts
+    assert np.array(text.z)[:, -1].tolist() == [0.5] * QUERIES
+    np.testing.assert_allclose(np.array(heat.z).sum(1) + np.array(text.z).sum(1), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize(("layer", "head"), [("mean", "mean"), ("2", "mean"), ("mean", "1"), ("5", "0")])
