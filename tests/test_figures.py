@@ -90,6 +90,7 @@ def test_self_attention_is_ordered_and_the_text_stays_behind():
     assert heat.coloraxis == text.coloraxis == "coloraxis" and figure.layout.coloraxis.cmin == 0
     assert [row.xaxis for row in figure.data] == ["x", "x2"]
     assert figure.layout.xaxis.domain[1] < figure.layout.xaxis2.domain[0]
+    assert figure.layout.xaxis.title.text == "attended to" and figure.layout.xaxis2.title.text is None
     (alone,) = self_attention_figure(own, None, [2, 0, 1], []).data
     assert list(alone.x) == ["02", "00", "01"]
 

@@ -260,7 +260,7 @@ def self_attention_figure(own, text, order: Sequence[int], pieces: Sequence[str]
     bar = {"title": {"text": "attention", "side": "right"}, "thickness": 10, "outlinewidth": 0}
     figure.update_layout(coloraxis={"cmin": 0, "colorscale": SEQUENTIAL, "colorbar": bar})
     _queries_and_text(figure, rows, read)
-    figure.update_xaxes(title="attended to", selector={"anchor": "y"})
+    figure.update_layout(xaxis={"title": "attended to"})
     every = rows[:: max(1, len(rows) // 8)]
     figure.update_yaxes(
         type="category", tickvals=every, title="query", autorange="reversed", ticks="", automargin=True
@@ -274,7 +274,7 @@ def _queries_and_text(figure: go.Figure, queries: Sequence[str], read: Sequence[
     axis = {"type": "category", "ticks": "", "anchor": "y"}
     share = 2.2 * len(read) / (len(queries) + 2.2 * len(read))
     end = 1 - min(0.5, share) if read else 1.0
-    every = queries[:: max(1, len(queries) // 8)]
+    every = queries[:: max(1, len(queries) // (4 if read else 8))]
     figure.update_layout(
         xaxis={**axis, "domain": [0, end - 0.02 * bool(read)], "tickvals": every, "tickangle": 0}
     )
