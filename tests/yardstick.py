@@ -13,7 +13,7 @@ SECONDS = 7.0
 @functools.cache
 def slowness() -> float:
     """The factor by which a limit is stretched here: the time of importing the libraries in a bare interpreter against
-    `SECONDS`, the faster of two, at least 1. A limit divided by it says how far our own code is from it."""
+    `SECONDS`, the faster of two, at least 1."""
 
     def seconds() -> float:
         began = time.monotonic()

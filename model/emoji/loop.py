@@ -95,8 +95,8 @@ def optimisers(module: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer
 
 
 class _SinglePrecision(TorchFunctionMode):
-    """`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without such arithmetic imitates: with AVX2 alone a
-    step of the ViT took 5.5 s. Within this it stays in the precision of the gradient, and the step takes 1.0 s."""
+    """`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without such arithmetic imitates, at several times
+    the cost of all else in a step. Within this it stays in the precision of the gradient."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.bfloat16:
@@ -183,6 +183,7 @@ def run(
     began, sums = time.monotonic(), defaultdict(list)
     every, own = accelerator.num_processes, accelerator.process_index
     numbers = range(start * every + own, schedule.steps * every + own, every)
+    stepping = orthogonalising(accelerator.device)
     for step, batch in enumerate(batches(draw, numbers, accelerator), start):
         with accelerator.autocast():
             loss, figures = loss_of(module, batch)
@@ -191,7 +192,7 @@ def run(
         accelerator.backward(loss)
         average_gradients(accelerator, module)
         accelerator.clip_grad_norm_(module.parameters(), 1.0)
-        with orthogonalising(accelerator.device):
+        with stepping:
             for part in (*optimizers, *plans):
                 part.step()
         for key, value in {"loss": loss.detach(), **figures}.items():
