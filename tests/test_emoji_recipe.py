@@ -85,11 +85,17 @@ def test_stage_2_starts_at_regions_and_an_empty_prefix_unless_told_otherwise(tra
         assert first["query_tokens"][0].std(-1).min() > 0.1
 
 
-def test_a_short_run_has_as_many_steps_as_asked_for():
+def test_a_short_run_has_as_many_steps_as_asked_for(tmp_path, monkeypatch):
     schedule = bridge.SCHEDULE
     assert recipe.scaled(schedule, 0.1, least=30).steps == round(0.1 * schedule.steps)
     short = recipe.scaled(schedule, 0.0005, least=30)
     assert short.steps == 30 and short.warmup <= 3 and recipe.scaled(schedule, 0.0005).steps == 2
+
+    def steps(accelerator, tokenizer, out, schedules, scale, options):
+        return {"steps": [each.steps for each in schedules]}
+
+    monkeypatch.setitem(recipe._STAGES, "lm", steps)
+    assert recipe.train_stage("lm", tmp_path, 0.0005, "fp32", least=30)["steps"] == [30] * 4
 
 
 def test_a_stage_without_its_predecessors_says_which(tmp_path):
