@@ -43,10 +43,11 @@ class Baseline:
         self._features: Tensor | None = None
 
     @torch.no_grad()
-    def means(self, question: str | None, inputs: Any) -> Means:
-        """inputs: what the Q-Former reads of the question, or None."""
+    def means(self, question: str | None, read: Callable[[str], Any]) -> Means:
+        """read(question): what the Q-Former gets of one that it reads; None is not read."""
         known = self._means.get(question)
         if known is None:
+            inputs = None if question is None else read(question)
 
             def look(part: Tensor) -> list[Tensor]:
                 with reading(self._qformer) as said:

@@ -182,8 +182,7 @@ class Pipeline:
 
     def means(self, question: str | None = None) -> Means:
         """`mean_features`, `mean_queries` and `usual` for a question."""
-        inputs = None if question is None else self._prompts.instruction_inputs(question)
-        return self._baseline.means(question, inputs)
+        return self._baseline.means(question, self._prompts.instruction_inputs)
 
     @torch.no_grad()
     def said(self, encoded: EncodedImage) -> Usual:
