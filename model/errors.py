@@ -16,6 +16,10 @@ class QuestionError(ModelError):
     """The question or the conversation cannot be put to the language model."""
 
 
+class SceneError(ModelError, ValueError):
+    """A scene of the bundled world that cannot be drawn."""
+
+
 class DecodingError(ModelError):
     """A decoding setting is outside its range, or two settings exclude one another."""
 

@@ -67,13 +67,13 @@ def backend() -> Backend:
     from model.checkpoints import ASSETS
     from model.errors import ModelError
 
-    from .errors import QFormerVizError
+    from .errors import UserError
 
     photograph = ASSETS / "photographs" / "astronaut.jpg"
     return Backend(
         load,
         decode,
-        (ModelError, QFormerVizError),
+        (ModelError, UserError),
         truths,
         pictures,
         photograph,

@@ -1,8 +1,15 @@
 """The error tree. Every message says what was found, what was expected, and the fix."""
 
 
-class QFormerVizError(Exception):
-    """Base of everything this package raises on purpose; the message is meant for the user."""
+class UserError(Exception):
+    """Something that the user can mend; the message says how and is shown as it is.
+
+    Raised by this project's own code only. Whatever else a handler meets is a defect: it is logged, not shown.
+    """
+
+
+class QFormerVizError(UserError):
+    """Base of everything the library raises on purpose."""
 
     def __init__(self, found: str, expected: str, fix: str):
         self.found, self.expected, self.fix = found, expected, fix

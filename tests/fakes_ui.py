@@ -303,11 +303,11 @@ class FakeMatcher:
 def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
     """Services around a fake pipeline, with the real decoder of uploads; the fields of `Speaker` go to the speaker."""
     from model.errors import ModelError
-    from qformer_viz.errors import QFormerVizError
+    from qformer_viz.errors import UserError
 
     def draw(nouns, layout, style):
         if not nouns:
-            raise ValueError("choose one to 4 nouns, not 0")
+            raise FakeError("choose one to 4 nouns, not 0")
         return Image.new("RGB", (64, 48), (200, 10 * len(nouns), 30))
 
     def film(nouns, layout, style):
@@ -331,7 +331,7 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
         "speaker": fake_speaker(pipe, **about),
         "decode": decode,
         "decoding": Decoding,
-        "user_errors": (ModelError, QFormerVizError, FakeError),
+        "user_errors": (ModelError, UserError, FakeError),
         "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall, film=film),
         "limits": Limits(max_question=60, max_turns=5),
     }

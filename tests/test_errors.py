@@ -6,12 +6,16 @@ import pytest
 
 from qformer_viz import errors
 
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.QFormerVizError)
+]
 
 
 def test_one_tree():
     assert len(KINDS) > 5
-    assert all(issubclass(kind, errors.QFormerVizError) for kind in KINDS)
+    assert all(issubclass(kind, errors.UserError) for kind in KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from qformer_viz import METHODS, query_statistics
+from qformer_viz.errors import UserError
 from qformer_viz.export import load_npz
 from qformer_viz.ui import (
     chat,
@@ -255,7 +256,7 @@ def test_an_uploaded_video_is_looked_at_and_its_first_frame_shown(services, sess
 
 
 def test_a_path_that_was_not_uploaded_is_refused(services, session):
-    with pytest.raises(gr.Error, match="not uploaded"):
+    with pytest.raises(UserError, match="not uploaded"):
         chat.look_at_film(services, session, "/etc/passwd")
 
 

@@ -3,10 +3,10 @@
 import json
 from dataclasses import replace
 
-import gradio as gr
 import numpy as np
 import pytest
 
+from qformer_viz.errors import UserError
 from qformer_viz.ui import models, questions
 from qformer_viz.ui.conversation import Session
 from qformer_viz.view.payload import unpack
@@ -98,7 +98,7 @@ def test_weights_are_read_before_anything_else_changes(tmp_path, monkeypatch):
     assert models.load(services, session, "Broken") == "Fake BLIP-2" and "Get it again" in said[0]
     talking = replace(session, model="Fake InstructBLIP")
     assert models.load(services, talking, "Broken") == "Fake InstructBLIP"
-    with pytest.raises(gr.Error, match="not on offer"):
+    with pytest.raises(UserError, match="not on offer"):
         models.load(services, session, "another")
     # The name that came back is that of the model that speaks: nothing begins anew.
     assert models.switch(services, session, "Fake BLIP-2")[0] is session

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from qformer_viz.attribution import METHODS
+from qformer_viz.errors import UserError
 from qformer_viz.ui import conversation, explained, export, why
 from qformer_viz.ui.conversation import Session
 from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services, pictured
@@ -184,7 +185,7 @@ def test_work_on_what_has_gone_ends(services, session):
     told(1, 2)
     ask(services, session, "next?")
     lasting(1, 2)
-    with pytest.raises(ValueError, match="Stopped"):
+    with pytest.raises(UserError, match="Stopped"):
         told(2, 2)
 
 

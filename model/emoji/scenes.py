@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from model.checkpoints import ASSETS
+from model.errors import SceneError
 
 from .backgrounds import BACKGROUNDS, Background, draw_background, random_background
 
@@ -323,10 +324,10 @@ def layout_scene(
 ) -> Scene:
     """The scene maker: one to four chosen nouns in a row, a column, a grid or scattered.
 
-    `style=None` draws each object in a random style. Raises ValueError naming what was wrong.
+    `style=None` draws each object in a random style. Raises SceneError naming what was wrong.
     """
     if not 1 <= len(nouns) <= MAX_OBJECTS:
-        raise ValueError(f"choose one to {MAX_OBJECTS} nouns, not {len(nouns)}")
+        raise SceneError(f"choose one to {MAX_OBJECTS} nouns, not {len(nouns)}")
     for kind, value, known in [
         *(("noun", noun, NOUNS) for noun in nouns),
         ("layout", layout, LAYOUTS),
@@ -334,7 +335,7 @@ def layout_scene(
         ("background", background, BACKGROUNDS),
     ]:
         if value not in known:
-            raise ValueError(f"unknown {kind} {value!r}; choose from {', '.join(known)}")
+            raise SceneError(f"unknown {kind} {value!r}; choose from {', '.join(known)}")
     rng = np.random.default_rng(seed)
     count = len(nouns)
     size = {1: 100.0, 2: 72.0, 3: 62.0, 4: 48.0}[count]

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..across import Across, across
+from ..errors import UserError
 from ..view.palette import STOPS
 from ..view.payload import embed, pack
 from .components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
@@ -45,7 +46,7 @@ def looked(
         speaker, told = services.of(session), telling(session, progress, "Looking", outdates=False)
         seen = encoded(services, session, speaker, files, told)
         found = across([each.record.result for each in seen])
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]
     plot = measure_figure(found.follows, names, "follows the picture", "0 to 1")
@@ -68,10 +69,10 @@ def encoded(
     told: Callable[[int, int], None],
 ) -> list[Any]:
     """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
-    files, pictures of the world of the model that chats. ValueError says what to do instead."""
+    files, pictures of the world of the model that chats. UserError says what to do instead."""
     most = services.limits.images
     if files and not 2 <= len(files) <= most:
-        raise ValueError(f"{len(files)} images were chosen. Choose 2 to {most}.")
+        raise UserError(f"{len(files)} images were chosen. Choose 2 to {most}.")
     sources = files or [*islice(services.album(services.of(session).world), most)]
     question = session.last_question() if speaker.reads_questions else None
     pictures, seen = (read(services, source) for source in sources) if files else sources, []
@@ -86,7 +87,7 @@ def read(services: Services, path: str) -> Any:
     try:
         return services.decode(str(uploaded(path))).still()
     except services.user_errors as error:
-        raise ValueError(f"{Path(path).name}: {error}") from error
+        raise UserError(f"{Path(path).name}: {error}") from error
 
 
 def album(seen: Sequence[Any], found: Across) -> dict[str, Any]:

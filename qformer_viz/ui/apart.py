@@ -61,7 +61,7 @@ def compared(
         speakers = services.of(session), services.speakers[name]()
         pictures, captures, said = zip(*map(look, (0, 1), speakers), strict=True)
         found = apart(*captures)
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
     plot = measure_figure(found.moved, rows, "attention that went elsewhere", "0 to 1")

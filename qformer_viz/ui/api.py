@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from .. import export as files
+from ..errors import UserError
 from ..explain import DEFAULT, attribute, prepare
 from . import export
 from .components import UploadedImage
@@ -47,7 +48,7 @@ def caption_endpoint(services: Services) -> Callable:
         Returns the caption and a notice: what speaks against believing it, and what was seen of a film or an odd
         picture; mostly nothing.
         """
-        return guarded(services, lambda: said(services, image))
+        return said(services, image)
 
     return caption
 
@@ -59,7 +60,7 @@ def ask_endpoint(services: Services) -> Callable:
         Returns the answer and a notice: what speaks against believing it, such as a word that the bundled model has
         never read; mostly nothing.
         """
-        return guarded(services, lambda: said(services, image, checked(services, question)))
+        return said(services, image, checked(services, question))
 
     return ask
 
@@ -70,7 +71,7 @@ def attention_endpoint(services: Services) -> Callable:
 
         question: answered and noted in the manifest; with InstructBLIP the maps depend on it. May be empty.
         """
-        return guarded(services, lambda: npz(services, image, question))
+        return npz(services, image, question)
 
     return attention
 
@@ -83,7 +84,7 @@ def explain_endpoint(services: Services) -> Callable:
         gains (nats that the image brought), visual (whether a word has a map), queries [word][query] or null, patches
         [word][row][column], cls [query], unit and note; see qformer_viz.Attribution.
         """
-        return guarded(services, lambda: attribution(services, image, question, method))
+        return attribution(services, image, question, method)
 
     return explain
 
@@ -130,9 +131,7 @@ def answered(services: Services, image: str | None, question: str) -> tuple[Any,
 
 def encode(services: Services, image: str | None):
     if image is None:
-        raise gr.Error(
-            "There is no image. Send one: handle_file(path) or a data: URL.", print_exception=False
-        )
+        raise UserError("There is no image. Send one: handle_file(path) or a data: URL.")
     return services.speaker.pipe.encode(services.decode(image))
 
 
@@ -140,16 +139,5 @@ def checked(services: Services, question: str) -> str:
     """The question without blank ends, if this server takes it."""
     text, limit = (question or "").strip(), services.limits.max_question
     if not text or len(text) > limit:
-        raise gr.Error(
-            f"A question of 1 to {limit} characters is needed; this one has {len(text)}.",
-            print_exception=False,
-        )
+        raise UserError(f"A question of 1 to {limit} characters is needed; this one has {len(text)}.")
     return text
-
-
-def guarded(services: Services, call: Callable[[], Any]) -> Any:
-    """Turn errors that carry a message for the user into the error the client sees."""
-    try:
-        return call()
-    except services.user_errors as error:
-        raise gr.Error(str(error), print_exception=False) from None

@@ -28,6 +28,7 @@ from . import (
 )
 from .components import canvas, head
 from .conversation import Session
+from .error_reports import ReportingBlocks
 from .lanes import LIGHT, at_once
 from .payload import as_text
 from .services import Services
@@ -38,12 +39,13 @@ STATIC = Path(__file__).parent / "static"
 def build(services: Services) -> gr.Blocks:
     """The Blocks for these services. Launch it with `launch_options(services)`."""
     limits = services.limits
-    page = gr.Blocks(
+    page = ReportingBlocks(
         title="QFormer-Viz",
         analytics_enabled=False,
         delete_cache=(600, limits.cache_seconds),
         fill_width=True,
     )
+    page.user_errors = services.user_errors
     with page:
         session = gr.State(Session(), time_to_live=limits.cache_seconds)
         with gr.Row(elem_id="top", equal_height=True):

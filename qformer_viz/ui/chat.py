@@ -219,22 +219,24 @@ def clear(session: Session) -> tuple:
 
 def scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     """The scene maker's picture, for the image box."""
-    return _drawn(services.scene_maker.render, session, nouns, layout, style)
+    return _drawn(services, services.scene_maker.render, session, nouns, layout, style)
 
 
 def moving_scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> str:
     """The scene maker's film, for the image box: an animated PNG, which loses nothing."""
-    first, *others = _drawn(services.scene_maker.film, session, nouns, layout, style)
+    first, *others = _drawn(services, services.scene_maker.film, session, nouns, layout, style)
     path = fresh_folder() / "film.png"
     first.save(path, save_all=True, append_images=others, duration=700, loop=0)
     return str(path)
 
 
-def _drawn(draw: Callable, session: Session, nouns: list[str], layout: str, style: str) -> Any:
+def _drawn(
+    services: Services, draw: Callable, session: Session, nouns: list[str], layout: str, style: str
+) -> Any:
     halt(session)
     try:
         return draw(nouns, layout, None if style == "mixed" else style)
-    except ValueError as error:
+    except services.user_errors as error:
         raise gr.Error(
             escape(str(error)), title="This scene cannot be drawn", print_exception=False
         ) from None

@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
+from ..errors import UserError
 from ..view.page import canvas_script, canvas_style, why_script, why_style
 
 STATIC = Path(__file__).parent / "static"
@@ -38,10 +39,9 @@ def uploaded(path: str | None) -> Path:
     folder = Path(get_upload_folder()).resolve()
     resolved = Path(path or "").resolve()
     if not path or not resolved.is_relative_to(folder) or not resolved.is_file():
-        raise gr.Error(
+        raise UserError(
             "This image was not uploaded to this server, so it is not read. Upload the file "
-            "(in the Python client: handle_file(path)) or send it as a data: URL.",
-            title="Image refused",
+            "(in the Python client: handle_file(path)) or send it as a data: URL."
         )
     return resolved
 

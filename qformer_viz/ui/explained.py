@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ..attribution import METHODS, Case
+from ..errors import UserError
 from ..explain import attribute, prepare
 from ..types import Attribution
 from .conversation import NO_IMAGE, Session
@@ -46,11 +47,11 @@ class Explained:
 
 
 def of(services: Services, session: Session) -> Explained:
-    """What is kept of the last answer. ValueError says what to do where there is none."""
+    """What is kept of the last answer. UserError says what to do where there is none."""
     if session.encoded is None:
-        raise ValueError(NO_IMAGE)
+        raise UserError(NO_IMAGE)
     if session.answer is None or not session.answer.text:
-        raise ValueError(NO_ANSWER)
+        raise UserError(NO_ANSWER)
     kept = current(session)
     if kept is None:
         case = prepare(services.of(session).pipe, session.encoded, session.answer)
@@ -67,22 +68,22 @@ def current(session: Session) -> Explained | None:
 def telling(
     session: Session, progress: gr.Progress, what: str, outdates: bool = True
 ) -> Callable[[int, int], None]:
-    """told(done, of) for long work: moves the bar, and raises ValueError when the visitor has pressed Stop or, where
+    """told(done, of) for long work: moves the bar, and raises UserError when the visitor has pressed Stop or, where
     that outdates it, gone on to another image, model or answer."""
     session.pause.clear()
     mark = session.mark()
 
     def told(done: int, of: int) -> None:
         if session.pause.is_set() or (outdates and not session.holds(mark)):
-            raise ValueError(STOPPED)
+            raise UserError(STOPPED)
         progress((done, of), desc=what, unit="steps")
 
     return told
 
 
 def chosen(data: Any, words: int) -> tuple[str, int]:
-    """(method, word) as the view in the browser sent them; ValueError for anything else."""
+    """(method, word) as the view in the browser sent them; UserError for anything else."""
     method, word = (data.get("method"), data.get("word")) if isinstance(data, dict) else (None, None)
     if not isinstance(method, str) or method not in METHODS or type(word) is not int or not 0 <= word < words:
-        raise ValueError("Choose a method and a word of the answer, then press the button again.")
+        raise UserError("Choose a method and a word of the answer, then press the button again.")
     return method, word

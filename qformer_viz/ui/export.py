@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from .. import export as files
+from ..errors import UserError
 from ..explain import DEFAULT
 from ..view import overlay, page
 from ..view.words import words_payload
@@ -77,10 +78,7 @@ def write_csv(services: Services, session: Session, folder: Path) -> Path:
 def write_why(services: Services, session: Session, folder: Path) -> Path:
     kept = current(session)
     if kept is None or not kept.found:
-        raise gr.Error(
-            "No answer has been explained yet. Open the Why tab and explain the last one.",
-            print_exception=False,
-        )
+        raise UserError("No answer has been explained yet. Open the Why tab and explain the last one.")
     path = folder / "attributions.json"
     return files.save_attributions([*kept.found.values()], path, about(services, session))
 
@@ -88,10 +86,7 @@ def write_why(services: Services, session: Session, folder: Path) -> Path:
 def write_heads(services: Services, session: Session, folder: Path) -> Path:
     kept = current(session)
     if kept is None or not {"heads", "talk"} <= kept.case.memory.keys():
-        raise gr.Error(
-            "No heads have been silenced yet. Open the Heads tab and do so for the last answer.",
-            print_exception=False,
-        )
+        raise UserError("No heads have been silenced yet. Open the Heads tab and do so for the last answer.")
     found = {name: vars(kept.case.memory[name]) for name in ("heads", "talk")}
     whole = {"manifest": about(services, session), "words": list(kept.case.scorer.words), "unit": "nats"}
     whole["read"] = list(services.of(session).pipe.read_by_qformer(session.encoded.question))
@@ -127,7 +122,7 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
 def make(services: Services, name: str, session: Session) -> str:
     """One file for this visitor, in a folder of Gradio's cache that nobody can guess and that is emptied."""
     if session.encoded is None:
-        raise gr.Error("There is no image yet. Upload one, then export.", print_exception=False)
+        raise UserError("There is no image yet. Upload one, then export.")
     return str(WRITERS[name][2](services, session, fresh_folder()))
 
 

@@ -85,7 +85,7 @@ def silenced(services: Services, session: Session, progress: gr.Progress) -> lis
         if case.frames == 1:
             effects(case)
         gains = ends(case)[0] - ends(case)[1]
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 4]
     first = int(gains.argmax())
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(case.scorer.words)]

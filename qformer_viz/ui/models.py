@@ -4,6 +4,7 @@ from html import escape
 
 import gradio as gr
 
+from ..errors import UserError
 from . import about, conversation, heads, similarity, statistics
 from .conversation import Session, messages
 from .lanes import CHAT, LIGHT, LOAD
@@ -30,7 +31,7 @@ def load(services: Services, session: Session, name: str) -> str:
     """The name, once its model is there; the visitor goes on talking with the other one until then. On failure the name
     of the model that speaks."""
     if name not in services.speakers:
-        raise gr.Error("This model is not on offer here. Choose one of the list.", print_exception=False)
+        raise UserError("This model is not on offer here. Choose one of the list.")
     try:
         services.speakers[name]()
     except services.user_errors as error:
@@ -45,11 +46,11 @@ def speaking(services: Services, session: Session) -> str:
 
 
 def pair(services: Services, session: Session, name: str) -> tuple[str, str]:
-    """The names of the model that speaks and of another to compare it with. ValueError says what to do where they are
+    """The names of the model that speaks and of another to compare it with. UserError says what to do where they are
     the same, or the other is not on offer."""
     one = speaking(services, session)
     if name not in services.speakers or name == one:
-        raise ValueError("Choose another model than the one that speaks.")
+        raise UserError("Choose another model than the one that speaks.")
     return one, name
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from .. import fidelity
+from ..errors import UserError
 from .components import alert, compare_row, facts
 from .conversation import NO_IMAGE, Session
 from .lanes import LOAD, lasting
@@ -34,17 +35,15 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, Any]
 
     try:
         if session.encoded is None:
-            raise ValueError(NO_IMAGE)
+            raise UserError(NO_IMAGE)
         if session.model not in (None, next(iter(services.speakers), None)):
-            raise ValueError(
-                "Only the model that the page opened with can be compared. Choose it at the top."
-            )
+            raise UserError("Only the model that the page opened with can be compared. Choose it at the top.")
         if name not in services.precisions:
-            raise ValueError("Choose a precision of the list.")
+            raise UserError("Choose a precision of the list.")
         asked = [question for question, _ in session.turns() if question]
         pair = services.speaker.pipe, services.precisions[name]()
         found = fidelity.compare(*pair, [session.picture], asked[-1] if asked else "")
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
     lead = f"{name} against what the page runs ({spoken(services)}), this image:"
     plot = divergence_figure(found.divergence, found.cross_layers)

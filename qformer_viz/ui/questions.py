@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..errors import UserError
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
 from .components import alert, live_view
@@ -56,25 +57,25 @@ def pair(services: Services, session: Session, first: str, second: str) -> tuple
     def work() -> tuple[str, str]:
         try:
             return "", as_json(maps(services, session, first, second))
-        except (ValueError, *services.user_errors) as error:
+        except services.user_errors as error:
             return alert(str(error)), ""
 
     return lasting(session, work)
 
 
 def maps(services: Services, session: Session, first: str, second: str) -> dict[str, Any]:
-    """Canvas payloads of both questions and the colours of their difference. ValueError says what to do instead."""
+    """Canvas payloads of both questions and the colours of their difference. UserError says what to do instead."""
     speaker = services.of(session)
     if session.encoded is None:
-        raise ValueError(NO_IMAGE)
+        raise UserError(NO_IMAGE)
     if not speaker.reads_questions:
-        raise ValueError(NOT_READ)
+        raise UserError(NOT_READ)
     asked = [(text or "").strip() for text in (first, second)]
     for text in asked:
         if long := too_long("A question", text, services.limits):
-            raise ValueError(long)
+            raise UserError(long)
     if asked[0] == asked[1]:
-        raise ValueError("Both questions are the same. Choose or type another one, then compare.")
+        raise UserError("Both questions are the same. Choose or type another one, then compare.")
     seen = [speaker.pipe.encode(session.encoded, None if text in ("", CAPTION) else text) for text in asked]
     return {
         "titles": [text or CAPTION for text in asked],

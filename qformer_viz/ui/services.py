@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ..errors import UserError
+
 
 class Pipeline(Protocol):
     """The part of `model.Pipeline` that the interface uses; see there for what each call returns."""
@@ -125,7 +127,7 @@ class Services:
     speaker: Speaker
     decode: Callable[[Any], Any]
     decoding: Callable[..., Any]
-    user_errors: tuple[type[Exception], ...] = ()
+    user_errors: tuple[type[Exception], ...] = (UserError,)
     examples: tuple[tuple[Path, str], ...] = ()
     scene_maker: SceneMaker | None = None
     matcher: Matcher | None = None

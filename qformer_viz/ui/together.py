@@ -57,7 +57,7 @@ def weighed(services: Services, session: Session, progress: gr.Progress) -> list
         case.once("shapley", lambda: shapley(case))
         few = case.once("smallest", lambda: smallest(case))
         gains = ends(case)[0] - ends(case)[1]
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 5]
     words = case.scorer.words
     first = int(gains.argmax())
@@ -91,7 +91,7 @@ def for_word(services: Services, session: Session, word: Any) -> list:
         found, alone = case.memory["shapley"], effects(case)[word]
         closest = sorted(alone.abs().topk(min(CLOSEST, len(alone))).indices.tolist())
         both = case.once(("pairs", tuple(closest)), lambda: pairs(case, closest))[word]
-    except (ValueError, *services.user_errors):
+    except services.user_errors:
         return [gr.skip(), gr.skip()]
     spoken, names = case.scorer.words[word], labels(case)
     shares = shapley_figure(found.values[word], found.error[word], alone, names, spoken)

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..errors import UserError
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
 from . import apart
@@ -35,14 +36,14 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, str]
     """(both answers as HTML, view of both maps as JSON); trouble is told instead."""
     try:
         return both(services, session, name)
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), ""
 
 
 def both(services: Services, session: Session, name: str) -> tuple[str, str]:
-    """What `compared` returns. ValueError says what to do instead."""
+    """What `compared` returns. UserError says what to do instead."""
     if session.encoded is None:
-        raise ValueError(NO_IMAGE)
+        raise UserError(NO_IMAGE)
     names = pair(services, session, name)
     *before, (question, _) = session.turns() or [("", "")]
     pipes = [services.of(session).pipe, services.speakers[name]().pipe]
@@ -50,12 +51,12 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
     seen = [pipe.encode(session.encoded, question or None) for pipe in pipes]
     captures = [each.record.result for each in seen]
     if len({(c.cross_layers, c.cross_attention.shape[2:], c.grid) for c in captures}) > 1:
-        raise ValueError(
+        raise UserError(
             f"{names[1]} has other cross-attention layers, heads, queries or patches than {names[0]}, so their maps "
             "cannot be laid over one another. Choose a model of the same architecture."
         )
     if any(session.frame >= len(each.frames) for each in seen):
-        raise ValueError(f"{names[1]} sees the first frame of a film only. Choose that frame on the canvas.")
+        raise UserError(f"{names[1]} sees the first frame of a film only. Choose that frame on the canvas.")
     said = [
         pipe.ask(each, question, before) if question else pipe.caption(each)
         for pipe, each in zip(pipes, seen, strict=True)

@@ -10,6 +10,7 @@ import gradio as gr
 import torch
 
 from ..attribution.knockout import replaced
+from ..errors import UserError
 from ..view.payload import embed
 from .components import alert, live_view
 from .conversation import Session
@@ -120,7 +121,7 @@ def without_patches(services: Services, session: Session, data: Any) -> str:
     hidden, where = (data.get("patches"), data.get("where")) if isinstance(data, dict) else (None, None)
     whole = isinstance(hidden, list) and all(type(p) is int and 0 <= p < keep.numel() for p in hidden)
     if not whole or not hidden or not isinstance(where, str) or where not in HIDDEN_FROM:
-        raise ValueError("Paint at least one patch on the image, then ask again.")
+        raise UserError("Paint at least one patch on the image, then ask again.")
     keep.view(-1)[hidden] = False
     changed = services.of(session).pipe.hidden(session.encoded, keep, where)
     many = f"{int((~keep).sum())} of {keep.numel()} patches{_of(frames)}"
@@ -143,9 +144,9 @@ def redrawn(services: Services, session: Session, name: str | None, act: str, pl
     of(services, session)
     drawn = _drawn(services, session)
     if drawn is None:
-        raise ValueError(UNKNOWN_SCENE)
+        raise UserError(UNKNOWN_SCENE)
     if name not in drawn.objects or place not in PLACES:
-        raise ValueError("Choose an object of this scene, and where to move it.")
+        raise UserError("Choose an object of this scene, and where to move it.")
     index = drawn.objects.index(name)
     image = drawn.without(index) if act == REMOVE else drawn.moved(index, *PLACES[place])
     changed = services.of(session).pipe.encode(image, session.encoded.question)
@@ -192,7 +193,7 @@ def _picture(scenes: tuple[Any, Any] | None, index: int) -> str:
 
 def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
     """The queries named in a text such as "3, 12", as indices into all frames' queries: of every frame, or as "2·12" or
-    "2.12" of the second alone. ValueError for none, or for one that does not exist."""
+    "2.12" of the second alone. UserError for none, or for one that does not exist."""
     found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
     chosen: set[int] = set()
     for part in found or [""]:
@@ -200,7 +201,7 @@ def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
         frame, query = (named[1] and int(named[1]), int(named[2])) if named else (None, count)
         if query >= count or (frame or 1) > frames:
             of_one = f"; of frame 2 alone: 2·{count - 1}" if frames > 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"Name queries by their numbers, 0 to {count - 1}, for example: 0, {count - 1}{of_one}"
             )
         chosen |= {count * at + query for at in (range(frames) if frame is None else (frame - 1,))}
@@ -213,7 +214,7 @@ def told(change: Any, services: Services, session: Session, *chosen: Any) -> str
     def work() -> str:
         try:
             return change(services, session, *chosen)
-        except (ValueError, *services.user_errors) as error:
+        except services.user_errors as error:
             return alert(str(error))
 
     return lasting(session, work)

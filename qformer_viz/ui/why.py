@@ -46,7 +46,7 @@ def told_and_view(
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
         return "", as_json(words(session, kept))
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), ""
 
 
@@ -57,7 +57,7 @@ def computed(services: Services, session: Session, data: Any, progress: gr.Progr
         method, word = chosen(data, len(kept.case.scorer.words))
         kept.map(method, word, telling(session, progress, METHODS[method].title))
         return "", as_json(words(session, kept))
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), gr.skip()
 
 
@@ -78,7 +78,7 @@ def judged(services: Services, session: Session, data: Any, progress: gr.Progres
         film = len(session.encoded.frames) > 1
         mask = None if film else services.mask(session.encoded.image, kept.case.scorer.words[word])
         verdict = judge(kept.case, found, word, mask, told)
-    except (ValueError, *services.user_errors) as error:
+    except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
     about = f"“{verdict.word}” by {METHODS[method].title}. {verdict.sentence}"
     return facts(figures(verdict), lead=about), gr.update(value=curves_figure(verdict), visible=True)
