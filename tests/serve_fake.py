@@ -10,6 +10,7 @@ from PIL import Image
 
 from qformer_viz import METHODS, Method
 from qformer_viz.ui import build, launch_options
+from qformer_viz.ui.services import Limits
 from tests.fakes_ui import FakeMatcher, fake_choice, fake_services
 
 
@@ -24,6 +25,9 @@ def held(case):
 METHODS["held"] = Method("held", "Held", held, "nats", "That it waits.", "Anything else.", slow=True)
 parser = argparse.ArgumentParser()
 parser.add_argument("--upload", default="20mb")
+parser.add_argument("--port", type=int)
+parser.add_argument("--queue", type=int, default=Limits.queue, help="requests that may wait")
+parser.add_argument("--memory", type=int, default=Limits.session_bytes, help="bytes for all sessions")
 args = parser.parse_args()
 choice = fake_choice(broken=True)
 
@@ -44,7 +48,8 @@ with TemporaryDirectory() as folder:
         examples=tuple(examples),
         matcher=FakeMatcher(),
         album=lambda world: [str(path) for path, _ in examples],
+        limits=Limits(max_question=60, max_turns=5, queue=args.queue, session_bytes=args.memory),
         **choice,
     )
-    options = launch_options(services) | {"max_file_size": args.upload}
+    options = launch_options(services) | {"max_file_size": args.upload, "server_port": args.port}
     build(services).launch(**options)

@@ -163,7 +163,7 @@ def test_a_space_is_reached_from_outside_and_can_be_duplicated(monkeypatch):
 
 def test_head_closes_no_script_early():
     text = head()
-    assert text.count("<script>") == text.count("</script>") == 6
+    assert text.count("<script>") == text.count("</script>") == 7
     assert text.count("<style>") == text.count("</style>") == 3
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
 

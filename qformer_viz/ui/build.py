@@ -28,10 +28,10 @@ from . import (
 )
 from .components import canvas, head
 from .conversation import Session
-from .error_reports import ReportingBlocks
 from .lanes import LIGHT, at_once
 from .payload import as_text
 from .services import Services
+from .session_store import VisitorBlocks
 
 STATIC = Path(__file__).parent / "static"
 
@@ -39,13 +39,13 @@ STATIC = Path(__file__).parent / "static"
 def build(services: Services) -> gr.Blocks:
     """The Blocks for these services. Launch it with `launch_options(services)`."""
     limits = services.limits
-    page = ReportingBlocks(
+    page = VisitorBlocks(
         title="QFormer-Viz",
         analytics_enabled=False,
         delete_cache=(600, limits.cache_seconds),
         fill_width=True,
     )
-    page.user_errors = services.user_errors
+    page.user_errors, page.most_bytes = services.user_errors, limits.session_bytes
     with page:
         session = gr.State(Session(), time_to_live=limits.cache_seconds)
         with gr.Row(elem_id="top", equal_height=True):
@@ -125,7 +125,8 @@ def build(services: Services) -> gr.Blocks:
         unseen = across.wire(services, session, many)
         for event in switched:
             event.success(*unseen, **LIGHT)
-        chat.wire(services, session, parts, looked, answered, switched)
+        chat.wire(services, session, parts, choice, looked, answered, switched)
+        page.load(lambda session: session.opened.set(), session, None, **LIGHT)
         films.wire(session, view, tabs)
         export.wire(services, session, files)
         api.endpoints(services)
@@ -144,7 +145,6 @@ def launch_options(services: Services) -> dict[str, Any]:
         "run_history": False,
         "footer_links": ["api", "settings"],
         "max_file_size": services.limits.upload,
-        "state_session_capacity": services.limits.sessions,
         "ssr_mode": False,
         "pwa": False,
     }

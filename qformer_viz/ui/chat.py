@@ -14,6 +14,7 @@ from .conversation import Session, messages
 from .export import fresh_folder
 from .lanes import CHAT, LIGHT
 from .services import Limits, Services
+from .session_recovery import Shown, recovered
 
 # Send and Stop change places in the browser.
 BUSY, IDLE = "() => window.qfvBusy(true)", "() => window.qfvBusy(false)"
@@ -114,6 +115,7 @@ def talk(services: Services) -> dict[str, gr.Component]:
         clear = gr.Button("Clear", size="sm", min_width=60, elem_id="clear")
     names = ("log", "question", "send", "stop", "caption", "retry", "clear")
     parts = dict(zip(names, (log, question, send, stop, caption, retry, clear), strict=True))
+    parts["picture"] = gr.Textbox(visible=False)
     return parts | {"settings": _settings(services.limits)}
 
 
@@ -190,8 +192,9 @@ def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
         yield grown, messages(grown)
 
 
-def pose(services: Services, session: Session, question: str) -> tuple:
-    """(session, chat, question box): the box is emptied once the question has been taken."""
+def pose(services: Services, session: Session, question: str, *shown: Any) -> tuple:
+    """(session, chat, question box): the box is emptied once the question has been taken. shown: what `Shown` holds."""
+    session = recovered(services, session, Shown(*shown))
     if session.growing():
         gr.Info("The answer is still being written. Wait for its end or press Stop.")
         return gr.skip(), gr.skip(), gr.skip()
@@ -199,13 +202,14 @@ def pose(services: Services, session: Session, question: str) -> tuple:
     return session, messages(session), "" if session.lines[-1].kind == "question" else gr.skip()
 
 
-def pose_caption(session: Session) -> tuple:
-    session = conversation.pose_caption(session)
+def pose_caption(services: Services, session: Session, *shown: Any) -> tuple:
+    session = conversation.pose_caption(recovered(services, session, Shown(*shown)))
     return session, messages(session)
 
 
-def retry(session: Session) -> tuple:
+def retry(services: Services, session: Session, *shown: Any) -> tuple:
     """Take the last answer away, so that its question is answered again."""
+    session = recovered(services, session, Shown(*shown))
     if session.last_question() is None:
         gr.Info("There is no question to ask again yet.")
     session = conversation.retried(session)
@@ -242,6 +246,11 @@ def _drawn(
         ) from None
 
 
+def _picture_at(index: int) -> str:
+    """JavaScript that puts the path of the picture in the image box in this place of an event's inputs."""
+    return f"async (...inputs) => inputs.with({index}, await window.qfvPicturePath())"
+
+
 def example_picker(services: Services) -> Callable:
     """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
 
@@ -253,10 +262,16 @@ def example_picker(services: Services) -> Callable:
 
 
 def wire(
-    services: Services, session: gr.State, parts: dict, after_look: list, after_answer: list, switched: list
+    services: Services,
+    session: gr.State,
+    parts: dict,
+    choice: gr.Dropdown | None,
+    after_look: list,
+    after_answer: list,
+    switched: list,
 ) -> None:
-    """Connect the column. `after_look` and `after_answer` are (fn, inputs, outputs) for the other tabs; `switched`:
-    events after which another model has looked at the image.
+    """Connect the column. `choice`: the picker of models; `after_look` and `after_answer` are (fn, inputs, outputs) for
+    the other tabs; `switched`: events after which another model has looked at the image.
 
     Everything that changes the session shares one queue lane.
     """
@@ -287,9 +302,22 @@ def wire(
         for fn, inputs, outputs in after_look:
             seen.success(fn, inputs, outputs, **light)
     asking = [parts["send"].click, question.submit]
-    posed = gr.on(asking, partial(pose, services), [session, question], [session, log, question], **light)
-    captioned = parts["caption"].click(halt, session, None, **light).then(pose_caption, session, chat, **lane)
-    retried = parts["retry"].click(halt, session, None, **light).then(retry, session, chat, **lane)
+    # What the page shows goes along, so that a session which the server has let go of can be made anew.
+    shown = [parts["picture"], log, *([choice] if choice is not None else [])]
+    posed = gr.on(
+        asking,
+        partial(pose, services),
+        [session, question, *shown],
+        [session, log, question],
+        js=_picture_at(2),
+        **light,
+    )
+    captioned, retried = (
+        parts[name]
+        .click(halt, session, None, **light)
+        .then(partial(fn, services), [session, *shown], chat, js=_picture_at(1), **lane)
+        for name, fn in (("caption", pose_caption), ("retry", retry))
+    )
     for begun in (*looked, posed, captioned, retried):
         begun.then(None, None, None, js=BUSY)
         done = begun.success(partial(answer, services), [session, *parts["settings"]], chat, **lane)

@@ -148,7 +148,7 @@ def head() -> str:
         for text in (
             canvas_script(),
             why_script(),
-            *map(_static, ("across.js", "difference.js", "painter.js", "app.js")),
+            *map(_static, ("across.js", "difference.js", "painter.js", "connection.js", "app.js")),
         )
     )
     icon = quote(_static("icon.svg"))

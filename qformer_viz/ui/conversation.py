@@ -12,6 +12,15 @@ EMPTY = (
     "The model ended its answer before the first word. Ask in other words, or retry with sampled decoding."
 )
 NO_IMAGE = "There is no image yet. Upload one, pick an example or make a scene; then ask again."
+EXPIRED = (
+    "The server no longer holds what this page shows: it keeps a conversation for an hour after the last word, as long "
+    "as there is memory, and was perhaps started anew. Ask a question or press Caption, and it goes on from the "
+    "picture on the screen; where there is none any more, choose one."
+)
+CAPTION = "Caption this image."
+NOTICE = "ⓘ "
+ENDINGS = {None: " ▍", "stopped": " ■ stopped", "length": " … (token limit reached)"}
+"""What a bubble shows behind an answer that ended in such a way; None: one that is being written."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +32,11 @@ class Line:
     finish: str | None = None
 
 
-class StopFlag(threading.Event):
+class Flag(threading.Event):
     """An Event that a session's deep copy replaces by its own, so that no two visitors share one."""
 
-    def __deepcopy__(self, memo: dict) -> "StopFlag":
-        return StopFlag()
+    def __deepcopy__(self, memo: dict) -> "Flag":
+        return Flag()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +44,8 @@ class Session:
     """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `answer` is the
     last finished one, about `encoded`; `kept` is what tabs have computed of it (`ui.explained`), and which `frame` of a
     film is on the canvas; `model` is the name chosen of `Services.speakers`, None: the one that the page opened with.
-    `stop` ends an answer that is being written, `pause` the long work of a tab.
+    `stop` ends an answer that is being written, `pause` the long work of a tab. `opened` is set once the page has been
+    opened in this session; a deep copy, which Gradio makes for a visitor of whom it holds nothing, is not.
     """
 
     model: str | None = None
@@ -43,19 +53,28 @@ class Session:
     preview: str | None = None
     lines: tuple[Line, ...] = ()
     answer: Any = None
-    stop: StopFlag = None  # type: ignore[assignment]
-    pause: StopFlag = None  # type: ignore[assignment]
+    stop: Flag = None  # type: ignore[assignment]
+    pause: Flag = None  # type: ignore[assignment]
+    opened: Flag = None  # type: ignore[assignment]
     kept: dict = None  # type: ignore[assignment]
 
     def __post_init__(self):
         for flag in ("stop", "pause"):
             if getattr(self, flag) is None:
-                object.__setattr__(self, flag, StopFlag())
+                object.__setattr__(self, flag, Flag())
+        if self.opened is None:
+            object.__setattr__(self, "opened", Flag())
+            self.opened.set()
         if self.kept is None:
             object.__setattr__(self, "kept", {})
 
     def __deepcopy__(self, memo: dict) -> "Session":
-        return replace(self, stop=StopFlag(), pause=StopFlag(), kept={})
+        return replace(self, stop=Flag(), pause=Flag(), opened=Flag(), kept={})
+
+    @property
+    def no_image(self) -> str:
+        """Why there is no image, and what to do."""
+        return NO_IMAGE if self.opened.is_set() else EXPIRED
 
     def mark(self) -> object:
         """Stands for what is on the page now: image, model and last answer."""
@@ -145,7 +164,7 @@ def pose(session: Session, question: str, limits: Any) -> Session:
     session.stop.clear()
     text = (question or "").strip()
     if session.encoded is None:
-        return session.add("notice", NO_IMAGE)
+        return session.add("notice", session.no_image)
     if not text:
         return session.add("notice", "The question is empty. Type one, for example: what is in the image?")
     if too_long("The question", text, limits):
@@ -167,7 +186,7 @@ def too_long(what: str, text: str, limits: Limits) -> str:
 def pose_caption(session: Session) -> Session:
     """Ask for a caption again, as an empty question."""
     session.stop.clear()
-    return session.add("notice", NO_IMAGE) if session.encoded is None else session.add("question", "")
+    return session.add("notice", session.no_image) if session.encoded is None else session.add("question", "")
 
 
 def retried(session: Session) -> Session:
@@ -242,10 +261,9 @@ def messages(session: Session) -> list[dict]:
 
 def _shown(line: Line) -> str:
     if line.kind == "notice":
-        return f"ⓘ {line.text}"
+        return f"{NOTICE}{line.text}"
     if line.kind == "question":
-        return line.text or "Caption this image."
+        return line.text or CAPTION
     if line.finish == "empty" or (line.finish and not line.text.strip() and line.finish != "stopped"):
-        return f"ⓘ {EMPTY}"
-    ending = {None: " ▍", "stopped": " ■ stopped", "length": " … (token limit reached)"}
-    return line.text + ending.get(line.finish, "")
+        return f"{NOTICE}{EMPTY}"
+    return line.text + ENDINGS.get(line.finish, "")

@@ -10,7 +10,7 @@ from ..attribution import METHODS, Case
 from ..errors import UserError
 from ..explain import attribute, prepare
 from ..types import Attribution
-from .conversation import NO_IMAGE, Session
+from .conversation import Session
 from .services import Services
 
 NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
@@ -49,7 +49,7 @@ class Explained:
 def of(services: Services, session: Session) -> Explained:
     """What is kept of the last answer. UserError says what to do where there is none."""
     if session.encoded is None:
-        raise UserError(NO_IMAGE)
+        raise UserError(session.no_image)
     if session.answer is None or not session.answer.text:
         raise UserError(NO_ANSWER)
     kept = current(session)

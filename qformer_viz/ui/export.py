@@ -122,7 +122,7 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
 def make(services: Services, name: str, session: Session) -> str:
     """One file for this visitor, in a folder of Gradio's cache that nobody can guess and that is emptied."""
     if session.encoded is None:
-        raise UserError("There is no image yet. Upload one, then export.")
+        raise UserError(session.no_image)
     return str(WRITERS[name][2](services, session, fresh_folder()))
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..view.payload import canvas_payload
 from .components import alert
-from .conversation import NO_IMAGE, Session, too_long
+from .conversation import Session, too_long
 from .lanes import LIGHT, LONG, lasting
 from .payload import as_json, as_text
 from .services import Services
@@ -60,7 +60,7 @@ def rank(services: Services, session: Session, texts: str) -> tuple:
     """(matches, table, detail, choice, plot) for the lines of `texts`; trouble is told where the table stands."""
     lines = list(dict.fromkeys(line.strip() for line in (texts or "").splitlines() if line.strip()))
     if session.encoded is None:
-        return trouble(NO_IMAGE)
+        return trouble(session.no_image)
     if not lines:
         return trouble(NO_TEXT)
     if long := too_long("A text", max(lines, key=len), services.limits):

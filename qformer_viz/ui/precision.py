@@ -8,7 +8,7 @@ import gradio as gr
 from .. import fidelity
 from ..errors import UserError
 from .components import alert, compare_row, facts
-from .conversation import NO_IMAGE, Session
+from .conversation import Session
 from .lanes import LOAD, lasting
 from .services import Services
 
@@ -35,7 +35,7 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, Any]
 
     try:
         if session.encoded is None:
-            raise UserError(NO_IMAGE)
+            raise UserError(session.no_image)
         if session.model not in (None, next(iter(services.speakers), None)):
             raise UserError("Only the model that the page opened with can be compared. Choose it at the top.")
         if name not in services.precisions:

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
 from .components import alert, live_view
-from .conversation import NO_IMAGE, Session, too_long
+from .conversation import Session, too_long
 from .lanes import LONG, lasting
 from .payload import as_json
 from .services import Services
@@ -67,7 +67,7 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
     """Canvas payloads of both questions and the colours of their difference. UserError says what to do instead."""
     speaker = services.of(session)
     if session.encoded is None:
-        raise UserError(NO_IMAGE)
+        raise UserError(session.no_image)
     if not speaker.reads_questions:
         raise UserError(NOT_READ)
     asked = [(text or "").strip() for text in (first, second)]

@@ -64,9 +64,9 @@ class Limits:
     max_question: int = 600
     max_turns: int = 40
     upload: str = "20mb"
-    queue: int = 24
+    queue: int = 200
     cache_seconds: int = 3600
-    sessions: int = 64
+    session_bytes: int = 10**9
     images: int = 24
 
 

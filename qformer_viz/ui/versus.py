@@ -11,7 +11,7 @@ from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
 from . import apart
 from .components import alert, compare_row, live_view
-from .conversation import NO_IMAGE, Session
+from .conversation import Session
 from .lanes import LOAD, lasting
 from .models import pair
 from .payload import as_json
@@ -43,7 +43,7 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, str]
 def both(services: Services, session: Session, name: str) -> tuple[str, str]:
     """What `compared` returns. UserError says what to do instead."""
     if session.encoded is None:
-        raise UserError(NO_IMAGE)
+        raise UserError(session.no_image)
     names = pair(services, session, name)
     *before, (question, _) = session.turns() or [("", "")]
     pipes = [services.of(session).pipe, services.speakers[name]().pipe]

@@ -239,7 +239,7 @@ def test_export_without_an_image_is_explained(url, open_page):
     page = open_page(url)
     page.get_by_role("tab", name="Export").click()
     page.locator("#export-npz").click()
-    page.get_by_text("There is no image yet. Upload one, then export.").wait_for()
+    page.get_by_text("There is no image yet.").wait_for()
 
 
 def test_example_and_scene_maker_bring_captions(url, open_page):

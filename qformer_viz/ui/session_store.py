@@ -1,0 +1,160 @@
+"""What the server keeps of its visitors between two requests: bounded by memory, and nothing of API clients."""
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from gradio.blocks import Blocks
+from gradio.routes import App
+from gradio.state_holder import SessionState, StateHolder
+from PIL import Image
+
+from .error_reports import ReportingBlocks
+
+
+class VisitorState(SessionState):
+    """Gradio's state of one visitor, without the copy of every component's configuration that its deep links need.
+
+    That copy took 0.1 s for each new client, in the one thread that serves all, and 0.3 MB.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks_config = copy(blocks.default_config)
+        self.config_values: dict[int, Any] = {}
+        self.state_data: dict[int, Any] = {}
+        self._state_ttl: dict[int, tuple[float, datetime]] = {}
+        self.is_closed = False
+        self.STATE_TTL_WHEN_CLOSED = 3600
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        block = self.blocks_config.blocks.get(key)
+        if isinstance(block, gr.State):
+            self._state_ttl[key] = (block.time_to_live, datetime.now())
+            self.state_data[key] = value
+        else:
+            self.blocks_config.blocks[key] = value
+
+    def _update_config(self, key: int) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        pass
+
+
+class SessionStore(StateHolder):
+    """The visitors' states, oldest first. Above `most_bytes` the oldest go; the newest always stays.
+
+    A client that leaves no state, as every client of the API, is forgotten as soon as it has been served.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.most_bytes = most_bytes
+        self._bytes: dict[str, int] = {}
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        with self.lock:
+            state = self.session_data.get(session_id)
+            if state is None:
+                state = self.session_data[session_id] = VisitorState(self.blocks)
+            self.session_data.move_to_end(session_id)
+            return state
+
+    @property
+    def held(self) -> int:
+        """Bytes of all states, as they were when each was served last."""
+        return sum(self._bytes.values())
+
+    def served(self, session_id: str) -> None:
+        """A request of this session has ended: weigh what it left, and keep within the memory."""
+        state = self.session_data.get(session_id)
+        if state is None:
+            return
+        size = held_bytes(list(state.state_data.values()))
+        with self.lock:
+            if session_id not in self.session_data:
+                return
+            if not state.state_data:
+                self._forget(session_id)
+                return
+            self._bytes[session_id] = size
+            while self.held > self.most_bytes and len(self._bytes) > 1:
+                self._forget(next(each for each in self.session_data if each in self._bytes))
+
+    def delete_all_expired_state(self) -> None:
+        """Drop what is past its time, and with it those who closed the page and left nothing."""
+        super().delete_all_expired_state()
+        with self.lock:
+            gone = [
+                session_id
+                for session_id, state in self.session_data.items()
+                if state.is_closed and not state.state_data
+            ]
+            for session_id in gone:
+                self._forget(session_id)
+
+    def _forget(self, session_id: str) -> None:
+        self.session_data.pop(session_id, None)
+        self._bytes.pop(session_id, None)
+
+
+def held_bytes(values: Iterable[Any]) -> int:
+    """Bytes of tensors, arrays, pictures and texts within values: dataclasses, mappings and sequences are followed, and
+    so is the capture in the `record` of an image. What is met twice counts once; models and other objects do not."""
+    waiting, seen, total = list(values), set(), 0
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            total += 0 if storage.data_ptr() in seen else storage.nbytes()
+            seen.add(storage.data_ptr())
+        elif isinstance(value, np.ndarray):
+            total += value.nbytes
+        elif isinstance(value, Image.Image):
+            total += value.width * value.height * len(value.getbands())
+        elif isinstance(value, (str, bytes)):
+            total += len(value)
+        elif isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            waiting += value
+        elif is_dataclass(value) and not isinstance(value, type):
+            waiting += [getattr(value, each.name) for each in fields(value)]
+            record = getattr(value, "record", None)
+            waiting += [record.result] if record is not None else []
+    return total
+
+
+class VisitorBlocks(ReportingBlocks):
+    """Blocks that keep their visitors in a SessionStore of `most_bytes`."""
+
+    most_bytes = 10**9
+
+    @property
+    def app(self) -> App:
+        return self._app
+
+    @app.setter
+    def app(self, app: App) -> None:
+        # Gradio makes an app at every launch, with a store of its own, and offers no way to hand it another.
+        app.state_holder = SessionStore(self.most_bytes)
+        app.state_holder.set_blocks(self)
+        self._app = app
+
+    async def process_api(
+        self, *args: Any, session_hash: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """As Gradio; afterwards the visitor's state is weighed."""
+        try:
+            return await super().process_api(*args, session_hash=session_hash, **options)
+        finally:
+            if session_hash is not None:
+                self.state_holder.served(session_hash)
