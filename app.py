@@ -27,12 +27,12 @@ from qformer_viz.__main__ import backend
 from qformer_viz.cli import load, precision
 from qformer_viz.options import PRECISIONS, model_arguments
 
-ROOT = Path(__file__).resolve().parent
+EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
 FILM_IS_NEW = (
     "The bundled model was trained on single scenes: what it says of several at once it has never been taught, and it "
     "may count a thing more than once."
 )
-FIRST_PORT, PORTS = 7860, 20
+FIRST_PORT, PORTS = 7860, 20  # as Gradio; GRADIO_NUM_PORTS
 MATCHER = "blip2-emoji-itm"
 QUICK = 100e6
 """Parameters below which an answer is taken apart unasked, as on a GPU; BLIP-2 emoji has 8 million."""
@@ -48,16 +48,19 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--host",
         default=env.get("QFORMER_VIZ_HOST") or open_host(env),
-        help="address to listen on; 0.0.0.0 lets others in [QFORMER_VIZ_HOST, %(default)s]",
+        help="address to listen on; 0.0.0.0 lets others in [QFORMER_VIZ_HOST, GRADIO_SERVER_NAME, %(default)s]",
     )
     top.add_argument(
         "--port",
-        type=int,
-        default=env.get("QFORMER_VIZ_PORT"),
-        help=f"port to listen on [QFORMER_VIZ_PORT, the first free one from {FIRST_PORT}]",
+        type=port_number,
+        default=env.get("QFORMER_VIZ_PORT") or env.get("GRADIO_SERVER_PORT") or None,
+        help=f"port to listen on [QFORMER_VIZ_PORT, GRADIO_SERVER_PORT, the first free one from {FIRST_PORT}]",
     )
     top.add_argument(
-        "--share", action="store_true", help="a public link through Gradio's servers; off by default"
+        "--share",
+        action="store_true",
+        default=(env.get("GRADIO_SHARE") or "").lower() in ("true", "1"),
+        help="a public link through Gradio's servers [GRADIO_SHARE, off]",
     )
     top.add_argument(
         "--matcher",
@@ -75,6 +78,14 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--open", action="store_true", help="open the page in the browser")
     return top
+
+
+def port_number(text: str) -> int:
+    """A port from what was typed."""
+    number = int(text)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"port {number} does not exist; choose one from 1 to 65535")
+    return number
 
 
 def open_host(env: Mapping[str, str]) -> str:
@@ -255,23 +266,43 @@ def geometry(config: Any) -> Any:
 
 def examples() -> tuple[tuple[Path, str], ...]:
     """The bundled example scenes in the gallery's order, with their titles."""
-    folder = ROOT / "assets/examples"
-    names = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))
-    return tuple((folder / name, Path(name).stem.replace("-", " ")) for name in names)
+    found = tuple((EXAMPLES / name, Path(name).stem.replace("-", " ")) for name in gallery())
+    if missing := [path.name for path, _ in found if not path.is_file()]:
+        raise incomplete("assets/examples", f"{', '.join(missing)} missing")
+    return found
+
+
+def gallery() -> dict[str, Any]:
+    """The scenes of the bundled examples by file name, in the gallery's order."""
+    try:
+        return json.loads((EXAMPLES / "scenes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise incomplete("assets/examples", error) from error
+
+
+def incomplete(folder: str, why: object) -> Exception:
+    """The error for a folder of this repository that is not what it was."""
+    from model.errors import CheckpointError
+
+    return CheckpointError(
+        f"{folder} cannot be read ({why}). Get the repository complete: git checkout -- {folder}"
+    )
 
 
 def scene_maker() -> Any:
     """Draws scenes of the bundled world."""
     import torch
 
-    from model.emoji import drawn
+    try:
+        from model.emoji import drawn
+    except (OSError, ValueError) as error:
+        raise incomplete("assets/emoji", error) from error
     from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, Scene, layout_scene, render
     from model.emoji.truths import masks
     from model.films import FRAMES
     from qformer_viz.ui.services import Drawn, SceneMaker
 
-    gallery = json.loads((ROOT / "assets/examples/scenes.json").read_text(encoding="utf-8"))
-    scenes = drawn.DrawnScenes(map(Scene.from_dict, gallery.values()))
+    scenes = drawn.DrawnScenes(map(Scene.from_dict, gallery().values()))
 
     def draw(nouns, layout, style):
         return scenes.draw(layout_scene(nouns, layout, style))
@@ -335,12 +366,12 @@ def unknown_words(tokenizer: Any) -> Any:
 
 def free_port(host: str) -> int:
     """The first port from 7860 that nothing listens on."""
-    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
+    given = os.environ.get("GRADIO_NUM_PORTS", "")
+    last = min(FIRST_PORT + (int(given) if given.isdigit() and int(given) else PORTS) - 1, 65535)
+    for port in range(FIRST_PORT, last + 1):
         if is_free(host, port):
             return port
-    raise SystemExit(
-        f"error: ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are in use. Choose one with --port."
-    )
+    raise SystemExit(f"error: ports {FIRST_PORT} to {last} are in use. Choose one with --port.")
 
 
 def is_free(host: str, port: int) -> bool:
@@ -377,16 +408,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from qformer_viz.ui import build, launch_options
+    from qformer_viz.ui.request_guard import bypass_proxy
+    from qformer_viz.ui.upload_folder import own_folder
 
     # For the page's own sums, which are small: workers of theirs would keep the model's from their work (model.lane).
     torch.set_num_threads(1)
     others = bundled_beside(pipe, args) | further
-    services = make_services(pipe, matcher, others, other_precisions(pipe, args))
+    try:
+        services = make_services(pipe, matcher, others, other_precisions(pipe, args))
+    except shared.errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    bypass_proxy(args.host)
+    own_folder(port, os.environ)
     build(services).launch(
-        server_name=args.host,
-        server_port=port,
-        inbrowser=args.open,
-        **{**launch_options(services), "share": args.share},
+        server_port=port, inbrowser=args.open, **launch_options(services, args.host, args.share)
     )
     return 0
 

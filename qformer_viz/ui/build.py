@@ -1,11 +1,13 @@
 """The page: header, picture and conversation on the left, canvas and tabs on the right."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_space
+from starlette.middleware import Middleware
 
 from . import (
     about,
@@ -30,8 +32,10 @@ from .components import canvas, head
 from .conversation import Session
 from .lanes import LIGHT, at_once
 from .payload import as_text
+from .request_guard import RequestGuard, rules_for
 from .services import Services
 from .session_store import VisitorBlocks
+from .upload_folder import Cap
 
 STATIC = Path(__file__).parent / "static"
 
@@ -134,12 +138,17 @@ def build(services: Services) -> gr.Blocks:
     return page
 
 
-def launch_options(services: Services) -> dict[str, Any]:
-    """What belongs to `launch()`: looks, privacy and limits. Host and port are the caller's."""
+def launch_options(services: Services, host: str = "127.0.0.1", share: bool = False) -> dict[str, Any]:
+    """What belongs to `launch()`: looks, privacy, limits, and what requests must be on such a host."""
+    rules = rules_for(host, os.environ, share)
     return {
+        "server_name": host,
+        "app_kwargs": {
+            "middleware": [Middleware(RequestGuard, rules=rules, written=Cap(services.limits.disk))]
+        },
         "theme": theme(),
         "head": head(),
-        "share": False,
+        "share": share,
         "show_error": False,
         "enable_monitoring": False,
         "run_history": False,

@@ -9,8 +9,13 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 
 from ..errors import UserError
+from .request_guard import addresses
 
 log = logging.getLogger("qformer_viz")
+FETCHES_NOTHING = (
+    "Images are not fetched from web addresses. Download the picture and upload the file itself "
+    "(in the Python client: handle_file(path))."
+)
 
 
 class ReportingBlocks(gr.Blocks):
@@ -22,10 +27,15 @@ class ReportingBlocks(gr.Blocks):
 
     user_errors: tuple[type[Exception], ...] = (UserError,)
 
-    async def preprocess_data(self, block_fn: BlockFunction, *args: Any, **options: Any) -> list[Any]:
-        """As Gradio; values that do not fit the handler's inputs are the client's to mend."""
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **options: Any
+    ) -> list[Any]:
+        """As Gradio; values that do not fit the handler's inputs are the client's to mend. Gradio would fetch the web
+        addresses among them here, before any component sees them: they are refused."""
+        if any(addresses(inputs)):
+            raise told(block_fn, FETCHES_NOTHING)
         try:
-            return await super().preprocess_data(block_fn, *args, **options)
+            return await super().preprocess_data(block_fn, inputs, *args, **options)
         except gr.Error:
             raise
         except self.user_errors as error:

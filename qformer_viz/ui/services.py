@@ -67,6 +67,7 @@ class Limits:
     queue: int = 200
     cache_seconds: int = 3600
     session_bytes: int = 10**9
+    disk: int = 10**9
     images: int = 24
 
 

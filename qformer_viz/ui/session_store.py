@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 import torch
 from gradio.blocks import Blocks
+from gradio.data_classes import BlocksConfigDict
 from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 from PIL import Image
@@ -148,6 +149,13 @@ class VisitorBlocks(ReportingBlocks):
         app.state_holder = SessionStore(self.most_bytes)
         app.state_holder.set_blocks(self)
         self._app = app
+
+    def get_config_file(self) -> BlocksConfigDict:
+        """As Gradio, without the address in memory of each state's callback."""
+        config = super().get_config_file()
+        for component in config["components"]:
+            component["props"].pop("delete_callback", None)
+        return config
 
     async def process_api(
         self, *args: Any, session_hash: str | None = None, **options: Any

@@ -283,7 +283,9 @@ def campaign(users: int, browsers: int, seconds: float, folder: Path) -> int:
     page = build(services)
     port = program.free_port("127.0.0.1")
     _, url, _ = page.launch(
-        **{**launch_options(services), "server_name": "127.0.0.1", "server_port": port, "quiet": True},
+        **launch_options(services),
+        server_port=port,
+        quiet=True,
         prevent_thread_lock=True,
     )
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
