@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import pytest
 import torch
 from PIL import Image
 
 import app
 import qformer_viz
+from model.errors import CheckpointError
 from model.shelf import tidy
 from qformer_viz import ui
 from qformer_viz.ui import launch_options
@@ -23,6 +25,7 @@ from qformer_viz.ui.components import facts, head
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.lanes import at_once
 from tests.fakes_ui import FakeMatcher, FakePipeline, fake_choice, fake_services
+from tests.serving import serve
 
 ROOT = Path(__file__).parents[1]
 
@@ -292,3 +295,60 @@ def test_a_new_picture_costs_few_requests(options):
     for each in looking:
         written = [out for fn in page.fns.values() if fn.trigger_after == each for out in fn.outputs]
         assert len(written) == len({id(out) for out in written})
+
+
+def test_starts_behind_a_proxy_on_gradios_port(taken, monkeypatch):
+    """Universities and firms set HTTP_PROXY without NO_PROXY; Gradio asks its own server through it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{taken}")
+    for name in ("NO_PROXY", "no_proxy", "QFORMER_VIZ_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))
+    with serve("app") as url:
+        assert url == f"http://127.0.0.1:{port}/"
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(f"{url}config").status_code == 200
+
+
+def test_our_variables_come_before_gradios(monkeypatch):
+    for name, value in (("SERVER_NAME", "0.0.0.0"), ("SERVER_PORT", "9000"), ("SHARE", "True")):
+        monkeypatch.setenv(f"GRADIO_{name}", value)
+    args = app.parser().parse_args([])
+    assert (args.host, args.port, args.share) == ("0.0.0.0", 9000, True)
+    monkeypatch.setenv("QFORMER_VIZ_HOST", "127.0.0.1")
+    monkeypatch.setenv("QFORMER_VIZ_PORT", "9001")
+    args = app.parser().parse_args([])
+    assert (args.host, args.port) == ("127.0.0.1", 9001)
+
+
+def test_as_many_ports_are_tried_as_gradio_would(taken, monkeypatch):
+    monkeypatch.setattr(app, "FIRST_PORT", taken)
+    monkeypatch.setenv("GRADIO_NUM_PORTS", "1")
+    with pytest.raises(SystemExit, match=f"ports {taken} to {taken} are in use"):
+        app.free_port("127.0.0.1")
+
+
+def test_a_repository_that_is_not_complete_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "EXAMPLES", tmp_path)
+    with pytest.raises(CheckpointError, match="git checkout -- assets/examples"):
+        app.examples()
+    (tmp_path / "scenes.json").write_text('{"cat.png": {}}')
+    with pytest.raises(CheckpointError, match=r"cat\.png missing"):
+        app.examples()
+    (tmp_path / "scenes.json").write_text("{")
+    with pytest.raises(CheckpointError, match="assets/examples cannot be read"):
+        app.scene_maker()
+
+
+def test_missing_artwork_is_told_in_one_line(tmp_path):
+    """In a process of its own, for the artwork is read when its module is."""
+    code = (
+        "import pathlib, model.checkpoints as c; c.ASSETS = pathlib.Path('none'); import app\n"
+        "try: app.scene_maker()\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "git checkout -- assets/emoji" in found.stdout and found.stdout.startswith("CheckpointError")
