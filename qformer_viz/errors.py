@@ -49,3 +49,11 @@ class BadValues(QFormerVizError, ValueError):
 
 class BadSelection(QFormerVizError, ValueError):
     """An image, layer, head, query or threshold that does not exist."""
+
+
+class BadArchive(QFormerVizError, ValueError):
+    """The file is not an NPZ that `save_npz` wrote."""
+
+
+class CannotWrite(QFormerVizError):
+    """A file or folder that cannot be written: a full disk, a folder without permission, a name that is taken."""

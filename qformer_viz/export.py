@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .attribution import METHODS
-from .errors import QFormerVizError
+from .errors import BadArchive
 from .types import Attribution, Capture
 
 FORMAT = 1
@@ -29,10 +29,6 @@ AXES = {
     "text_attention": "[L, b, h, q, s] probabilities from queries to the text that the Q-Former reads",
 }
 LIBRARIES = ("torch", "transformers", "numpy", "qformer-viz")
-
-
-class BadArchive(QFormerVizError, ValueError):
-    """The file is not an NPZ that `save_npz` wrote."""
 
 
 def save_npz(capture: Capture, path: str | Path, manifest: Mapping[str, Any] | None = None) -> Path:
