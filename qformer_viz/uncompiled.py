@@ -1,0 +1,30 @@
+"""Run compiled code as it was written: a module that `torch.compile` has compiled and that is warm calls no hooks."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+# The compiler's stance belongs to the process. Blocks of several threads overlap in any order, so the first to enter
+# sets the stance and the last to leave restores it.
+_lock = threading.Lock()
+_inside = 0
+_restore = ExitStack()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside the block nothing runs compiled, in no thread of the process; the stance that was set comes back after."""
+    global _inside
+    with _lock:
+        if not _inside:
+            _restore.enter_context(torch.compiler.set_stance("force_eager"))
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _restore.close()
