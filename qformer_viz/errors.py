@@ -27,6 +27,10 @@ class NothingCaptured(QFormerVizError):
     """The block ended without a Q-Former call that belongs to this recording."""
 
 
+class InsideCompiled(QFormerVizError):
+    """A recording was begun inside a compiled function, where compiled code cannot be told to stand aside."""
+
+
 class ManyCaptured(QFormerVizError):
     """Several Q-Former calls were recorded where a single one was asked for."""
 

@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from .errors import InsideCompiled
+
 # The compiler's stance belongs to the process. Blocks of several threads overlap in any order, so the first to enter
 # sets the stance and the last to leave restores it.
 _lock = threading.Lock()
@@ -15,11 +17,23 @@ _restore = ExitStack()
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside the block nothing runs compiled, in no thread of the process; the stance that was set comes back after."""
+    """Inside the block nothing runs compiled, in no thread of the process; the stance that was set comes back after.
+
+    Raises InsideCompiled where a compiled function enters the block.
+    """
     global _inside
     with _lock:
         if not _inside:
-            _restore.enter_context(torch.compiler.set_stance("force_eager"))
+            try:
+                _restore.enter_context(torch.compiler.set_stance("force_eager"))
+            except RuntimeError as error:
+                if "in a torch.compile region" not in str(error):
+                    raise
+                raise InsideCompiled(
+                    "a function that torch.compile has compiled, and that records inside",
+                    "the recording around the compiled call",
+                    "enter `with qformer_viz.capture(model)` outside, and call the compiled function in the block",
+                ) from None
         _inside += 1
     try:
         yield

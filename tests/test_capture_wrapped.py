@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechEncoderProjector
 
 import qformer_viz
-from qformer_viz import GridMismatch, NotAQFormer, NothingCaptured
+from qformer_viz import GridMismatch, InsideCompiled, NotAQFormer, NothingCaptured
 from tests.fakes import (
     HEADS,
     PATCH,
@@ -210,6 +210,20 @@ def test_a_compiled_function_that_calls_the_model_is_recorded():
         with qformer_viz.capture(model) as recording:
             assert torch.equal(look(pixels()), plain)
     assert torch.equal(recording.cross_attention, record(tiny_blip2()).cross_attention)
+
+
+def test_a_recording_inside_a_compiled_function_is_refused_with_the_way_out():
+    model = tiny_blip2()
+
+    @torch.compile(backend="eager")
+    def look(picture):
+        with qformer_viz.capture(model):
+            return model.get_image_features(picture).pooler_output
+
+    with pytest.raises(InsideCompiled, match="outside, and call the compiled function in the block"):
+        look(pixels())
+    assert stance() == "default" and hooks(model) == 0
+    assert record(model).grid == (4, 4)
 
 
 def test_the_stance_is_restored_after_exceptions_and_refusals():
