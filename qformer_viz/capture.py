@@ -39,7 +39,7 @@ class Recording:
 
     def __init__(self):
         self._captures: tuple[Capture, ...] | None = None
-        self._others: frozenset[str] = frozenset()
+        self._others: tuple[str, ...] = ()
 
     @property
     def captures(self) -> tuple[Capture, ...]:
@@ -83,7 +83,7 @@ _DELEGATED = frozenset({"image", *(field.name for field in fields(Capture))})
 _ELSEWHERE, _TEXT = "calls in another thread or task", "calls without queries"
 
 
-def _nothing(others: frozenset[str]) -> NothingCaptured:
+def _nothing(others: tuple[str, ...]) -> NothingCaptured:
     """What to tell of a block without a call of its own, from the calls that were passed over."""
     if _ELSEWHERE in others:
         return NothingCaptured(
@@ -132,7 +132,7 @@ def capture(model: nn.Module) -> Iterator[Recording]:
             handle.remove()
         # Not reset(token): a generator may be finished in another context than it was started in.
         _entered.set(_entered.get() - {tape.key})
-        recording._captures, recording._others = (), frozenset(tape.others)
+        recording._captures, recording._others = (), tuple(tape.others)
         recording._captures = tuple(_seal(call, site) for call in tape.calls)
 
 

@@ -55,6 +55,10 @@ class BadSelection(QFormerVizError, ValueError):
     """An image, layer, head, query or threshold that does not exist."""
 
 
+class IncompleteCase(QFormerVizError):
+    """A case lacks what is asked of it, such as means over other images."""
+
+
 class BadArchive(QFormerVizError, ValueError):
     """The file is not an NPZ that `save_npz` wrote."""
 
