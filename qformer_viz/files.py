@@ -62,12 +62,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those above it, where they are missing; returns the path. Raises CannotWrite."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CannotWrite(f"{path.name}, which is a file", "a folder", "choose another name") from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
     """The message for a file or folder that cannot be written. It holds the name without the folders above it, for a
     server's own folders are nobody's business."""
     why = error.strerror or str(error)
     fix = _FIXES.get(error.errno, _ANY_FIX)
-    return CannotWrite(f"{path.name}, which cannot be written ({why})", "a file that can be written", fix)
+    return CannotWrite(f"{path.name}, which cannot be written ({why})", "a place that can be written to", fix)
 
 
 def write_text(path: str | Path, text: str) -> Path:
