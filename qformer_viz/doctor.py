@@ -1,7 +1,6 @@
 """Does a checkpoint work here? Loads it, looks at a photograph, checks what can be checked, and reports."""
 
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 from .explain import attribute, prepare
 
@@ -122,5 +126,10 @@ def _words(report: Report, pipe: Any, encoded: Any, caption: Any) -> None:
 def _peak(device: Any) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU"
+    if resource is None:
+        import psutil  # comes with accelerate
+
+        told = psutil.Process().memory_info()
+        return f"{getattr(told, 'peak_wset', told.rss) / 1e9:.2f} GB of main memory"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.2f} GB of main memory"

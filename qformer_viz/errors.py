@@ -59,6 +59,10 @@ class IncompleteCase(QFormerVizError):
     """A case lacks what is asked of it, such as means over other images."""
 
 
+class NoImage(QFormerVizError):
+    """A path that leads to no image."""
+
+
 class BadArchive(QFormerVizError, ValueError):
     """The file is not an NPZ that `save_npz` wrote."""
 

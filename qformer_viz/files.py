@@ -39,13 +39,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         CannotWrite: a full disk, a folder that may not be written to, a path that is no ordinary file.
     """
     path = Path(path)
-    final = Path(os.path.realpath(path))
-    temporary = final.with_name(f".{final.stem[:40]}.{secrets.token_hex(6)}.part{final.suffix[:20]}")
+    final, temporary = _places(path)
     try:
-        if final.exists() and not final.is_file():
-            code = errno.EISDIR if final.is_dir() else errno.EINVAL
-            raise OSError(code, os.strerror(code), str(final))
-        temporary.touch(exist_ok=False)
+        _begin(final, temporary)
         yield temporary
         # On some file systems a full disk shows only here; and a rename must not reach the disk before the content.
         with temporary.open("r+b") as file:
@@ -62,6 +58,26 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_file(path: str | Path) -> None:
+    """Raise CannotWrite where `atomic_write(path)` would fail to begin: to tell before a long computation."""
+    final, temporary = _places(Path(path))
+    try:
+        _begin(final, temporary)
+        temporary.unlink()
+    except OSError as error:
+        raise cannot_write(Path(path), error) from error
+
+
+def check_folder(path: str | Path) -> None:
+    """Make the folder if needed; raise CannotWrite where no file can be written in it."""
+    _, temporary = _places(make_folder(path) / "check")
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise cannot_write(Path(path), error) from error
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder and those above it, where they are missing; returns the path. Raises CannotWrite."""
     path = Path(path)
@@ -72,6 +88,19 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise cannot_write(path, error) from error
     return path
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """(where links lead, a name beside it that nobody has)."""
+    final = Path(os.path.realpath(path))
+    return final, final.with_name(f".{final.stem[:40]}.{secrets.token_hex(6)}.part{final.suffix[:20]}")
+
+
+def _begin(final: Path, temporary: Path) -> None:
+    if final.exists() and not final.is_file():
+        code = errno.EISDIR if final.is_dir() else errno.EINVAL
+        raise OSError(code, os.strerror(code), str(final))
+    temporary.touch(exist_ok=False)
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
