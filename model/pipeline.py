@@ -65,7 +65,7 @@ class Pipeline:
         self._mark = object()
         self.films = self.family == "instructblip"
         self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.films)
-        self._generator = Generator(model, quantization)
+        self._generator = Generator(model, quantization, processor.tokenizer)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._lane = lane(str(self.device))
         self._baseline = Baseline(self._encoder, model.qformer, checkpoint.world, self._turn)
