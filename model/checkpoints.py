@@ -190,10 +190,16 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
     )
 
 
+def is_t5(text_type: str | None) -> bool:
+    """Whether a language model of this `model_type` is of the T5 kind (t5, mt5, umt5, longt5, t5gemma, switch), whose
+    activations overflow in float16."""
+    return "t5" in str(text_type) or text_type == "switch_transformers"
+
+
 def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
     """family, prompts and safe precisions of a checkpoint that is on no list, by the types that its configuration and
     its language model's give."""
-    t5 = text_type == "t5"
+    t5 = is_t5(text_type)
     precisions = _NO_HALF if t5 else PRECISIONS
     if model_type in ("instructblip", "instructblipvideo"):
         return {"family": "instructblip", "precisions": precisions} | _INSTRUCTED
