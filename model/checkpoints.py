@@ -22,6 +22,7 @@ CARD = "explorer.json"
 
 
 PRECISIONS = ("float32", "float16", "bfloat16", "8bit", "4bit")
+PROMPTS = ("question_prompt", "caption_prompt")
 WHOLE = PRECISIONS[:3]
 """Of a retrieval model, which nothing here loads in fewer bits."""
 _NO_HALF = tuple(precision for precision in PRECISIONS if precision != "float16")
@@ -35,6 +36,8 @@ class Checkpoint:
     family           "blip2", "instructblip" or "retrieval"; "" until the configuration has been read
     question_prompt  what the language model reads after the image; {} is the question
     caption_prompt   the same for a caption
+    own_prompts      names of those two that are known to be its own; they come before a tokenizer's chat template
+    chat             whether it is spoken to through the chat template of its tokenizer
     world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
     precisions       in which it is safe to load, of PRECISIONS
     gigabytes        of its weights in each of PRECISIONS; None: judged by the files
@@ -54,6 +57,8 @@ class Checkpoint:
     revision: str | None = None
     verified: bool = False
     folder: Path | None = None
+    own_prompts: tuple[str, ...] = ()
+    chat: bool = False
 
     @property
     def location(self) -> str:
@@ -92,6 +97,7 @@ def _blip2(name: str, title: str, *gigabytes: float) -> Checkpoint:
         # T5 overflows in float16.
         precisions=PRECISIONS if opt else _NO_HALF,
         gigabytes=gigabytes,
+        own_prompts=PROMPTS,
     )
 
 
@@ -105,6 +111,7 @@ def _instructblip(name: str, title: str, *gigabytes: float) -> Checkpoint:
         licence=_VICUNA if "vicuna" in name else _MIT,
         precisions=PRECISIONS if "vicuna" in name else _NO_HALF,
         gigabytes=gigabytes,
+        own_prompts=PROMPTS,
     )
 
 
@@ -119,6 +126,7 @@ def _bundled(name: str, title: str, family: str, *gigabytes: float) -> Checkpoin
         gigabytes=gigabytes,
         verified=True,
         folder=ASSETS / name,
+        own_prompts=PROMPTS,
     )
 
 
@@ -231,7 +239,7 @@ def _local(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder.name}/{CARD} cannot be used: {error}. Correct or delete it."
         ) from error
-    return replace(entry, **texts)
+    return replace(entry, **texts, own_prompts=tuple(name for name in PROMPTS if name in texts))
 
 
 def _spoken_to(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def sources(model: Any, tokenizer: Any) -> dict[str, frozenset[int]]:
     """
     language = model.language_model
     text, rows = language.config, language.get_input_embeddings().weight.shape[0]
-    generation = _ids(language.generation_config.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+    whole = getattr(model.generation_config, "eos_token_id", None)
+    generation = _ids(language.generation_config.eos_token_id, whole)
     configured = _ids(text.eos_token_id)
     if tokenizer is not None:
         default = getattr(type(text), "eos_token_id", None)

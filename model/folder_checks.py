@@ -9,7 +9,9 @@ from PIL import Image
 from transformers import AddedToken
 
 from model.checkpoints import Checkpoint
-from model.errors import CheckpointError
+from model.errors import CheckpointError, QuestionError
+from model.prompt_format import with_chat_template
+from model.prompts import Prompter
 
 _SHAPES = ((64, 48), (48, 64))
 """Widths and heights of the pictures that a processor is tried with."""
@@ -31,7 +33,11 @@ def check(checkpoint: Checkpoint, processor: Any, config: Any) -> tuple[Checkpoi
     """
     check_picture_size(checkpoint.id, processor.image_processor, config.vision_config)
     _check_queries(checkpoint.id, processor, config)
-    return checkpoint, settle_image_token(checkpoint.id, processor, config)
+    settings = settle_image_token(checkpoint.id, processor, config)
+    config.update(settings)
+    checkpoint = with_chat_template(checkpoint, processor.tokenizer)
+    _check_prompts(checkpoint, processor, config)
+    return checkpoint, settings
 
 
 def check_picture_size(name: str, image_processor: Any, vision_config: Any) -> None:
@@ -51,9 +57,19 @@ def check_picture_size(name: str, image_processor: Any, vision_config: Any) -> N
             raise CheckpointError(
                 f"{name}: the image processor turns a picture of {shape[0]}×{shape[1]} into one of "
                 f"{made[1]}×{made[0]}, but the model's ViT takes {width}×{height} (vision_config.image_size in "
-                f'config.json). Set "size": {{"height": {height}, "width": {width}}} in preprocessor_config.json, or in '
-                "processor_config.json where there is one, or save the processor that the model was trained with."
+                f'config.json). Set "size": {{"height": {height}, "width": {width}}} in preprocessor_config.json, or '
+                "in processor_config.json where there is one, or save the processor the model was trained with."
             )
+
+
+def _check_prompts(checkpoint: Checkpoint, processor: Any, config: Any) -> None:
+    """Refuse prompts that no question can be put in: a chat template that fails, an image token in explorer.json."""
+    prompter = Prompter(checkpoint, processor, config)
+    try:
+        prompter.caption(1)
+        prompter.question("What is it?", [("", "A cat"), ("What is it?", "A cat.")], 1)
+    except QuestionError as error:
+        raise CheckpointError(f"{checkpoint.id} cannot be asked anything: {error}") from error
 
 
 def _check_queries(name: str, processor: Any, config: Any) -> None:
@@ -82,7 +98,8 @@ def settle_image_token(name: str, processor: Any, config: Any) -> dict[str, int]
     if expected is not None and found != expected:
         raise CheckpointError(
             f"{name}: the tokenizer's {kind} token has id {found}, the model's configuration says {expected}. Save the "
-            f'processor the model was trained with beside it, or set "{setting}": {found} in config.json if this one is.'
+            f'processor the model was trained with beside it; if this is the one, set "{setting}": {found} in '
+            "config.json."
         )
     rows = config.text_config.vocab_size
     if found >= rows:

@@ -131,7 +131,9 @@ class Pipeline:
         if not answer.token_ids:
             raise QuestionError("The answer has no word to explain. Ask in other words.")
         encoded, inputs = self._with_vision(image)
-        prompt = self._prompts.ids(answer.prompt, encoded.queries.shape[1])
+        slots = encoded.queries.shape[1]
+        ids = answer.prompt_ids
+        prompt = self._prompts.placed(ids, slots) if ids else self._prompts.ids(answer.prompt, slots)
 
         return Scorer(
             self.model, encoded, prompt, answer, self._encoder, inputs, self._turn, self._generator.reuse
@@ -294,7 +296,7 @@ class Pipeline:
         if fresh is not None:
             return fresh
         if known is None:
-            return Answer("", (), (), (), "stopped", prompt.text, 0.0, notices)
+            return Answer("", (), (), (), "stopped", prompt.text, 0.0, notices, prompt.text_ids)
         if emit is not None:
             for count in range(1, len(known.tokens)):
                 emit(_beginning(known, count))
@@ -343,7 +345,17 @@ class Pipeline:
             if finish == "eos" and not text:
                 finish = "empty"
             tokens, seconds = tuple(wording.pieces), time.perf_counter() - start
-            return Answer(text, tokens, tuple(ids), tuple(logprobs), finish, prompt.text, seconds, notices)
+            return Answer(
+                text,
+                tokens,
+                tuple(ids),
+                tuple(logprobs),
+                finish,
+                prompt.text,
+                seconds,
+                notices,
+                prompt.text_ids,
+            )
 
         def progress(ids: list[int], logprobs: list[float]) -> None:
             emit(answer(ids, logprobs, None))

@@ -71,7 +71,11 @@ def _floats(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{name}.weight (scales)", scales
         state = getattr(weight, "quant_state", None)
         nested = getattr(state, "state2", None)
-        for scales in (getattr(state, "absmax", None), getattr(state, "offset", None), getattr(nested, "absmax", None)):
+        for scales in (
+            getattr(state, "absmax", None),
+            getattr(state, "offset", None),
+            getattr(nested, "absmax", None),
+        ):
             if isinstance(scales, Tensor) and scales.is_floating_point():
                 yield f"{name}.weight (scales)", scales
 
