@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError
+from model.folder_layout import advice
 
 _HERE = Path(__file__).resolve().parent
 ASSETS = _HERE / "bundled" if (_HERE / "bundled").is_dir() else _HERE.parent / "assets"
@@ -219,8 +220,7 @@ def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
 def _local(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. Give "
-            "the folder that save_pretrained wrote."
+            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. {advice(folder)}"
         )
     entry = Checkpoint(
         id=folder.name, title=folder.name, world="unknown", folder=folder, **_spoken_to(folder)

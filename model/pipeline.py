@@ -24,6 +24,7 @@ from model.images import Decoded, decode
 from model.lane import lane
 from model.prompts import Prompt, Prompter
 from model.scoring import Scorer, eager
+from model.self_check import Finding, findings, spoken_to_by
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn, upload
 from model.wording import Wording, text_of
@@ -223,6 +224,11 @@ class Pipeline:
         self._generator.forget()
         self._answers.clear()
 
+    def self_check(self) -> list[Finding]:
+        """What can be checked without asking the model anything: (what, whether it holds, detail)."""
+        precision = str(self.dtype).removeprefix("torch.")
+        return findings(self.checkpoint, self.model, self.processor, precision)
+
     def describe(self) -> dict[str, Any]:
         """What a manifest needs to say which computation made a picture or an answer."""
         parts = {"vision": "vision_model", "qformer": "qformer", "language": "language_model"}
@@ -238,6 +244,7 @@ class Pipeline:
             "quantization": self.quantization,
             "device": str(self.device),
             "reason": self.reason,
+            "prompt": spoken_to_by(self.checkpoint),
             "attn_implementation": {
                 part: getattr(self.model, name).config._attn_implementation for part, name in parts.items()
             },

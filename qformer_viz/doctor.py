@@ -13,7 +13,7 @@ import torch
 
 from .explain import attribute, prepare
 
-FACTS = ("model", "family", "revision", "precision", "quantization", "device", "reason", "verified")
+FACTS = ("model", "family", "revision", "precision", "quantization", "device", "reason", "prompt", "verified")
 CLOSE = {"torch.float32": 1e-4, "torch.bfloat16": 2e-2, "torch.float16": 5e-3}
 """How far the two routes to one number may differ, by the language model's precision."""
 
@@ -67,6 +67,9 @@ def examine(load: Callable[[], Any], image: Any, question: str = "What is in the
     report.facts |= {name: str(about.get(name)) for name in FACTS}
     report.facts["versions"] = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     report.facts["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    with report.timed("checks of the files"):
+        for what, holds, detail in pipe.self_check():
+            report.check(what, holds, detail)
     with report.timed("ViT and Q-Former"):
         encoded = pipe.encode(image)
     with report.timed("caption"):
