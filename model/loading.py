@@ -182,6 +182,8 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
+    if text.endswith(":") and len(lines) > 1:
+        text += f" {lines[1].strip()}"  # huggingface_hub's validation errors say what is wrong in the second
     return text[:300].rstrip(". ")
 
 

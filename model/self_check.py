@@ -94,5 +94,7 @@ def _typed(checkpoint: Checkpoint, model: Any, processor: Any) -> Finding:
         return Finding(what, False, str(error))
     expected = made[0][1]
     wrong = [question for question, count in made if count != expected]
-    detail = f"{', '.join(wrong[:3])} in a question makes special tokens" if wrong else f"{len(made) - 1} tried"
+    detail = (
+        f"{', '.join(wrong[:3])} in a question makes special tokens" if wrong else f"{len(made) - 1} tried"
+    )
     return Finding(what, not wrong, detail)
