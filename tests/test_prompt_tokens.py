@@ -167,7 +167,9 @@ def test_an_answer_is_scored_behind_the_ids_it_was_generated_behind(chat):
     assert answer.token_ids
     scorer = pipe.scorer(pipe.encode(PICTURE), answer)
     scores = scorer.score(scorer.queries)[0]
-    assert scores.tolist() == pytest.approx(list(answer.logprobs), abs=1e-4)
+    assert scores.sum().item() == pytest.approx(sum(answer.logprobs), abs=1e-4)
+    # The text alone would be read as typed, special tokens and all.
+    assert pipe._prompts.ids(answer.prompt)[factory.QUERIES :] != answer.prompt_ids
 
 
 def test_explorer_json_comes_before_the_chat_template(carded):
