@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError
+from model.folder_layout import advice
 
 _HERE = Path(__file__).resolve().parent
 ASSETS = _HERE / "bundled" if (_HERE / "bundled").is_dir() else _HERE.parent / "assets"
@@ -22,6 +23,7 @@ CARD = "explorer.json"
 
 
 PRECISIONS = ("float32", "float16", "bfloat16", "8bit", "4bit")
+PROMPTS = ("question_prompt", "caption_prompt")
 WHOLE = PRECISIONS[:3]
 """Of a retrieval model, which nothing here loads in fewer bits."""
 _NO_HALF = tuple(precision for precision in PRECISIONS if precision != "float16")
@@ -35,6 +37,8 @@ class Checkpoint:
     family           "blip2", "instructblip" or "retrieval"; "" until the configuration has been read
     question_prompt  what the language model reads after the image; {} is the question
     caption_prompt   the same for a caption
+    own_prompts      names of those two that are known to be its own; they come before a tokenizer's chat template
+    chat             whether it is spoken to through the chat template of its tokenizer
     world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
     precisions       in which it is safe to load, of PRECISIONS
     gigabytes        of its weights in each of PRECISIONS; None: judged by the files
@@ -54,6 +58,8 @@ class Checkpoint:
     revision: str | None = None
     verified: bool = False
     folder: Path | None = None
+    own_prompts: tuple[str, ...] = ()
+    chat: bool = False
 
     @property
     def location(self) -> str:
@@ -92,6 +98,7 @@ def _blip2(name: str, title: str, *gigabytes: float) -> Checkpoint:
         # T5 overflows in float16.
         precisions=PRECISIONS if opt else _NO_HALF,
         gigabytes=gigabytes,
+        own_prompts=PROMPTS,
     )
 
 
@@ -105,6 +112,7 @@ def _instructblip(name: str, title: str, *gigabytes: float) -> Checkpoint:
         licence=_VICUNA if "vicuna" in name else _MIT,
         precisions=PRECISIONS if "vicuna" in name else _NO_HALF,
         gigabytes=gigabytes,
+        own_prompts=PROMPTS,
     )
 
 
@@ -119,6 +127,7 @@ def _bundled(name: str, title: str, family: str, *gigabytes: float) -> Checkpoin
         gigabytes=gigabytes,
         verified=True,
         folder=ASSETS / name,
+        own_prompts=PROMPTS,
     )
 
 
@@ -190,10 +199,16 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
     )
 
 
+def is_t5(text_type: str | None) -> bool:
+    """Whether a language model of this `model_type` is of the T5 kind (t5, mt5, umt5, longt5, t5gemma, switch), whose
+    activations overflow in float16."""
+    return "t5" in str(text_type) or text_type == "switch_transformers"
+
+
 def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
     """family, prompts and safe precisions of a checkpoint that is on no list, by the types that its configuration and
     its language model's give."""
-    t5 = text_type == "t5"
+    t5 = is_t5(text_type)
     precisions = _NO_HALF if t5 else PRECISIONS
     if model_type in ("instructblip", "instructblipvideo"):
         return {"family": "instructblip", "precisions": precisions} | _INSTRUCTED
@@ -205,8 +220,7 @@ def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
 def _local(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. Give "
-            "the folder that save_pretrained wrote."
+            f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. {advice(folder)}"
         )
     entry = Checkpoint(
         id=folder.name, title=folder.name, world="unknown", folder=folder, **_spoken_to(folder)
@@ -225,7 +239,7 @@ def _local(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder.name}/{CARD} cannot be used: {error}. Correct or delete it."
         ) from error
-    return replace(entry, **texts)
+    return replace(entry, **texts, own_prompts=tuple(name for name in PROMPTS if name in texts))
 
 
 def _spoken_to(folder: Path) -> dict[str, Any]:

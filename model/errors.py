@@ -32,5 +32,9 @@ class GradientError(ModelError):
     """The weights are held in a form that no gradient passes through."""
 
 
+class AttentionError(ModelError):
+    """The language model has no attention that could be read."""
+
+
 class MemoryError_(ModelError):
     """The device ran out of memory; the caches have been emptied and the pipeline can be used again."""

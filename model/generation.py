@@ -25,6 +25,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from model.caching import Recent
+from model.end_tokens import end_tokens
 from model.types import Decoding
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -51,7 +52,8 @@ class Generated:
 class Generator:
     """Generation over one language model. Not safe under threads by itself: the pipeline runs it in its lane."""
 
-    def __init__(self, model: Any, quantization: str | None = None) -> None:
+    def __init__(self, model: Any, quantization: str | None = None, tokenizer: Any = None) -> None:
+        """tokenizer: the language model's; its end token is one of `ends`."""
         self.model = model
         self.quantised = quantization is not None
         self.language = model.language_model
@@ -59,9 +61,7 @@ class Generator:
         # LLM.int8 picks outlier columns over all tokens of a pass: in two pieces it is another computation.
         self.reuse = self.decoder_only and quantization != "8bit"
         self._prefixes: Recent[_Prefix] = Recent(PREFIXES)
-        ends = self.language.generation_config.eos_token_id
-        ends = self.language.config.eos_token_id if ends is None else ends
-        self.ends = frozenset(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
+        self.ends = end_tokens(model, tokenizer)
 
     def forget(self) -> None:
         self._prefixes.clear()
@@ -149,8 +149,12 @@ class Generator:
         }
         if decoding.do_sample:
             settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-        if self.language.generation_config.pad_token_id is None and self.ends:
-            settings["pad_token_id"] = min(self.ends)
+        if self.ends:
+            settings["eos_token_id"] = sorted(self.ends)
+            pad = self.language.generation_config.pad_token_id
+            # Vicuna's configuration says -1, of which `generate` warns.
+            if pad is None or pad < 0:
+                settings["pad_token_id"] = min(self.ends)
         return settings
 
     def _until_end(self, new: list[int]) -> list[int]:

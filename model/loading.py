@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from model import memory
+from model import folder_checks, memory, weight_checks
 from model.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
@@ -73,9 +73,10 @@ def load(
     if not checkpoint.family:
         checkpoint = replace(checkpoint, **spoken_to(config.model_type, config.text_config.model_type))
     checkpoint = replace(checkpoint, family=family)
-    model, quantization, reason, place = _open(checkpoint, config, model_class, device, dtype, quantization)
     processor = _attempt(checkpoint, processor_class.from_pretrained)
-    _check_placeholders(checkpoint, processor, config)
+    checkpoint, settings = folder_checks.check(checkpoint, processor, config)
+    model, quantization, reason, place = _open(checkpoint, config, model_class, device, dtype, quantization)
+    model.config.update(settings)
     how = {"quantization": quantization, "reason": reason, "device": place}
     return Pipeline(checkpoint, model, processor, observe=observe, **how)
 
@@ -97,8 +98,9 @@ def load_matcher(
             "another checkpoint."
         )
     checkpoint = replace(checkpoint, family="retrieval", precisions=WHOLE)
-    model, _, reason, _ = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
     processor = _attempt(checkpoint, transformers.Blip2Processor.from_pretrained)
+    folder_checks.check_picture_size(checkpoint.id, processor.image_processor, config.vision_config)
+    model, _, reason, _ = _open(checkpoint, config, RETRIEVAL, device, dtype, None)
     return Matcher(checkpoint, model, processor, reason=reason, observe=observe)
 
 
@@ -130,7 +132,7 @@ def _open(
 
     def read() -> Any:
         model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
-        _check_complete(checkpoint, info)
+        weight_checks.check(checkpoint.id, model, info)
         return model.eval().requires_grad_(False)
 
     model = apart(read)
@@ -180,39 +182,9 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
+    if text.endswith(":") and len(lines) > 1:
+        text += f" {lines[1].strip()}"  # huggingface_hub's validation errors say what is wrong in the second
     return text[:300].rstrip(". ")
-
-
-def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    """transformers fills absent weights with random numbers and only logs it."""
-    for kind in ("missing_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info.get(kind, ()))
-        if keys:
-            raise CheckpointError(
-                f"{checkpoint.id} lacks {len(keys)} of the weights its configuration asks for "
-                f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}; {kind.replace('_', ' ')}). Get "
-                "the checkpoint complete."
-            )
-
-
-def _check_placeholders(checkpoint: Checkpoint, processor: Any, config: Any) -> None:
-    """A processor that does not know the number of queries drops the image without a word."""
-    if processor.num_query_tokens is None:
-        processor.num_query_tokens = config.num_query_tokens
-    if processor.num_query_tokens != config.num_query_tokens:
-        raise CheckpointError(
-            f"{checkpoint.id}: the processor inserts {processor.num_query_tokens} image placeholders but "
-            f"the model has {config.num_query_tokens} queries. Save the processor again with "
-            f"num_query_tokens={config.num_query_tokens}."
-        )
-    token = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
-    kind = "video" if config.model_type == "instructblipvideo" else "image"
-    expected = getattr(config, f"{kind}_token_index")
-    if token != expected:
-        raise CheckpointError(
-            f"{checkpoint.id}: the tokenizer's {kind} token has id {token}, the model's configuration says "
-            f"{expected}. Save the processor the model was trained with beside it."
-        )
 
 
 def _quantization(kind: str, precision: torch.dtype) -> Any:
@@ -278,7 +250,8 @@ def _plan(
         asked = None
     if asked is not None and str(asked).removeprefix("torch.") not in checkpoint.precisions:
         raise CheckpointError(
-            f'{checkpoint.id} has a T5 language model, which overflows in float16. Choose dtype="bfloat16".'
+            f"{checkpoint.id} has a language model of the T5 kind ({config.text_config.model_type}), which overflows "
+            'in float16. Choose dtype="bfloat16".'
         )
     known = checkpoint.parameters or _stored_parameters(checkpoint)
     if known is not None and known < 0.5:

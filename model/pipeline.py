@@ -24,6 +24,7 @@ from model.images import Decoded, decode
 from model.lane import lane
 from model.prompts import Prompt, Prompter
 from model.scoring import Scorer, eager
+from model.self_check import Finding, findings, spoken_to_by
 from model.streaming import Emit, Stopped, stream
 from model.types import Answer, Decoding, EncodedImage, Turn, upload
 from model.wording import Wording, text_of
@@ -65,7 +66,7 @@ class Pipeline:
         self._mark = object()
         self.films = self.family == "instructblip"
         self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.films)
-        self._generator = Generator(model, quantization)
+        self._generator = Generator(model, quantization, processor.tokenizer)
         self._answers: Recent[Answer] = Recent(ANSWERS)
         self._lane = lane(str(self.device))
         self._baseline = Baseline(self._encoder, model.qformer, checkpoint.world, self._turn)
@@ -131,7 +132,9 @@ class Pipeline:
         if not answer.token_ids:
             raise QuestionError("The answer has no word to explain. Ask in other words.")
         encoded, inputs = self._with_vision(image)
-        prompt = self._prompts.ids(answer.prompt, encoded.queries.shape[1])
+        slots = encoded.queries.shape[1]
+        ids = answer.prompt_ids
+        prompt = self._prompts.placed(ids, slots) if ids else self._prompts.ids(answer.prompt, slots)
 
         return Scorer(
             self.model, encoded, prompt, answer, self._encoder, inputs, self._turn, self._generator.reuse
@@ -221,6 +224,11 @@ class Pipeline:
         self._generator.forget()
         self._answers.clear()
 
+    def self_check(self) -> list[Finding]:
+        """What can be checked without asking the model anything: (what, whether it holds, detail)."""
+        precision = str(self.dtype).removeprefix("torch.")
+        return findings(self.checkpoint, self.model, self.processor, precision)
+
     def describe(self) -> dict[str, Any]:
         """What a manifest needs to say which computation made a picture or an answer."""
         parts = {"vision": "vision_model", "qformer": "qformer", "language": "language_model"}
@@ -236,6 +244,7 @@ class Pipeline:
             "quantization": self.quantization,
             "device": str(self.device),
             "reason": self.reason,
+            "prompt": spoken_to_by(self.checkpoint),
             "attn_implementation": {
                 part: getattr(self.model, name).config._attn_implementation for part, name in parts.items()
             },
@@ -294,7 +303,7 @@ class Pipeline:
         if fresh is not None:
             return fresh
         if known is None:
-            return Answer("", (), (), (), "stopped", prompt.text, 0.0, notices)
+            return Answer("", (), (), (), "stopped", prompt.text, 0.0, notices, prompt.text_ids)
         if emit is not None:
             for count in range(1, len(known.tokens)):
                 emit(_beginning(known, count))
@@ -343,7 +352,17 @@ class Pipeline:
             if finish == "eos" and not text:
                 finish = "empty"
             tokens, seconds = tuple(wording.pieces), time.perf_counter() - start
-            return Answer(text, tokens, tuple(ids), tuple(logprobs), finish, prompt.text, seconds, notices)
+            return Answer(
+                text,
+                tokens,
+                tuple(ids),
+                tuple(logprobs),
+                finish,
+                prompt.text,
+                seconds,
+                notices,
+                prompt.text_ids,
+            )
 
         def progress(ids: list[int], logprobs: list[float]) -> None:
             emit(answer(ids, logprobs, None))

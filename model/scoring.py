@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from model.errors import GradientError
+from model.errors import AttentionError, GradientError
 from model.generation import CACHE, teacher_forced
 from model.heads import Usual, hushed, silenced
 from model.wording import split_words, text_of
@@ -189,7 +189,8 @@ class Scorer:
         """Attention of the language model to the query slots for every word: `[t, q]`, mean over layers and heads.
 
         The row that predicts a piece is the position before it; pieces of a word are averaged. Encoder-decoder models:
-        the decoder's cross-attention. queries [1, q, d]: other ones in their place.
+        the decoder's cross-attention. Layers without attention, as in a hybrid, are left out. queries [1, q, d]: other
+        ones in their place. Raises AttentionError where no layer has any, as in Mamba.
         """
         rows = self.turn(partial(self._attention, self.queries if queries is None else queries))
         return self._per_word(rows.T, mean=True).T
@@ -197,7 +198,15 @@ class Scorer:
     def _attention(self, queries: Tensor) -> Tensor:
         with eager(self.language):
             out = self._forward(queries, output_attentions=True)
-        maps = out.cross_attentions if self.language.config.is_encoder_decoder else out.attentions
+        found = getattr(
+            out, "cross_attentions" if self.language.config.is_encoder_decoder else "attentions", None
+        )
+        maps = [layer for layer in found or () if layer is not None and layer.dim() == 4]
+        if not maps:
+            raise AttentionError(
+                f"Found no attention in {type(self.language).__name__}; expected a language model whose layers attend "
+                "to the queries. Fix: choose a method that does not read its attention, such as query knock-out."
+            )
         first = 0 if self.language.config.is_encoder_decoder else self._prompt.shape[1] - 1
         rows = torch.stack([layer[0].float().mean(0) for layer in maps]).mean(0)[first:]
         return rows[: self._answer.shape[1], : self.queries.shape[1]].cpu()

@@ -124,6 +124,8 @@ class Answer:
                temperature or nucleus. With beams: from one teacher-forced pass over the result
     finish     "eos", "length", "stopped", "empty", or None while a stream is still growing
     seconds    spent in the language model when the answer was made; a replayed answer keeps that figure
+    prompt_ids token ids of `prompt`, without the image's placeholders: markup in it makes special tokens that the text
+               alone does not tell from what a visitor typed
     """
 
     text: str
@@ -134,6 +136,7 @@ class Answer:
     prompt: str
     seconds: float
     notices: tuple[str, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

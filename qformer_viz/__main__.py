@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-from .cli import Backend, main
+from . import terminal
+from .cli import Backend, main, stopped
 
 
 def load(name: str, **options: Any) -> Any:
@@ -85,7 +86,11 @@ def backend() -> Backend:
 
 def command() -> int:
     """What an installed `qformer-viz` runs."""
-    return main(None, backend())
+    terminal.prepare()
+    try:
+        return main(None, backend())
+    except KeyboardInterrupt:  # while the libraries were imported
+        return stopped()
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from . import sources
 from .attribution import METHODS
+from .errors import UserError
 from .explain import attribute, prepare
+from .files import atomic_write, check_file, check_folder, make_folder, write_json, write_text
 from .options import parser
+from .terminal import whole_unicode
 
 
 @dataclass(frozen=True)
@@ -41,27 +45,71 @@ def load(backend: Backend, args: argparse.Namespace) -> Any:
 
 def main(argv: Sequence[str] | None, backend: Backend) -> int:
     """Run one command. 0: done; 1: the doctor found a fault; 2: the input or the options are at fault, said on
-    stderr."""
+    stderr; 130: stopped by Ctrl-C."""
     args = parser().parse_args(argv)
+    output = sys.stdout
     try:
         # What the loader tells belongs to the terminal, not to the result.
         with redirect_stdout(sys.stderr):
-            result = (
-                WHOLE[args.command](backend, args) if args.command in WHOLE else _about_image(backend, args)
-            )
-    except (*backend.errors, OSError) as error:
+            if args.command in WHOLE:
+                if getattr(args, "out", None):
+                    check_file(args.out)
+                result = WHOLE[args.command](backend, args)
+            else:
+                result = _about_images(backend, args, output)
+    except (UserError, *backend.errors, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else result["text"])
-    return 0 if result.get("healthy", True) else 1
+    except KeyboardInterrupt:
+        return stopped()
+    if args.json:
+        print(json.dumps(result, ensure_ascii=not whole_unicode(), indent=2))
+    elif "text" in result:
+        print(result["text"])
+    return 2 if result.get("failed") else 0 if result.get("healthy", True) else 1
 
 
-def _about_image(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    decoded = backend.decode(args.image)
+def stopped() -> int:
+    """One line for Ctrl-C, below what the terminal shows of it, and the exit code of shells."""
+    print("\nstopped" if sys.stderr.isatty() else "stopped", file=sys.stderr)
+    return 130
+
+
+def _about_images(backend: Backend, args: argparse.Namespace, output: TextIO) -> dict[str, Any]:
+    """What a command says of one image, or of several one by one, each told as soon as it is known: one that cannot be
+    opened does not keep the others waiting."""
+    found, several = sources.listed(args.image), sources.several(args.image)
+    if args.command == "explain":
+        check_folder(args.out)
+        for source in found if several else ():
+            if (args.out / source.folder).exists():
+                check_folder(args.out / source.folder)
+    first = None if several else backend.decode(found[0].read())
     pipe = load(backend, args)
+    if first is not None:
+        return _about_image(pipe, first, args)
+    results: list[dict[str, Any]] = []
+    for source in found:
+        own = argparse.Namespace(**vars(args))
+        if args.command == "explain":
+            own.out = args.out / source.folder
+        try:
+            result = _about_image(pipe, backend.decode(source.read()), own, f"{source.name}: ")
+        except (UserError, *backend.errors, OSError) as error:
+            print(f"error: {source.name}: {error}", file=sys.stderr)
+            result = {"error": str(error)}
+        else:
+            told = str(own.out) if args.command == "explain" else " ".join(result["text"].split())
+            if not args.json:
+                print(f"{source.name}: {told}", file=output, flush=True)
+        results.append({"image": source.name} | result)
+    return {"images": results, "failed": sum("error" in result for result in results)}
+
+
+def _about_image(pipe: Any, decoded: Any, args: argparse.Namespace, name: str = "") -> dict[str, Any]:
     encoded = pipe.encode(decoded)
     for notice in encoded.notices:
-        print(f"note: {notice}", file=sys.stderr)
+        print(f"note: {name}{notice}", file=sys.stderr)
     return COMMANDS[args.command](pipe, encoded, args)
 
 
@@ -181,7 +229,7 @@ def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, An
         "measures": benchmark.MEASURES,
     }
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(args.out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found | asdict(result)
 
 
@@ -200,7 +248,7 @@ def run_bottleneck(backend: Backend, args: argparse.Namespace) -> dict[str, Any]
     finally:
         print(file=sys.stderr)  # what comes next begins a line of its own
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(args.out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return {"text": f"{pipe.name}, {found['images']} scenes\n\n{bottleneck.table(found)}"} | found
 
 
@@ -223,7 +271,7 @@ def run_inside(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         print(file=sys.stderr)
     found["table"] = inside.table(found)
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(args.out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return {"text": f"{pipe.name}, {found['images']} images, nats lost\n\n{found['table']}"} | found
 
 
@@ -252,19 +300,20 @@ def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, 
     manifest = export.manifest(
         capture, about, image_sha256=encoded.sha256, question=turns[-1][0] or None, answer=turns[-1][1]
     )
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     files = {
         name: args.out / name
         for name in ("page.html", "capture.npz", "manifest.json", "contact_sheet.png", "attributions.json")
     }
     show(encoded, pipe=pipe, why=why, turns=turns).save(files["page.html"])
     export.save_npz(capture, files["capture.npz"], manifest)
-    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-    overlay.contact_sheet(capture, encoded.image).save(files["contact_sheet.png"])
+    write_json(files["manifest.json"], manifest, indent=2)
+    with atomic_write(files["contact_sheet.png"]) as temporary:
+        overlay.contact_sheet(capture, encoded.image).save(temporary)
     if why:
         export.save_attributions(why, files["attributions.json"], manifest)
     else:
-        del files["attributions.json"]
+        files.pop("attributions.json").unlink(missing_ok=True)  # of an earlier answer
     return {"text": "\n".join(map(str, files.values())), "files": [str(path) for path in files.values()]} | {
         "manifest": manifest
     }

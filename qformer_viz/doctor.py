@@ -1,7 +1,6 @@
 """Does a checkpoint work here? Loads it, looks at a photograph, checks what can be checked, and reports."""
 
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -11,9 +10,14 @@ from typing import Any
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
+
 from .explain import attribute, prepare
 
-FACTS = ("model", "family", "revision", "precision", "quantization", "device", "reason", "verified")
+FACTS = ("model", "family", "revision", "precision", "quantization", "device", "reason", "prompt", "verified")
 CLOSE = {"torch.float32": 1e-4, "torch.bfloat16": 2e-2, "torch.float16": 5e-3}
 """How far the two routes to one number may differ, by the language model's precision."""
 
@@ -67,6 +71,9 @@ def examine(load: Callable[[], Any], image: Any, question: str = "What is in the
     report.facts |= {name: str(about.get(name)) for name in FACTS}
     report.facts["versions"] = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     report.facts["machine"] = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    with report.timed("checks of the files"):
+        for what, holds, detail in pipe.self_check():
+            report.check(what, holds, detail)
     with report.timed("ViT and Q-Former"):
         encoded = pipe.encode(image)
     with report.timed("caption"):
@@ -122,5 +129,10 @@ def _words(report: Report, pipe: Any, encoded: Any, caption: Any) -> None:
 def _peak(device: Any) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU"
+    if resource is None:
+        import psutil  # comes with accelerate
+
+        told = psutil.Process().memory_info()
+        return f"{getattr(told, 'peak_wset', told.rss) / 1e9:.2f} GB of main memory"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.2f} GB of main memory"

@@ -27,6 +27,10 @@ class NothingCaptured(QFormerVizError):
     """The block ended without a Q-Former call that belongs to this recording."""
 
 
+class InsideCompiled(QFormerVizError):
+    """A recording was begun inside a compiled function, where compiled code cannot be told to stand aside."""
+
+
 class ManyCaptured(QFormerVizError):
     """Several Q-Former calls were recorded where a single one was asked for."""
 
@@ -49,3 +53,19 @@ class BadValues(QFormerVizError, ValueError):
 
 class BadSelection(QFormerVizError, ValueError):
     """An image, layer, head, query or threshold that does not exist."""
+
+
+class IncompleteCase(QFormerVizError):
+    """A case lacks what is asked of it, such as means over other images."""
+
+
+class NoImage(QFormerVizError):
+    """A path that leads to no image."""
+
+
+class BadArchive(QFormerVizError, ValueError):
+    """The file is not an NPZ that `save_npz` wrote."""
+
+
+class CannotWrite(QFormerVizError):
+    """A file or folder that cannot be written: a full disk, a folder without permission, a name that is taken."""

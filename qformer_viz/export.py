@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from . import npz
 from .attribution import METHODS
-from .errors import QFormerVizError
+from .errors import BadArchive, BadShape
+from .files import atomic_write, write_json
 from .types import Attribution, Capture
 
 FORMAT = 1
@@ -31,54 +32,58 @@ AXES = {
 LIBRARIES = ("torch", "transformers", "numpy", "qformer-viz")
 
 
-class BadArchive(QFormerVizError, ValueError):
-    """The file is not an NPZ that `save_npz` wrote."""
-
-
 def save_npz(capture: Capture, path: str | Path, manifest: Mapping[str, Any] | None = None) -> Path:
     """Write every tensor of the capture, layer indices, grid and the manifest; returns the path."""
-    path = Path(path)
-    arrays = {name: getattr(capture, name).numpy() for name in _there(capture)}
-    with path.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
-            **arrays,
+            **{name: getattr(capture, name).numpy() for name in _there(capture)},
             cross_layers=np.array(capture.cross_layers, np.int64),
             grid=np.array(capture.grid, np.int64),
             attn_implementation=np.array(capture.attn_implementation),
             manifest=np.array(json.dumps(dict(manifest or {}))),
             format=np.array(FORMAT),
         )
-    return path
+    return Path(path)
 
 
-def load_npz(path: str | Path) -> tuple[Capture, dict[str, Any]]:
-    """The capture and the manifest of a file that `save_npz` wrote. Pickled content is never read."""
+def load_npz(path: str | Path, limit: int = npz.LIMIT) -> tuple[Capture, dict[str, Any]]:
+    """The capture and the manifest of a file that `save_npz` wrote. Pickled content is never read.
+
+    limit: bytes that the arrays may take together; a file that declares more is refused before they are read.
+    Raises BadArchive for any other file, FileNotFoundError.
+    """
+    found = npz.read(path, _ARRAYS, OPTIONAL, limit)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise BadArchive(f"{path}, not readable as NPZ ({error})", _WANTED, _FIX) from None
-    missing = {*TENSORS, "cross_layers", "grid", "attn_implementation", "manifest", "format"} - set(found)
-    if missing:
-        raise BadArchive(f"{path} without {', '.join(sorted(missing))}", _WANTED, _FIX)
-    if int(found["format"]) != FORMAT:
-        raise BadArchive(
-            f"format {int(found['format'])}", f"format {FORMAT}", "export it again with this version"
+        about = json.loads(found["manifest"].item())
+    except (ValueError, RecursionError) as error:
+        raise npz.refused(path, f"with a manifest that is no JSON ({error})") from error
+    sizes = {name: found[name].shape for name in ("format", "grid", "cross_layers")}
+    layers = found["cross_attention"].shape[:1]
+    if not isinstance(about, dict) or sizes != {"format": (), "grid": (2,), "cross_layers": layers}:
+        raise npz.refused(path, f"with {sizes} and a manifest of type {type(about).__name__}")
+    if found["format"] != FORMAT:
+        raise BadArchive(f"format {found['format']}", f"format {FORMAT}", "export it again with this version")
+    layers, every = found["cross_layers"], len(found["self_attention"])
+    if (np.diff(layers) <= 0).any() or layers[0] < 0 or layers[-1] >= every or found["grid"].min() < 1:
+        raise npz.refused(path, "with layers in no order, or a grid without patches")
+    try:
+        capture = Capture(
+            **{name: torch.from_numpy(found[name]) for name in (*TENSORS, *OPTIONAL) if name in found},
+            cross_layers=tuple(layers.tolist()),
+            grid=tuple(found["grid"].tolist()),
+            attn_implementation=found["attn_implementation"].item(),
         )
-    capture = Capture(
-        **{name: torch.from_numpy(found[name]) for name in (*TENSORS, *OPTIONAL) if name in found},
-        cross_layers=tuple(int(layer) for layer in found["cross_layers"]),
-        grid=(int(found["grid"][0]), int(found["grid"][1])),
-        attn_implementation=str(found["attn_implementation"]),
-    )
-    return capture, json.loads(str(found["manifest"]))
+    except BadShape as error:
+        raise npz.refused(path, f"with arrays that do not belong together ({error.found})") from error
+    return capture, about
 
 
-_WANTED = "an NPZ written by qformer_viz.export.save_npz"
-_FIX = "export the capture again"
+_ARRAYS = {
+    **dict.fromkeys((*TENSORS, *OPTIONAL), "float"),
+    **dict.fromkeys(("cross_layers", "grid", "format"), "integer"),
+    **dict.fromkeys(("attn_implementation", "manifest"), "text"),
+}
 
 
 def manifest(
@@ -136,10 +141,7 @@ def plain(found: Attribution) -> dict[str, Any]:
 
 def save_attributions(found: Sequence[Attribution], path: str | Path, manifest: Mapping[str, Any]) -> Path:
     """Attributions of one answer, each as `plain` says, and the manifest as JSON; returns the path."""
-    path = Path(path)
-    whole = {"manifest": dict(manifest), "attributions": list(map(plain, found))}
-    path.write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
-    return path
+    return write_json(path, {"manifest": dict(manifest), "attributions": list(map(plain, found))})
 
 
 def versions() -> dict[str, str]:
@@ -155,9 +157,8 @@ def versions() -> dict[str, str]:
 
 def save_csv(headers: list[str], rows: list[list[Any]], path: str | Path) -> Path:
     """A table as CSV with a header line."""
-    path = Path(path)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(headers)
         writer.writerows(rows)
-    return path
+    return Path(path)

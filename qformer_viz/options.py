@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from . import __version__
 from .attribution import METHODS
 from .explain import DEFAULT
 
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m qformer_viz", description="See inside Q-Former models, without the browser."
     )
+    top.add_argument("--version", action="version", version=f"qformer-viz {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     caption = commands.add_parser("caption", help="describe an image")
     ask = commands.add_parser("ask", help="answer a question about an image")
@@ -61,7 +63,12 @@ def parser() -> argparse.ArgumentParser:
         help="write page, capture, explanation of every word, manifest and contact sheet to a folder",
     )
     for command in (caption, ask, explain):
-        command.add_argument("image", metavar="IMAGE", help="an image file")
+        command.add_argument(
+            "image",
+            nargs="+",
+            metavar="IMAGE",
+            help="image files, folders of images, or - for standard input; of several, a line for each",
+        )
         model_arguments(command)
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     ask.add_argument("question", help="the question, in quotes")
@@ -75,7 +82,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"that take the answer apart, of {', '.join(METHODS)}; none leaves it whole [{DEFAULT}]",
     )
     explain.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder to write to; made if needed"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder to write to, made if needed; of several images it holds a folder for each",
     )
     listed = commands.add_parser(
         "checkpoints", help="list what can be loaded, its size in every precision, and what fits here"

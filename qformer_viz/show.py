@@ -11,6 +11,7 @@ from PIL import Image
 from .capture import Recording
 from .errors import BadSelection, BadShape
 from .explain import captured
+from .files import make_folder, write_text
 from .meta import view_meta
 from .types import Attribution, Capture
 from .view.page import standalone_page
@@ -29,11 +30,9 @@ class View:
     height: int = 900
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, making its folder if needed; returns the path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html, encoding="utf-8")
-        return path
+        """Write the page, making its folder if needed; returns the path. Raises CannotWrite."""
+        make_folder(Path(path).parent)
+        return write_text(path, self.html)
 
     def __repr__(self) -> str:
         return f"View(a page of {len(self.html) / 1e6:.1f} MB: a notebook shows it, .save(path) writes it)"

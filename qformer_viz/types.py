@@ -69,6 +69,11 @@ class Capture:
                 "take layers and grid from the call that gave the maps",
             )
 
+    def __setstate__(self, state: dict) -> None:
+        """From a pickle, a copy or torch.load: the same checks as when it was made."""
+        self.__dict__.update(state)
+        self.__post_init__()
+
     def image(self, index: int) -> "Capture":
         """The same capture for one image of the batch, as copies with b = 1. Negative counts from the end."""
         images = self.cross_attention.shape[1]

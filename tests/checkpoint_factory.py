@@ -25,7 +25,20 @@ KINDS = {
     "instructblip-vicuna": ("instructblip", "llama"),
     "instructblipvideo-vicuna": ("instructblipvideo", "llama"),
     "instructblipvideo-flan-t5": ("instructblipvideo", "t5"),
+    "blip2-qwen": ("blip2", "qwen"),
 }
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- set parts = message.content.split('</think>') %}"
+    "{{- (parts | last | trim if message.role == 'assistant' else message.content) + '<|im_end|>\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}"
+    "{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+"""Does what Qwen3's does: ChatML, no thoughts in earlier answers, an empty thought where thinking is off."""
 
 
 def write(folder, kind, *, seed=0, shard="60KB"):
@@ -79,7 +92,7 @@ def write(folder, kind, *, seed=0, shard="60KB"):
 
 def tokenizers(family, language):
     """(the language model's, that of the Q-Former where it reads, the ids of the placeholders), as published."""
-    inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style}[language]()
+    inner = {"opt": _gpt2_style, "t5": _t5_style, "llama": _llama_style, "qwen": _qwen_style}[language]()
     # The published InstructBLIP folders know both kinds of placeholder.
     tokens = {"blip2": [IMAGE_TOKEN], "instructblip": [IMAGE_TOKEN, VIDEO_TOKEN]}.get(family, [VIDEO_TOKEN])
     inner.add_special_tokens({"additional_special_tokens": tokens})
@@ -175,6 +188,27 @@ def _llama_style():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **names)
 
 
+def _qwen_style():
+    """Qwen3's: byte-level BPE without a token in front, ends of turns, two added tokens for thoughts that are not
+    special, and a chat template."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(SENTENCES, trainer)
+    inner.add_tokens(["<think>", "</think>"])
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **names)
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
 def _bert_style():
     """What InstructBLIP's Q-Former reads with: WordPiece, lower case, [CLS] and [SEP]."""
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -224,6 +258,20 @@ def _text(language, inner):
             tie_word_embeddings=False,
             initializer_factor=1.0,
             decoder_start_token_id=0,
+            **ids,
+        )
+    if language == "qwen":
+        return transformers.Qwen3Config(
+            vocab_size=size,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            max_position_embeddings=512,
+            initializer_range=0.2,
+            tie_word_embeddings=True,
             **ids,
         )
     return transformers.LlamaConfig(

@@ -14,6 +14,8 @@ from transformers import (
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipProcessor,
+    JambaConfig,
+    MambaConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     T5Config,
@@ -136,6 +138,28 @@ def _text(language):
             decoder_start_token_id=PAD,
             pad_token_id=PAD,
             eos_token_id=END,
+        )
+    ids = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD}
+    if language == "mamba":
+        return MambaConfig(
+            vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, initializer_range=0.2, **ids
+        )
+    if language == "jamba":  # a layer of attention among layers of a state space
+        return JambaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            attn_layer_period=4,
+            attn_layer_offset=1,
+            num_experts=2,
+            expert_layer_period=2,
+            mamba_d_state=4,
+            mamba_dt_rank=4,
+            initializer_range=0.2,
+            **ids,
         )
     return OPTConfig(
         vocab_size=VOCABULARY,

@@ -211,8 +211,9 @@ def test_a_hub_load_asks_for_safetensors_the_pinned_revision_and_no_remote_code(
     monkeypatch.setitem(
         CHECKPOINTS, "Salesforce/blip2-opt-2.7b", Checkpoint(id="Salesforce/x", title="x", revision="abc")
     )
-    config = fakes.parts()[0].config
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: config)
+    fake, processor = fakes.parts()
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: fake.config)
+    monkeypatch.setattr(transformers.Blip2Processor, "from_pretrained", lambda *_, **__: processor)
     monkeypatch.setattr(transformers.Blip2ForConditionalGeneration, "from_pretrained", refuse)
     with pytest.raises(CheckpointError):
         model.load("Salesforce/blip2-opt-2.7b")

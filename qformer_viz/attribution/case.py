@@ -7,7 +7,20 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import patches, select
+from ..errors import IncompleteCase
 from ..types import Capture
+
+
+def _missing(name: str, what: str) -> Callable[[], Any]:
+    def ask() -> Any:
+        raise IncompleteCase(
+            f"a Case without `{name}`",
+            what,
+            "make the case with qformer_viz.prepare(pipe, encoded, answer), or pass "
+            f"{name}=lambda: ... as qformer_viz.Case tells",
+        )
+
+    return ask
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +32,9 @@ class Case:
               `vision_slopes`, see `model.scoring.Scorer`
     capture   of the Q-Former pass that the answer came from
     baseline  [1, q, d] mean queries of other images, at the language model's width
-    features  () -> [1, p, d] mean ViT outputs of other images
-    usual     () -> what is said inside the Q-Former for other images, on average; see `model.heads.Usual`
+    features  () -> [1, p, d] mean ViT outputs of other images; asked for by integrated gradients
+    usual     () -> what is said inside the Q-Former for other images, on average, see `model.heads.Usual`; asked for by
+              `qformer_viz.heads`. Without one of the two, what asks for it raises IncompleteCase
     layer     index along the cross-attention layers whose maps say where a query looked; None is their mean
     asked     the words to explain, by index; None for all
     told      told(done, of) after each part of long work; raise from it to stop
@@ -35,6 +49,11 @@ class Case:
     asked: Sequence[int] | None = None
     told: Callable[[int, int], Any] = lambda done, of: None
     memory: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, what in _MEANS.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, _missing(name, what))
 
     @property
     def words(self) -> list[int]:
@@ -56,3 +75,9 @@ class Case:
         if what not in self.memory:
             self.memory[what] = compute()
         return self.memory[what]
+
+
+_MEANS = {
+    "features": "the mean ViT outputs of other images, to start from",
+    "usual": "what the Q-Former's heads and queries say of other images, on average, to put in the place of theirs",
+}
