@@ -23,6 +23,7 @@ from model.matching import Matcher
 from model.memory import Plan, plan, weight_bytes
 from model.pipeline import Pipeline
 from model.processors import FilmProcessor
+from model.saved_precision import check_asked, saved_kind, to_float
 
 FAMILIES = {
     "blip-2": ("blip2", "Blip2ForConditionalGeneration", transformers.Blip2Processor),
@@ -77,6 +78,9 @@ def load(
     checkpoint, settings = folder_checks.check(checkpoint, processor, config)
     model, quantization, reason, place = _open(checkpoint, config, model_class, device, dtype, quantization)
     model.config.update(settings)
+    if (saved := saved_kind(checkpoint.id, config)) is not None:
+        possible = tuple(each for each in checkpoint.precisions if each == saved or not each.endswith("bit"))
+        checkpoint = replace(checkpoint, precisions=possible)
     how = {"quantization": quantization, "reason": reason, "device": place}
     return Pipeline(checkpoint, model, processor, observe=observe, **how)
 
@@ -120,19 +124,30 @@ def _open(
     printed, and that device: on ZeroGPU, which lends a GPU by the call, the weights wait on the CPU."""
     place, place_reason = choose_device(device)
     library_class = getattr(transformers, model_class)
+    saved = saved_kind(checkpoint.id, config)
+    if saved is not None:
+        quantization = check_asked(checkpoint.id, saved, quantization)
     how = _plan(checkpoint, config, library_class, place, dtype, quantization)
     reason = f"device {place} ({place_reason}), {str(how.precision).removeprefix('torch.')} ({how.reason})"
     options: dict[str, Any] = {"dtype": how.precision, "use_safetensors": True, "output_loading_info": True}
+    quantised = saved or how.quantization
+    if quantised is not None:
+        settings = _quantization(quantised, how.precision)
+    if saved is not None:
+        reason += f", saved in {saved}" if how.quantization else f", saved in {saved} and taken back to float"
+    elif how.quantization is not None:
+        options["quantization_config"] = settings
     if how.quantization is not None:
-        options["quantization_config"] = _quantization(how.quantization, how.precision)
         reason += f", {how.quantization} weights except the Q-Former"
     home = torch.device("cpu") if place.type == "cuda" and os.environ.get("SPACES_ZERO_GPU") else place
-    if how.quantization is not None or home.type != "cpu":
+    if quantised is not None or home.type != "cpu":
         options["device_map"] = {"": home}
 
     def read() -> Any:
         model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
         weight_checks.check(checkpoint.id, model, info)
+        if saved is not None:
+            to_float(model, how.precision, None if how.quantization is None else memory.FLOAT)
         return model.eval().requires_grad_(False)
 
     model = apart(read)

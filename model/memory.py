@@ -48,12 +48,12 @@ def weight_bytes(
     linear = {
         id(module.weight)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not _among(name, FLOAT) and not _among(name, single)
+        if isinstance(module, nn.Linear) and not among(name, FLOAT) and not among(name, single)
     }
     total = 0.0
     for name, weight in model.named_parameters():
         # transformers keeps some parts in single precision under float16, and only there.
-        size: float = 4 if precision == torch.float16 and _among(name, single) else precision.itemsize
+        size: float = 4 if precision == torch.float16 and among(name, single) else precision.itemsize
         if quantization is not None and id(weight) in linear:
             size = SHARE[quantization]
             total += 4 * weight.shape[0] if quantization == "8bit" else 0
@@ -61,7 +61,7 @@ def weight_bytes(
     return round(total)
 
 
-def _among(name: str, parts: Collection[str]) -> bool:
+def among(name: str, parts: Collection[str]) -> bool:
     """Whether a dotted name has a part that begins as one of these, which is how transformers matches them."""
     return any(part.startswith(tuple(parts)) for part in name.split("."))
 
