@@ -106,6 +106,6 @@ def _refuse_compiled(qformer: Any) -> None:
         if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
             raise CompiledError(
                 f"Found a Q-Former compiled by torch.compile (in {type(module).__name__}); expected one that runs as "
-                "it was written, for what its heads and queries say is read and replaced. Fix: load the model again and "
-                "compile nothing of its Q-Former."
+                "it was written, for what its heads and queries say is read and replaced. Fix: load the model again, "
+                "and compile nothing of its Q-Former."
             )
