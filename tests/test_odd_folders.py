@@ -240,3 +240,12 @@ def test_an_mt5_is_refused_in_float16_before_its_weights_are_read(copied, unread
     odd.edit(folder / "config.json", lambda config: config["text_config"].update(model_type="mt5"))
     with pytest.raises(CheckpointError, match=r"T5 kind \(mt5\)"):
         model.load(folder, device="cpu", dtype="float16")
+
+
+def test_an_mt5_answers_as_the_t5_of_the_same_weights(whole, copied):
+    folder = copied("blip2-flan-t5")
+    odd.edit(folder / "config.json", lambda config: config["text_config"].update(model_type="mt5"))
+    pipe = model.load(folder, device="cpu")
+    answer, expected = pipe.ask(PICTURE, "what is it?", (), SHORT), whole["blip2-flan-t5"][1]
+    assert (answer.token_ids, answer.prompt) == (expected.token_ids, expected.prompt)
+    assert type(pipe.model.language_model).__name__ == "MT5ForConditionalGeneration"
