@@ -1,6 +1,8 @@
 """Every family, in every odd folder that people have: it loads and answers as the whole one, or is refused with the
 name of what is wrong."""
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -64,6 +66,27 @@ def test_a_folder_of_2023_without_room_for_a_placeholder_names_the_lines_to_add(
     text = str(refused.value)
     assert "before transformers 4.46" in text and "<image>" in text
     assert "resize_token_embeddings(" in text and "model.config.image_token_index = " in text
+
+
+@KINDS
+def test_the_lines_to_add_make_it_load(whole, copied, kind):
+    """What the refusal says, done to the letter."""
+    folder, answer = odd.from_2023(copied(kind)), whole[kind][1]
+    kinds = {"blip2": "Blip2", "instructblip": "InstructBlip"}
+    family = kinds[factory.KINDS[kind][0]]
+    own = getattr(transformers, f"{family}ForConditionalGeneration").from_pretrained(folder)
+    rows = len(odd.factory_tokenizer(folder))
+    own.resize_token_embeddings(rows)
+    own.config.text_config.vocab_size = rows
+    own.save_pretrained(folder)
+    with pytest.raises(CheckpointError) as refused:
+        model.load(folder, device="cpu")
+    lines = re.search(r"save the folder again: (.*); and with the processor: (.*)\.$", str(refused.value))
+    processor = getattr(transformers, f"{family}Processor").from_pretrained(folder)
+    for line in "; ".join(lines.groups()).split("; "):
+        exec(line, {"model": own, "processor": processor, "folder": folder})
+    repaired = model.load(folder, device="cpu").ask(PICTURE, "what is it?", (), SHORT)
+    assert repaired.prompt_ids == answer.prompt_ids
 
 
 @pytest.mark.parametrize("beams", [1, 2])
