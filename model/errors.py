@@ -36,5 +36,9 @@ class AttentionError(ModelError):
     """The language model has no attention that could be read."""
 
 
+class CompiledError(ModelError):
+    """The model is compiled, and what was asked for changes a pass through hooks, which compiled code passes over."""
+
+
 class MemoryError_(ModelError):
     """The device ran out of memory; the caches have been emptied and the pipeline can be used again."""

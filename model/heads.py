@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.errors import CompiledError
+
 
 class Usual(NamedTuple):
     """What is said inside the Q-Former on average over other images; heads side by side in D.
@@ -74,6 +76,7 @@ def hushed(qformer: Any, chosen: Tensor, usual: Usual) -> contextlib.AbstractCon
 @contextlib.contextmanager
 def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor]]) -> Iterator[None]:
     """change(layer, what is said there) for some fields of `Usual`; cross-attention has layers of its own count."""
+    _refuse_compiled(qformer)
     layers = qformer.encoder.layer
     own = [layer.attention.attention for layer in layers]
     where = {
@@ -95,3 +98,14 @@ def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _refuse_compiled(qformer: Any) -> None:
+    """A warm compiled module calls no hooks, and one that is compiled now would keep them: either would be silent."""
+    for module in qformer.modules():
+        if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
+            raise CompiledError(
+                f"Found a Q-Former compiled by torch.compile (in {type(module).__name__}); expected one that runs as "
+                "it was written, for what its heads and queries say is read and replaced. Fix: load the model again, "
+                "and compile nothing of its Q-Former."
+            )

@@ -1,5 +1,6 @@
 """What the command line is given to look at: image files, the images of folders, or one image on standard input."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Source:
 
 def several(arguments: Sequence[str]) -> bool:
     """Whether they ask for one line an image: more than one, or a folder."""
-    return len(arguments) > 1 or Path(arguments[0]).is_dir()
+    return len(arguments) > 1 or os.path.isdir(arguments[0])
 
 
 def listed(arguments: Sequence[str]) -> list[Source]:
@@ -51,17 +52,17 @@ def listed(arguments: Sequence[str]) -> list[Source]:
 
 
 def _places(argument: str) -> Iterator[str]:
-    path = Path(argument)
-    if argument == STDIN or argument.startswith("data:") or path.is_file():
+    # Of `os.path`, which takes a name that is too long for one that is not there.
+    if argument == STDIN or argument.startswith("data:") or os.path.isfile(argument):
         yield argument
         return
-    if not path.is_dir():
+    if not os.path.isdir(argument):
         raise NoImage(
             f"no file {argument}", "an image file, a folder, or - for standard input", "check the path"
         )
     images = sorted(
         each
-        for each in path.iterdir()
+        for each in Path(argument).iterdir()
         if each.suffix.lower() in SUFFIXES and each.is_file() and not each.name.startswith(".")
     )
     if not images:

@@ -1,6 +1,7 @@
 """The command line on several images, folders and standard input; versions, Ctrl-C, places that cannot be written to,
 and terminals of any code page."""
 
+import base64
 import io
 import json
 import os
@@ -137,9 +138,20 @@ def test_an_image_on_standard_input(folder, capsys, monkeypatch):
     assert sorted(os.listdir("out")) == ["green", "stdin"]
 
 
+def test_an_image_in_a_data_url(folder, capsys):
+    run("caption", "in/red.png")
+    expected = capsys.readouterr().out
+    url = "data:image/png;base64," + base64.b64encode(Path("in/red.png").read_bytes() + bytes(5000)).decode()
+    code, _ = run("caption", url)
+    assert code == 0 and capsys.readouterr().out == expected
+    assert run("caption", url, "in/red.png")[0] == 0
+    assert capsys.readouterr().out == f"data: {expected}in/red.png: {expected}"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
+        (["n" * 5000], "no file nnn"),
         (["in/none.png"], "no file in/none.png"),
         (["in/red.png", "in/none.png"], "no file in/none.png"),
         (["empty"], "no image in the folder empty"),

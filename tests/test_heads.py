@@ -7,12 +7,14 @@ import torch
 
 import model
 import qformer_viz
+from model.errors import CompiledError
 from model.heads import Usual, hushed, reading, silenced
 from model.types import Decoding
 from qformer_viz.attribution import Case
 from qformer_viz.explain import prepare
 from qformer_viz.heads import heads, shares, talk
 from tests import checkpoint_factory as factory
+from tests import fake_checkpoints as fakes
 from tests.fakes import tiny_capture
 from tests.test_explain import seen  # noqa: F401
 from tests.test_films import FILM, FILM_KINDS, pipes  # noqa: F401
@@ -304,3 +306,17 @@ def test_counting_needs_the_talk_between_queries_and_naming_does_not():
     assert talk(counted).apart[0] > 2 > 0.5 > talk(named).apart[1].abs()
     # Heads stand in for one another; the last cross-attention as a whole is what the caption hangs on.
     assert heads(named).cross[1].max() < 1 < 2 < heads(named).cross_layers[1, -1]
+
+
+@pytest.mark.parametrize("way", ["in place", "wrapped", "a layer"])
+def test_a_compiled_qformer_is_refused_where_hooks_would_pass_it_by(way):
+    pipe = fakes.pipeline("blip2", "opt", observe=qformer_viz.capture)
+    qformer = pipe.model.qformer
+    if way == "in place":
+        qformer.compile(backend="eager")
+    elif way == "wrapped":
+        pipe.model.qformer = torch.compile(qformer, backend="eager")
+    else:
+        qformer.encoder.layer[1].compile(backend="eager")
+    with pytest.raises(CompiledError, match="compile nothing of its Q-Former"), reading(pipe.model.qformer):
+        pass

@@ -9,7 +9,7 @@ from PIL import Image
 import model
 from model.checkpoints import CHECKPOINTS, Checkpoint
 from model.errors import CheckpointError
-from model.prompt_format import CAPTION_REQUEST, with_chat_template
+from model.prompt_format import CAPTION_REQUEST, ChatFormat, with_chat_template
 from model.prompt_tokens import Piece, PromptTokens
 from model.prompts import Prompter
 from model.types import Decoding
@@ -84,6 +84,9 @@ def test_questions_and_conversations_are_the_processors_own(tmp_path, kind):
         assert {name: value[0].tolist() for name, value in inputs.items()} == {
             name: own[name] for name in ("input_ids", "attention_mask")
         }
+        reader = pipe.processor.qformer_tokenizer
+        typed = pipe._prompts.instruction_inputs("what [SEP] is [CLS] it?")["input_ids"][0].tolist()
+        assert specials(reader, typed) == ["[CLS]", "[SEP]"]
 
 
 @pytest.mark.parametrize("language", [*LANGUAGES, "bert"])
@@ -159,6 +162,18 @@ def test_what_is_typed_into_a_chat_template_stays_text(chat, typed):
     added = inner.added_tokens_decoder.keys()
     assert [i for i in answer.prompt_ids if i in added] == [i for i in plain.prompt_ids if i in added]
     assert inner.decode(answer.prompt_ids) == answer.prompt and answer.prompt.count(typed) >= 3
+
+
+def test_a_chat_template_that_writes_the_first_token_gets_no_second_one():
+    inner = tokenizer("llama")
+    inner.chat_template = "{{ bos_token }}{% for message in messages %}{{ message.content }}</s>{% endfor %}"
+    pieces, framed = ChatFormat(Checkpoint("x", "x", chat=True), inner).question(
+        [("a?", "b")], "what <s> is it?"
+    )
+    ids = PromptTokens(inner).encode(pieces, framed=framed)
+    assert specials(inner, ids) == ["<s>", "</s>", "</s>", "</s>"]
+    # A model without a token in front would not show it, and neither would encode(), which sees a first token twice.
+    assert not framed
 
 
 def test_an_answer_is_scored_behind_the_ids_it_was_generated_behind(chat):

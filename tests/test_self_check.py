@@ -9,6 +9,7 @@ from PIL import Image
 import model
 import qformer_viz
 from model.prompts import Prompter
+from model.weight_checks import not_finite
 from qformer_viz import cli, doctor
 from qformer_viz.__main__ import backend
 from tests import checkpoint_factory as factory
@@ -82,6 +83,18 @@ def test_scales_that_int8_has_moved_to_its_layers_are_checked_too(folders):
     scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
     scales[3] = float("inf")
     assert failed(pipe) == [FINITE] and "layers.0.fc1.weight (scales)" in detail(pipe, FINITE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_one_number_among_many_is_found_in_every_precision(dtype):
+    layers = torch.nn.ModuleList(torch.nn.Linear(300, 200) for _ in range(3)).to(dtype).requires_grad_(False)
+    layers.register_buffer("whole", torch.arange(5))
+    assert not_finite(layers) == []
+    layers[1].weight.view(-1)[12345] = float("nan")
+    assert not_finite(layers) == ["1.weight"]
+    if dtype != torch.float8_e4m3fn:
+        layers[2].bias[7] = float("-inf")
+        assert not_finite(layers) == ["1.weight", "2.bias"]
 
 
 def test_a_precision_that_overflows_is_found(folders):
