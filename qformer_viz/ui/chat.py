@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..files import atomic_write
 from . import conversation
 from .components import UploadedImage, uploaded
 from .conversation import Session, messages
@@ -230,7 +231,8 @@ def moving_scene(services: Services, session: Session, nouns: list[str], layout:
     """The scene maker's film, for the image box: an animated PNG, which loses nothing."""
     first, *others = _drawn(services, services.scene_maker.film, session, nouns, layout, style)
     path = fresh_folder() / "film.png"
-    first.save(path, save_all=True, append_images=others, duration=700, loop=0)
+    with atomic_write(path) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=700, loop=0)
     return str(path)
 
 

@@ -1,6 +1,5 @@
 """Tab: take it away. Files are made when asked for and land in Gradio's cache, which is emptied by itself."""
 
-import json
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ from gradio.utils import get_upload_folder
 from .. import export as files
 from ..errors import UserError
 from ..explain import DEFAULT
+from ..files import atomic_write, cannot_write, make_folder, write_json, write_text
 from ..view import overlay, page
 from ..view.words import words_payload
 from . import statistics
@@ -41,23 +41,20 @@ def write_npz(services: Services, session: Session, folder: Path) -> Path:
 
 
 def write_manifest(services: Services, session: Session, folder: Path) -> Path:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(about(services, session), indent=2, ensure_ascii=False), encoding="utf-8")
-    return path
+    return write_json(folder / "manifest.json", about(services, session), indent=2)
 
 
 def write_sheet(services: Services, session: Session, folder: Path) -> Path:
     path = folder / "contact_sheet.png"
-    overlay.contact_sheet(session.capture, session.picture).save(path)
+    with atomic_write(path) as temporary:
+        overlay.contact_sheet(session.capture, session.picture).save(temporary)
     return path
 
 
 def write_page(services: Services, session: Session, folder: Path) -> Path:
-    path = folder / "page.html"
     kept = current(session)
     words = kept and kept.found and words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
-    path.write_text(page.standalone_page(payload(services, session), words=words), encoding="utf-8")
-    return path
+    return write_text(folder / "page.html", page.standalone_page(payload(services, session), words=words))
 
 
 def write_csv(services: Services, session: Session, folder: Path) -> Path:
@@ -91,9 +88,7 @@ def write_heads(services: Services, session: Session, folder: Path) -> Path:
     whole = {"manifest": about(services, session), "words": list(kept.case.scorer.words), "unit": "nats"}
     whole["read"] = list(services.of(session).pipe.read_by_qformer(session.encoded.question))
     whole |= {name: {key: value.tolist() for key, value in each.items()} for name, each in found.items()}
-    path = folder / "heads.json"
-    path.write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
-    return path
+    return write_json(folder / "heads.json", whole)
 
 
 WRITERS: dict[str, tuple[str, str, Callable]] = {
@@ -127,9 +122,12 @@ def make(services: Services, name: str, session: Session) -> str:
 
 
 def fresh_folder() -> Path:
-    cache = Path(get_upload_folder())
-    cache.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=cache))
+    """A folder of its own in Gradio's cache. Raises CannotWrite."""
+    cache = make_folder(get_upload_folder())
+    try:
+        return Path(tempfile.mkdtemp(dir=cache))
+    except OSError as error:
+        raise cannot_write(cache, error) from error
 
 
 def tab() -> dict:
