@@ -51,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
         help="address to listen on; 0.0.0.0 lets others in [QFORMER_VIZ_HOST, GRADIO_SERVER_NAME, %(default)s]",
     )
     top.add_argument(
+        "--names",
+        nargs="*",
+        default=(env.get("QFORMER_VIZ_NAMES") or "").split(),
+        metavar="NAME",
+        help="host names under which a proxy serves this page; a server that listens on this machine answers to no "
+        "others but its own [QFORMER_VIZ_NAMES, separated by spaces]",
+    )
+    top.add_argument(
         "--port",
         type=port_number,
         default=env.get("QFORMER_VIZ_PORT") or env.get("GRADIO_SERVER_PORT") or None,
@@ -422,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bypass_proxy(args.host)
     own_folder(port, os.environ)
     build(services).launch(
-        server_port=port, inbrowser=args.open, **launch_options(services, args.host, args.share)
+        server_port=port, inbrowser=args.open, **launch_options(services, args.host, args.share, args.names)
     )
     return 0
 

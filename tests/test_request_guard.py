@@ -162,6 +162,7 @@ def test_who_opens_the_host_decides_who_is_let_in():
     assert rules_for("0.0.0.0", {}).names is None
     assert rules_for("127.0.0.1", {"GRADIO_ROOT_PATH": "/tools"}).names is None
     assert rules_for("127.0.0.1", {}, share=True).names is None
+    assert rules_for("127.0.0.1", {}, names=["lab.example.org"]).names == (*LOCAL, "lab.example.org")
     space = rules_for("0.0.0.0", {"SYSTEM": "spaces"})
     assert space.names is None and space.framed_by == SPACES
     assert "huggingface.co" in headers_for("/", space)["content-security-policy"]

@@ -1,6 +1,7 @@
 """The page: header, picture and conversation on the left, canvas and tabs on the right."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,12 @@ def build(services: Services) -> gr.Blocks:
     return page
 
 
-def launch_options(services: Services, host: str = "127.0.0.1", share: bool = False) -> dict[str, Any]:
-    """What belongs to `launch()`: looks, privacy, limits, and what requests must be on such a host."""
-    rules = rules_for(host, os.environ, share)
+def launch_options(
+    services: Services, host: str = "127.0.0.1", share: bool = False, names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What belongs to `launch()`: looks, privacy, limits, and what requests must be on such a host; `names`: those of a
+    proxy before it."""
+    rules = rules_for(host, os.environ, share, names)
     return {
         "server_name": host,
         "app_kwargs": {

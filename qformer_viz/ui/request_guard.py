@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,14 +44,17 @@ class Rules:
     upload_files: int = 32
 
 
-def rules_for(host: str, env: Mapping[str, str], share: bool = False) -> Rules:
+def rules_for(host: str, env: Mapping[str, str], share: bool = False, names: Sequence[str] = ()) -> Rules:
     """The rules of a server that listens on a host.
 
     A server that listens on this machine only answers to this machine's names only, so that a foreign page cannot talk
-    to it under a name of its own (DNS rebinding). Who opens the host, behind a proxy or on a Space, decides there.
+    to it under a name of its own (DNS rebinding), and to the `names` under which a proxy of its operator serves it. Who
+    opens the host, or is on a Space, decides there.
     """
     opened = share or host not in LOCAL or bool(env.get("GRADIO_ROOT_PATH")) or env.get("SYSTEM") == "spaces"
-    return Rules(names=None if opened else LOCAL, framed_by=SPACES if env.get("SYSTEM") == "spaces" else ())
+    return Rules(
+        names=None if opened else (*LOCAL, *names), framed_by=SPACES if env.get("SYSTEM") == "spaces" else ()
+    )
 
 
 class Refused(Exception):
@@ -126,7 +129,7 @@ def check(scope: Scope, rules: Rules) -> None:
         raise Refused(
             421,
             f"This server listens on this machine only and answers to {', '.join(rules.names)}. To let others in, "
-            "start it with --host 0.0.0.0.",
+            "start it with --host 0.0.0.0, or behind a proxy with --names and the proxy's host name.",
         )
     origin = headers.get("origin")
     if origin and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).hostname not in rules.names:
