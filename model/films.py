@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,16 @@ FRAMES = 4
 MAX_PIXELS = 200_000_000
 """Most pixels that are decoded in search of the frames: frames of an animation build on one another."""
 
+MAX_CANVAS = 16_000_000
+"""Most pixels of an animated picture's canvas, which its reader holds several times over; a larger one is shown as its
+first frame."""
+
 MAX_SIZE = 9_500_000
 """Most pixels of a video's frame, a little over 4096 × 2304."""
+
+
+Keep = Callable[[Image.Image], Image.Image]
+"""What becomes of a frame as soon as it is decoded: it is made small, so that no two are held at full size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,23 +56,34 @@ def sample(length: int, count: int = FRAMES) -> list[int]:
     return [index * length // count for index in range(count)]
 
 
-def animation(picture: Image.Image) -> Film | None:
-    """The sampled frames of an animated picture, as its file has them; None where a frame is damaged, or where the
-    first few alone are more than may be decoded. The picture is back at its first frame."""
-    within = min(picture.n_frames, MAX_PIXELS // (picture.width * picture.height))
-    if within < FRAMES < picture.n_frames:
-        return None
-    indices, frames = sample(within), {}
+def sampled(length: int, size: tuple[int, int]) -> list[int] | None:
+    """Which of `length` frames of an animated picture are seen; None where its canvas has more than MAX_CANVAS pixels,
+    or where the first few frames alone are more than may be decoded."""
+    area = size[0] * size[1]
+    within = min(length, MAX_PIXELS // area)
+    return None if within < FRAMES < length or area > MAX_CANVAS else sample(within)
+
+
+def animation(picture: Image.Image, indices: Sequence[int], keep: Keep) -> Film | None:
+    """Frames of an animated picture, as its file has them, each handed to `keep` as soon as it is decoded.
+
+    None where a frame is damaged or enlarges the picture. The picture may then be left anywhere.
+    """
+    size, kept = picture.size, {}
     try:
-        for index in sorted(set(indices)):
+        for index in range(indices[-1] + 1):
             picture.seek(index)
-            frames[index] = picture.copy()
+            if picture.size != size:
+                return None
+            if index in indices:
+                kept[index] = keep(picture.copy())
+    except MemoryError:
+        raise
     except Exception:
         return None  # the parsers raise whatever they like
-    finally:
-        picture.seek(0)
+    picture.seek(0)
     moments = tuple(f"frame {index + 1}" for index in indices)
-    return Film(tuple(frames[index] for index in indices), moments, picture.n_frames)
+    return Film(tuple(kept[index] for index in indices), moments, picture.n_frames)
 
 
 def pictures(given: Sequence[Image.Image], indices: Sequence[int], length: int) -> Film:
@@ -91,8 +110,8 @@ def can_read_videos() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def video(data: bytes, kind: str) -> Film:
-    """The sampled frames of a video file, upright. Raises ImageError."""
+def video(data: bytes, kind: str, keep: Keep) -> Film:
+    """The sampled frames of a video file, upright, each handed to `keep` once it is decoded. Raises ImageError."""
     if not can_read_videos():
         raise ImageError(
             "This is a video, and reading videos needs PyAV, which is not installed here: pip install av. Or send an "
@@ -102,7 +121,7 @@ def video(data: bytes, kind: str) -> Film:
 
     try:
         with av.open(io.BytesIO(data), format=kind) as file:
-            return _frames(file)
+            return _frames(file, keep)
     except av.FFmpegError as error:
         raise ImageError(
             f"This video cannot be read ({error.strerror}). Save it again as MP4 (H.264) or WebM, or send an animated "
@@ -110,16 +129,19 @@ def video(data: bytes, kind: str) -> Film:
         ) from error
 
 
-def _frames(file: Any) -> Film:
+def _frames(file: Any, keep: Keep) -> Film:
     if not file.streams.video:
         raise ImageError("This file has no pictures in it, only sound. Send one that has.")
     stream = file.streams.video[0]
+    stream.codec_context.thread_count = 1  # threads cost memory, and what they cost is counted all the same
     start = float((stream.start_time or 0) * stream.time_base)
     seconds = float(stream.duration * stream.time_base) if stream.duration else (file.duration or 0) / 1e6
-    found = [_frame(file, stream, start + index * seconds / FRAMES) for index in range(FRAMES)]
-    moments = tuple(f"{max(0.0, frame.time - start):.1f} s" for frame in found)
-    frames = tuple(frame.to_image().rotate(frame.rotation, expand=True) for frame in found)
-    return Film(frames, moments, stream.frames)
+    frames, moments = [], []
+    for index in range(FRAMES):
+        frame = _frame(file, stream, start + index * seconds / FRAMES)
+        moments.append(f"{max(0.0, frame.time - start):.1f} s")
+        frames.append(keep(frame.to_image().rotate(frame.rotation, expand=True)))
+    return Film(tuple(frames), tuple(moments), stream.frames)
 
 
 def _frame(file: Any, stream: Any, moment: float) -> Any:

@@ -1,6 +1,8 @@
 """The only image decoder: any upload becomes an RGB picture on white, or an `ImageError` that names the fix.
 
-Limits are read from the header before a pixel is decoded. Loads neither torch nor transformers.
+Limits are read from the header before a pixel is decoded. `decode` here works in this process, as a script wants it; a
+server decodes what strangers send in another one, with limits that no file can break: `model.decode_pool`. Loads
+neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
-from model import films
+from model import films, image_headers, pixels, png_streams
 from model.errors import ImageError
 from model.films import Film
+from model.image_headers import Header, check_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_BYTES = 20 * 2**20
@@ -30,9 +33,29 @@ MAX_PIXELS = 64_000_000
 WORKING_SIDE = 2048
 """Long side, in pixels, of what is kept: enough for any view, and 12 MB at most where 64 MP would be 192."""
 
+EXACT = 24_000_000
+"""Pixels up to which a picture is decoded at its full size before it is reduced; a larger one is halved on the way."""
+
+MAX_TIFF_PAGES = 200
+"""Pages of a TIFF that its reader may walk through to count them."""
+
+DAMAGED = (
+    "This image file is damaged ({}). Open and save it again as PNG or JPEG, or upload it once more if the transfer "
+    "was cut short."
+)
 _READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # One decode at a time: it bounds the memory of simultaneous uploads, and the warning filter is process-wide.
 _DECODING = threading.Lock()
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +89,25 @@ class Decoded:
         return replace(self, sha256=_digest((self.image,)), notices=notices, film=None)
 
 
+class _Moving(NamedTuple):
+    """What moves, if it is shown, and what there is to say where it is not."""
+
+    film: Film | None
+    notices: tuple[str, ...]
+
+
+class _Keep:
+    """Reduces the frames of a film as they come; `size` is that of the first, upright, before it was reduced."""
+
+    def __init__(self) -> None:
+        self.size: tuple[int, int] | None = None
+
+    def __call__(self, frame: Image.Image) -> Image.Image:
+        image, size = _working(frame)
+        self.size = self.size or size
+        return image
+
+
 def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Decoded:
     """Decode a path, a `data:` URL, bytes, a PIL image or an array ([h, w] or [h, w, 1 | 3 | 4]); a list of these is a
     film, and so is an animated picture, and a video where PyAV is installed.
@@ -88,37 +130,17 @@ def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
             ) from None
         except Exception as error:
             # The parsers raise OSError, SyntaxError, ValueError, struct.error, IndexError and more.
-            raise ImageError(
-                f"This image file is damaged ({_short(error)}). Open and save it again as PNG or JPEG, or "
-                "upload it once more if the transfer was cut short."
-            ) from error
+            raise ImageError(DAMAGED.format(_short(error))) from error
 
 
 def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
     if isinstance(source, (list, tuple)):
         return _decode_pictures(source, max_pixels, max_bytes)
     if isinstance(source, np.ndarray):
-        picture = _from_array(source)
-    elif isinstance(source, Image.Image):
-        picture = source
-    else:
-        data = _read(source, max_bytes)
-        if kind := films.container(data):
-            film = films.video(data, kind)
-            return _finished(film.frames[0], film, ())
-        picture = _open(data)
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"This image is {width} × {height} = {width * height / 1e6:.0f} megapixels; at most "
-            f"{max_pixels / 1e6:.4g} are accepted. Reduce it (2000 pixels on the long side are plenty) and "
-            "upload it again."
-        )
-    if width * height == 0:
-        raise ImageError(f"This image is {width} × {height}: it has no pixels. Choose another one.")
-    film, notices = _frames(picture)
-    picture.load()
-    return _finished(picture, film, notices)
+        return _still(pixels.from_array(source), max_pixels)
+    if isinstance(source, Image.Image):
+        return _decode_own(source, max_pixels)
+    return _decode_file(file_bytes(source, max_bytes), max_pixels)
 
 
 def _decode_pictures(given: Sequence[Any], max_pixels: int, max_bytes: int) -> Decoded:
@@ -127,25 +149,77 @@ def _decode_pictures(given: Sequence[Any], max_pixels: int, max_bytes: int) -> D
     indices = films.sample(len(given))
     seen = {index: _decode(given[index], max_pixels, max_bytes).still() for index in sorted(set(indices))}
     film = films.pictures([seen[index].image for index in indices], indices, len(given))
-    return _finished(film.frames[0], film, ())
+    return _film(film, film.frames[0].size)
 
 
-def _finished(picture: Image.Image, film: Film | None, notices: tuple[str, ...]) -> Decoded:
-    """What is kept of a picture, or of the frames of a film."""
-    upright = _upright(picture)
-    shape = _shape_notices(upright.size)
-    if film is None:
-        frames = (_working(upright),)
-        return Decoded(frames[0], _digest(frames), upright.size, (*notices, *shape))
-    frames = tuple(_working(_upright(frame)) for frame in film.frames)
-    notices = (film.notice, *shape)
-    return Decoded(frames[0], _digest(frames), upright.size, notices, replace(film, frames=frames))
+def _decode_own(picture: Image.Image, max_pixels: int) -> Decoded:
+    """A PIL image of the caller's, which is left at its first frame."""
+    check_size(picture.size, max_pixels)
+    keep = _Keep()
+    try:
+        moving = _moving(picture, Header(), keep)
+    except (ImageError, MemoryError):
+        raise
+    except Exception:
+        moving = _Moving(
+            None, ()
+        )  # a later frame is damaged; whether the picture opens is for the first one to say
+    if getattr(picture, "n_frames", 1) > 1:
+        picture.seek(0)
+    return _film(moving.film, keep.size) if moving.film else _still(picture, max_pixels, moving.notices)
 
 
-def _working(upright: Image.Image) -> Image.Image:
-    working = _reduce(_to_rgb(upright))
-    working.info.clear()
-    return working
+def _decode_file(data: bytes, max_pixels: int) -> Decoded:
+    if kind := films.container(data):
+        keep = _Keep()
+        return _film(films.video(data, kind, keep), keep.size)
+    header = image_headers.read(data, max_pixels)
+    still = data
+    if header.size and data.startswith(png_streams.SIGNATURE) and header.frames > 1:
+        still = png_streams.without_animation(data)
+    fits = header.size is None or header.size[0] * header.size[1] <= films.MAX_CANVAS
+    picture = _open(data if fits else still)
+    check_size(picture.size, max_pixels)
+    keep = _Keep()
+    try:
+        moving = _moving(picture, header, keep, data)
+    except (ImageError, MemoryError):
+        raise
+    except Exception:
+        moving = _Moving(
+            None, ()
+        )  # a later frame is damaged; whether the file opens is for the first one to say
+    if moving.film:
+        return _film(moving.film, keep.size)
+    # Afresh: where a later frame failed, the reader would go on from there.
+    return _still(_open(still), max_pixels, moving.notices, still)
+
+
+def _still(
+    picture: Image.Image, max_pixels: int, notices: tuple[str, ...] = (), data: bytes | None = None
+) -> Decoded:
+    """The picture that is open, and nothing that comes behind it. data: the file that it is read from, if it is one."""
+    check_size(picture.size, max_pixels)
+    size = picture.size
+    if data and size[0] * size[1] > EXACT and picture.format in ("JPEG", "MPO"):
+        picture.draft(picture.mode, (size[0] // 2, size[1] // 2))
+    picture.load()
+    if data and picture.format == "PNG" and _ends_blank(picture) and not png_streams.are_whole(data):
+        raise ImageError(DAMAGED.format("its rows end early"))
+    image, size = _working(picture, size)
+    return Decoded(image, _digest((image,)), size, (*notices, *_shape_notices(size)))
+
+
+def _ends_blank(picture: Image.Image) -> bool:
+    """Whether the last two rows are as before decoding; one of them is decoded last even where rows are interlaced."""
+    width, height = picture.size
+    return not np.asarray(picture.crop((0, max(0, height - 2), width, height))).any()
+
+
+def _film(film: Film, size: tuple[int, int]) -> Decoded:
+    """size: of its first frame, upright, before it was reduced."""
+    notices = (film.notice, *_shape_notices(size))
+    return Decoded(film.frames[0], _digest(film.frames), size, notices, film)
 
 
 def _digest(frames: Sequence[Image.Image]) -> str:
@@ -156,7 +230,7 @@ def _digest(frames: Sequence[Image.Image]) -> str:
     return digest.hexdigest()
 
 
-def _read(source: Any, max_bytes: int) -> bytes:
+def file_bytes(source: Any, max_bytes: int = MAX_BYTES) -> bytes:
     """Bytes of a path, a data URL or a byte string, never more than `max_bytes`."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(len(source), max_bytes)
@@ -173,10 +247,21 @@ def _read(source: Any, max_bytes: int) -> bytes:
             "bytes, a data: URL, a PIL image or an array)."
         )
     path = Path(source)
-    if not path.is_file():
-        raise ImageError(f"There is no file {path.name!r}. Check the path, or upload the image again.")
-    _check_bytes(path.stat().st_size, max_bytes)
-    return path.read_bytes()
+    try:
+        if not path.is_file():
+            raise ImageError(f"There is no file {path.name!r}. Check the path, or upload the image again.")
+        _check_bytes(path.stat().st_size, max_bytes)
+        return path.read_bytes()
+    except PermissionError:
+        raise ImageError(
+            f"The file {path.name!r} is there, but this program may not read it. Allow it to (on Linux and macOS: "
+            "chmod a+r, and a+x for its folders), or choose a copy of your own."
+        ) from None
+    except OSError as error:
+        raise ImageError(
+            f"The file {path.name!r} cannot be read ({_short(error)}). Check the disk or the network that it is on, or "
+            "choose a copy."
+        ) from error
 
 
 def _read_data_url(url: str, max_bytes: int) -> bytes:
@@ -235,87 +320,56 @@ def _guess(data: bytes) -> str:
     return ""
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageError(
-            f"An array of shape {array.shape} is no picture; expected [h, w], [h, w, 3] or [h, w, 4]. Move "
-            "the colour channels last."
-        )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    return Image.fromarray(_to_bytes(array))
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Scale numbers to uint8 by the range their type promises: 16 bits over 65535, floats from 0 to 1."""
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if values.dtype.kind not in "iuf":
-        raise ImageError(f"Pixels of type {values.dtype} cannot be shown; give uint8, uint16 or floats.")
-    if not np.isfinite(values).all():
-        raise ImageError("This image holds NaN or infinite values. Replace them by 0.")
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 1 and values.dtype.kind == "f":
-        scale, offset = 255.0, 0.0
-    elif low >= 0 and high <= 255:
-        scale, offset = 1.0, 0.0
-    elif low >= 0 and high <= 65535:
-        scale, offset = 1 / 257, 0.0
-    else:
-        # 32-bit samples come in no agreed range: show all of it.
-        scale, offset = 255 / max(high - low, 1e-30), low
-    return np.clip((values.astype(np.float64) - offset) * scale + 0.5, 0, 255).astype(np.uint8)
-
-
-def _frames(picture: Image.Image) -> tuple[Film | None, tuple[str, ...]]:
-    """(what moves, notices) of a file that may hold several pictures; it is left at the first."""
-    try:
-        count = getattr(picture, "n_frames", 1)
-        if count > 1:
-            picture.seek(0)
-    except Exception:
-        picture.seek(0)
-        return None, ()  # a later frame is damaged; whether the file opens is for the first one to say
-    if count <= 1 or picture.format == "MPO":  # MPO: a phone's JPEG with a depth map or preview behind it
-        return None, ()
+def _moving(picture: Image.Image, header: Header, keep: films.Keep, data: bytes = b"") -> _Moving:
+    """What of a file that may hold several pictures is shown besides the first, each frame passed through `keep`. data:
+    the file, where the picture is read from one."""
     if picture.format == "TIFF":
-        return None, (f"Several pages: only the first page of {count} is used.",)
-    film = films.animation(picture)
-    return film, () if film else (f"Animated: only the first frame of {count} is used.",)
+        count = header.frames if header.frames > MAX_TIFF_PAGES else getattr(picture, "n_frames", 1)
+        pages = f"Several pages: only the first page of {count} is used."
+        return _Moving(None, (pages,) if count > 1 else ())
+    length = getattr(picture, "n_frames", 1)
+    count = max(length, header.frames)
+    if count <= 1 or picture.format == "MPO":  # MPO: a phone's JPEG with a depth map or preview behind it
+        return _Moving(None, ())
+    indices = None if header.grows or length < 2 else films.sampled(length, picture.size)
+    if indices and picture.format == "PNG" and data and not png_streams.are_whole(data, indices[-1] + 1):
+        indices = None
+    film = films.animation(picture, indices, keep) if indices else None
+    return _Moving(film, () if film else (f"Animated: only the first frame of {count} is used.",))
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """A copy, EXIF rotation applied: the caller may go on drawing on its own image."""
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's number for how the camera was held; 1, upright, where nothing readable says so."""
     try:
-        return ImageOps.exif_transpose(picture)
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return picture.copy()  # unreadable metadata must not cost the user the picture
+        return 1  # unreadable metadata must not cost the user the picture
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """RGB on white, whatever the mode; 16-bit and float samples scaled, not clipped."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        samples = np.asarray(picture)
-        if picture.mode.startswith("I;16"):
-            samples = samples.astype(np.uint16)  # big-endian files arrive as >u2
-        return Image.fromarray(_to_bytes(samples)).convert("RGB")
-    if "transparency" in picture.info or picture.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB") if picture.mode != "RGB" else picture
+def _working(
+    picture: Image.Image, size: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """(what is kept of a picture, its size once upright). size: the file's, where the picture was drafted smaller.
 
-
-def _reduce(picture: Image.Image) -> Image.Image:
-    longest = max(picture.size)
-    if longest <= WORKING_SIDE:
-        return picture
-    width, height = (max(1, round(side * WORKING_SIDE / longest)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    Pictures of up to EXACT pixels are reduced in one step; larger ones are halved, or more, while they turn RGB.
+    """
+    turn = _TURNS.get(_orientation(picture))
+    width, height = size = size or picture.size
+    longest = max(size)
+    factor = max(2, longest // (2 * WORKING_SIDE)) if picture.width * picture.height > EXACT else 1
+    left = picture.width / factor, picture.height / factor
+    kept = pixels.to_rgb(picture, factor)
+    if turn is not None:
+        kept = kept.transpose(turn)
+    if turn in _SIDEWAYS:
+        width, height, left = height, width, left[::-1]
+    if longest > WORKING_SIDE:
+        to = max(1, round(width * WORKING_SIDE / longest)), max(1, round(height * WORKING_SIDE / longest))
+        kept = kept.resize(to, Image.Resampling.BICUBIC, box=(0, 0, *left), reducing_gap=3.0)
+    if kept is picture:
+        kept = picture.copy()  # the caller may go on drawing on its own image
+    kept.info.clear()
+    return kept, (width, height)
 
 
 def _shape_notices(size: tuple[int, int]) -> tuple[str, ...]:
