@@ -23,6 +23,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
         """ZeroGPU stops a Space that declares nothing for the GPU; a bundled model needs none."""
 
 
+from model import decode_pool
 from qformer_viz.__main__ import backend
 from qformer_viz.cli import load, precision
 from qformer_viz.options import PRECISIONS, model_arguments
@@ -130,7 +131,7 @@ def make_services(
         },
         compares_questions=first.reads_questions
         or any(entry.family == "instructblip" for entry in others or ()),
-        decode=shared.decode,
+        decode=decode_pool.decode,
         decoding=Decoding,
         user_errors=shared.errors,
         examples=examples() if bundled else (),
@@ -404,6 +405,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     port = args.port or free_port(args.host)
     shared = backend()
+    decode_pool.warm()
     try:
         args = hosted(args)
         further = offered(args)
