@@ -39,6 +39,8 @@ SECONDS = 1.4
 """Processor time for one file; with what the server spends on it, and on a new child if need be, it stays below 2."""
 WALL = 30.0
 """Seconds after which a child is ended that gets no processor time, or waits for something."""
+START = 60.0
+"""Seconds after which a child is ended that is not ready for a first file."""
 MEMORY = 360 * 2**20
 """Bytes for one file above what the child has when idle. What the server holds meanwhile keeps the sum below 400 MB."""
 
@@ -55,7 +57,8 @@ BROKEN = (
     "again."
 )
 NOT_STARTED = (
-    "No picture can be opened at the moment ({}). Try again in a minute; if it goes on, tell whoever runs the server."
+    "No picture can be opened at the moment ({}). Try again in a minute; if it lasts, tell whoever runs the "
+    "server."
 )
 _MAX_REPLY = 2**16
 _log = logging.getLogger(__name__)
@@ -117,11 +120,11 @@ if hasattr(os, "register_at_fork"):
 
 
 class Broken(Exception):
-    """A child ended or answered nonsense. asked: whether it had the file by then."""
+    """A child ended or answered nonsense. asked: whether it had the file by then; ended: whether it is the former."""
 
-    def __init__(self, message: str, asked: bool) -> None:
+    def __init__(self, message: str, asked: bool, ended: bool) -> None:
         super().__init__(message)
-        self.asked = asked
+        self.asked, self.ended = asked, ended
 
 
 class Child:
@@ -130,15 +133,10 @@ class Child:
     def __init__(self, seconds: float, wall: float, memory: int) -> None:
         self.limits, self.reason, self.began, self.asked = (seconds, wall, memory), "", 0.0, False
         self._ready, self._idle_memory, self._spent = False, 0, 0.0
-        root, package = Path(__file__).resolve().parent.parent, __package__
-        code = (
-            f"import sys; sys.path.insert(0, {str(root)!r}); from {package}.decode_worker import main; "
-            f"main({seconds!r}, {wall!r}, {memory!r})"
-        )
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # -P: a folder in which somebody starts the server is no place to import from.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
+            [sys.executable, "-P", "-c", _code(seconds, wall, memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | one_thread | {"PYTHONWARNINGS": "ignore"},
@@ -158,12 +156,14 @@ class Child:
         self.began, self.reason, self.asked = time.monotonic(), "", False
         try:
             self._await()
+            self.began = time.monotonic()
             self._send(data, options)
             self.asked = True
             del data
             return self._reply()
         except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Broken(f"{type(error).__name__}: {error}", self.asked) from error
+            ended = isinstance(error, (OSError, EOFError))
+            raise Broken(f"{type(error).__name__}: {error}", self.asked, ended) from error
         finally:
             self.began = 0.0
 
@@ -176,7 +176,7 @@ class Child:
         seconds, wall, memory = self.limits
         if not self.began:
             return
-        if time.monotonic() - self.began > wall:
+        if time.monotonic() - self.began > (wall if self._ready else START):
             self.kill(TOO_LONG)
             return
         spent, held = _usage(self.process.pid)
@@ -185,14 +185,13 @@ class Child:
         elif self._ready and held - self._idle_memory > memory:
             self.kill(TOO_LARGE)
 
-    def why(self) -> str:
-        """What to tell the owner of the file that this child did not survive."""
+    def why(self, ended: bool) -> str:
+        """What to tell the owner of the file that this child did not survive. ended: whether it has ended by itself."""
         if not self._ready:
             return NOT_STARTED.format("its decoder does not start")
-        try:
-            code = self.process.wait(5)
-        except subprocess.TimeoutExpired:
+        if not ended:
             return BROKEN.format("it answered nonsense")
+        code = self.process.wait()
         slow = {-getattr(signal, name, 0) for name in ("SIGPROF", "SIGALRM", "SIGXCPU")} - {0}
         return self.reason or (TOO_LONG if code in slow else BROKEN.format(f"it ended with code {code}"))
 
@@ -277,7 +276,7 @@ class Pool:
         except ImageError:
             raise
         except Broken as error:
-            error.args = (child.why(),)
+            error.args = (child.why(error.ended),)
             child.close()
             _log.info("A decoder is replaced.", exc_info=error)
             raise
@@ -358,6 +357,15 @@ class Pool:
 def _pause() -> float:
     """Seconds between looks at the children; shorter where the system limits nothing by itself."""
     return 0.1 if all(decode_worker.system_limits().values()) else 0.02
+
+
+def _code(seconds: float, wall: float, memory: int) -> str:
+    """What a child runs, from the same folder as this module, installed or not."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return (
+        f"import sys; sys.path.insert(0, {root!r}); from {__package__}.decode_worker import main; "
+        f"main({seconds!r}, {wall!r}, {memory!r})"
+    )
 
 
 def _usage(pid: int) -> tuple[float, int]:

@@ -140,10 +140,8 @@ def _warm(images: object) -> None:
     """Load what every picture needs, so that the first one does not wait for it."""
     import io
 
-    from PIL import Image
+    from PIL import GifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-    Image.init()
-    for kind in ("PNG", "JPEG"):
-        file = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(file, kind)
-        images.decode(file.getvalue())
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    images.decode(file.getvalue())

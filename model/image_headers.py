@@ -15,6 +15,8 @@ MAX_GIF_BLOCKS = 250_000
 """Blocks of a GIF; a full 20 MiB of ordinary frames has about 85,000."""
 MAX_GIF_COMMENT = 2**16
 """Bytes of all comments of a GIF: readers join them block by block, in time that grows with the square."""
+MAX_WEBP = 20_000_000
+"""Pixels of a WebP, which its reader holds four times over."""
 MAX_SCAN_PIXELS = 1_300_000_000
 """Pixels of a JPEG times its scans: 20 scans of 64 megapixels."""
 MAX_COEFFICIENTS = 280 * 2**20
@@ -46,6 +48,11 @@ def read(data: bytes, max_pixels: int) -> Header:
         header = Header(_png_size(data), png_streams.frames(data))
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         header = Header(_webp_size(data))
+        if header.size and MAX_WEBP < header.size[0] * header.size[1] <= max_pixels:
+            raise ImageError(
+                f"This WebP has {header.size[0] * header.size[1] / 1e6:.0f} megapixels; of this format at most "
+                f"{MAX_WEBP / 1e6:.0f} are accepted. Save it as JPEG or reduce it, and upload it again."
+            )
     elif data[:4] == b"GIF8":
         header = _gif(data)
     elif data[:2] == b"\xff\xd8":

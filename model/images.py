@@ -182,17 +182,17 @@ def _decode_file(data: bytes, max_pixels: int) -> Decoded:
     check_size(picture.size, max_pixels)
     keep = _Keep()
     try:
-        moving = _moving(picture, header, keep, data)
+        film, notices = _moving(picture, header, keep, data)
     except (ImageError, MemoryError):
         raise
-    except Exception:
-        moving = _Moving(
-            None, ()
-        )  # a later frame is damaged; whether the file opens is for the first one to say
-    if moving.film:
-        return _film(moving.film, keep.size)
-    # Afresh: where a later frame failed, the reader would go on from there.
-    return _still(_open(still), max_pixels, moving.notices, still)
+    except Exception:  # a later frame is damaged; whether the file opens is for the first one to say
+        film, notices, picture = None, (), None
+    if film:
+        return _film(film, keep.size)
+    if picture is None or notices:
+        picture = None  # the reader would go on from the frame that it failed at
+        picture = _open(still)
+    return _still(picture, max_pixels, notices, still)
 
 
 def _still(
