@@ -159,4 +159,8 @@ def _frame(file: Any, stream: Any, moment: float) -> Any:
         decoded += frame.width * frame.height
     if shown is None:
         raise ImageError("This video ends before its first picture. Save it again, or send another one.")
+    if shown.is_corrupt:
+        raise ImageError(
+            "This video is damaged where it is looked at. Save it again, or send an animated GIF."
+        )
     return shown

@@ -5,6 +5,7 @@ Pure functions over bytes: nothing is allocated that grows with what a header cl
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ MAX_SCAN_PIXELS = 1_300_000_000
 """Pixels of a JPEG times its scans: 20 scans of 64 megapixels."""
 MAX_COEFFICIENTS = 280 * 2**20
 """Bytes that a progressive JPEG keeps of all its coefficients until its last scan."""
+
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""What ends the compressed pixels of a JPEG: any marker but a restart."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,21 @@ def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
             return (kind, place) if place + 10 <= len(data) else None
         place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))
     return None
+
+
+def jpeg_ends_early(data: bytes) -> bool:
+    """Whether a JPEG's pixels stop at a marker that is no end of the file: bytes follow that no reader looks at. Some
+    cameras put more pictures there, so it takes grey rows as well to say that a JPEG is damaged."""
+    place = data.find(b"\xff\xda")
+    while place >= 0:
+        found = _MARKER.search(data, place + 2)
+        if found is None:
+            return False
+        kind, place = data[found.start() + 1], found.start()
+        if kind not in (0xC4, 0xDA, 0xDB, 0xDD, 0xFE) and not 0xE0 <= kind <= 0xEF:
+            return kind != 0xD9 or place + 2 < len(data)
+        place = data.find(b"\xff\xda", place)
+    return False
 
 
 def tiff_pages(data: bytes, most: int = 100_000) -> int:

@@ -206,6 +206,8 @@ def _still(
     picture.load()
     if data and picture.format == "PNG" and _ends_blank(picture) and not png_streams.are_whole(data):
         raise ImageError(DAMAGED.format("its rows end early"))
+    if data and picture.format == "JPEG" and _ends_grey(picture) and image_headers.jpeg_ends_early(data):
+        raise ImageError(DAMAGED.format("its pixels end early"))
     image, size = _working(picture, size)
     return Decoded(image, _digest((image,)), size, (*notices, *_shape_notices(size)))
 
@@ -214,6 +216,13 @@ def _ends_blank(picture: Image.Image) -> bool:
     """Whether the last two rows are as before decoding; one of them is decoded last even where rows are interlaced."""
     width, height = picture.size
     return not np.asarray(picture.crop((0, max(0, height - 2), width, height))).any()
+
+
+def _ends_grey(picture: Image.Image) -> bool:
+    """Whether the last row has the grey that JPEG readers put where pixels are missing."""
+    width, height = picture.size
+    row = np.asarray(picture.crop((0, height - 1, width, height)))
+    return picture.mode in ("L", "RGB") and bool((row == 128).all())
 
 
 def _film(film: Film, size: tuple[int, int]) -> Decoded:

@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import sys
+import weakref
 import zlib
 
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model import images
+from model import image_headers, images, pixels
 from model.errors import ImageError
 from model.images import decode
+from tests.campaigns import bombs, seeds
 
 RED, BLUE = (220, 40, 40), (20, 60, 200)
 
@@ -342,3 +344,242 @@ def test_the_decoder_loads_no_model_library():
     code = "import sys, model.images; print({'torch', 'transformers', 'gradio'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+# What costs more than its size tells, and what was not decoded whole.
+
+
+def flat(size, colour, format, frames, **options):
+    """An animation of plain frames, each of another colour."""
+    pictures = [Image.new("RGB", size, [colour, BLUE, (0, 200, 0)][index % 3]) for index in range(frames)]
+    return encoded(pictures[0], format, save_all=True, append_images=pictures[1:], duration=50, **options)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apng_canvas",
+        "gif_comment_of_single_bytes",
+        "gif_comments",
+        "gif_frames",
+        "gif_unknown_bytes",
+        "jpeg_scans",
+    ],
+)
+def test_what_its_header_gives_away_is_not_opened(name, monkeypatch):
+    data = bombs.BOMBS[name]()
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ImageError, match=r"megapixels|blocks|scans"):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", [b"VP8X", b"VP8L", b"VP8 "])
+def test_a_webp_tells_its_size_in_each_of_its_kinds(kind, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    width, height = 16000, 15999
+    content = {
+        b"VP8X": bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
+        b"VP8L": b"\x2f" + ((width - 1) | (height - 1) << 14).to_bytes(4, "little"),
+        b"VP8 ": b"\0\0\0\x9d\x01\x2a" + struct.pack("<HH", width, height),
+    }[kind]
+    data = b"RIFF" + bytes(4) + b"WEBP" + kind + struct.pack("<I", len(content)) + content + bytes(20)
+    with pytest.raises(ImageError, match="16000 × 15999 = 256 megapixels"):
+        decode(data)
+
+
+def test_a_webp_is_refused_where_its_reader_holds_it_too_often():
+    with pytest.raises(ImageError, match=r"at most 20 are accepted. Save it as JPEG"):
+        decode(b"RIFF" + bytes(4) + b"WEBPVP8X" + bytes(8) + (4999).to_bytes(3, "little") * 2)
+
+
+@pytest.mark.parametrize("dispose", [0, 2])
+def test_a_gif_whose_frame_outgrows_its_screen_is_its_first_frame(dispose):
+    decoded = decode(bombs.gif_growing_frame(30000, 30000, dispose))
+    assert decoded.size == decoded.image.size == (10, 10) and decoded.film is None
+    assert "only the first frame of 4" in decoded.notices[0]
+
+
+def test_a_tiff_of_very_many_pages_is_not_walked_through(monkeypatch):
+    monkeypatch.setattr(
+        "PIL.TiffImagePlugin.TiffImageFile.n_frames", property(lambda _: pytest.fail("walked"))
+    )
+    decoded = decode(bombs.tiff_pages(3000))
+    assert "first page of 3000" in decoded.notices[0]
+
+
+def test_a_tiff_whose_pages_go_round_in_a_circle_ends():
+    data = bytearray(bombs.tiff_pages(2))
+    end = data.rindex(struct.pack("<I", 0) + b"\x80\0")
+    struct.pack_into("<I", data, end, 8)
+    assert image_headers.tiff_pages(bytes(data)) == 2
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP"])
+def test_frames_are_reduced_one_by_one(format, monkeypatch):
+    """When a frame is decoded, those before it have their working size."""
+    monkeypatch.setattr(images, "WORKING_SIDE", 20)
+    alive, working = [], images._working
+
+    def counted(frame, size=None):
+        alive[:] = [ref for ref in alive if ref() is not None]
+        assert not alive, "an earlier frame is still there at full size"
+        alive.append(weakref.ref(frame))
+        return working(frame, size)
+
+    monkeypatch.setattr(images, "_working", counted)
+    decoded = decode(flat((60, 40), RED, format, 6))
+    assert [frame.size for frame in decoded.frames] == [(20, 13)] * 4 and decoded.size == (60, 40)
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP"])
+def test_an_animation_too_large_to_be_held_several_times_is_its_first_frame(format, monkeypatch):
+    monkeypatch.setattr("model.films.MAX_CANVAS", 30 * 40 - 1)
+    decoded = decode(flat((40, 30), RED, format, 5))
+    assert decoded.film is None and near(decoded.image.getpixel((9, 9)), RED)
+    assert "only the first frame of 5" in decoded.notices[0]
+
+
+def lzw(codes):
+    """GIF image data of 9-bit codes: 256 clears, 257 ends."""
+    bits = sum(code << 9 * place for place, code in enumerate(codes))
+    data = bits.to_bytes(-(-9 * len(codes) // 8), "little")
+    return b"\x08" + bytes([len(data)]) + data + b"\0"
+
+
+def gif_of(*frames):
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 4, 4, 0)
+    head = b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0xF7, 0, 0)
+    return head + bytes(range(256)) * 3 + b"".join(frame + lzw(codes) for codes in frames) + b";"
+
+
+GOOD, SHORT = [256, *range(16), 257], [256, 1, 2, 3, 257]
+
+
+def test_a_damaged_first_frame_is_damaged_whatever_comes_behind_it():
+    assert decode(gif_of(GOOD, GOOD)).film is not None
+    for broken in (gif_of(SHORT), gif_of(SHORT, GOOD), gif_of(SHORT, GOOD, GOOD, GOOD, GOOD)):
+        with pytest.raises(ImageError, match="damaged"):
+            decode(broken)
+
+
+def test_after_a_damaged_later_frame_the_first_one_is_read_afresh():
+    decoded = decode(gif_of(GOOD, SHORT, GOOD))
+    assert decoded.film is None and decoded.sha256 == decode(gif_of(GOOD)).sha256
+
+
+def test_a_png_whose_rows_end_early_is_damaged():
+    rows = [b"\0" + bytes([200] * 30) for _ in range(20)]
+    whole = png(30, 20, 8, 0, b"".join(rows))
+    assert decode(whole).image.getpixel((3, 19)) == (200, 200, 200)
+    with pytest.raises(ImageError, match="rows end early"):
+        decode(png(30, 20, 8, 0, b"".join(rows[:12])))
+    black = [*rows[:12], *[bytes(31)] * 8]
+    assert decode(png(30, 20, 8, 0, b"".join(black))).image.getpixel((3, 19)) == (0, 0, 0)
+
+
+def test_a_png_in_seven_passes_that_ends_early_is_damaged():
+    decode(seeds.interlaced_png())
+    data = bombs.png(16, 16, 8, 0, chunk(b"IDAT", zlib.compress(b"\0\xff\xff" * 4)), interlaced=1)
+    with pytest.raises(ImageError, match="rows end early"):
+        decode(data)
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_an_animated_png_with_a_short_frame(which):
+    """The first one costs the picture, a later one the film."""
+    content = [
+        zlib.compress((b"\0" + bytes([99 + index]) * 8) * (3 if index == which else 8)) for index in range(4)
+    ]
+    control = [chunk(b"fcTL", struct.pack(">IIIIIHHBB", n, 8, 8, 0, 0, 1, 10, 0, 0)) for n in (0, 1, 3, 5)]
+    parts = [chunk(b"acTL", struct.pack(">II", 4, 0)), control[0], chunk(b"IDAT", content[0])]
+    for index, number in ((1, 2), (2, 4), (3, 6)):
+        parts += [control[index], chunk(b"fdAT", struct.pack(">I", number) + content[index])]
+    data = bombs.png(8, 8, 8, 0, *parts)
+    if which == 0:
+        with pytest.raises(ImageError, match="rows end early"):
+            decode(data)
+    else:
+        decoded = decode(data)
+        assert decoded.film is None and decoded.image.getpixel((7, 7)) == (99, 99, 99)
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\x37"])
+def test_a_jpeg_whose_pixels_end_early_is_damaged(marker):
+    data = encoded(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")
+    with pytest.raises(ImageError, match="damaged"):
+        decode(data[: len(data) // 2] + marker + data[len(data) // 2 + 2 :])
+
+
+def test_a_grey_jpeg_and_one_with_more_behind_it_are_whole():
+    grey, scene = encoded(Image.new("RGB", (40, 30), (128, 128, 128)), "JPEG"), encoded(two_tone(), "JPEG")
+    for data in (grey, scene + b"more" * 20, scene + scene, encoded(two_tone(), "JPEG", progressive=True)):
+        assert decode(data).size == (40, 30)
+
+
+@pytest.mark.parametrize("method", ["pathlib.Path.read_bytes", "pathlib.Path.is_file"])
+def test_a_file_that_may_not_be_read_is_said_to_be_one(method, tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(two_tone()))
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(method, refuse)
+    with pytest.raises(ImageError, match=r"'picture.png' is there, but this program may not read it"):
+        decode(path)
+
+
+def test_a_file_that_the_disk_does_not_give_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(two_tone()))
+
+    def fail(self):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
+    with pytest.raises(ImageError, match=r"cannot be read .*Check the disk"):
+        decode(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "1", "I;16", "I", "F"])
+def test_bands_give_the_same_pixels_as_the_whole_at_once(mode, monkeypatch):
+    image = seeds.scene(5, (50, 37))
+    if mode in ("I;16", "I", "F"):
+        samples = np.asarray(image.convert("L")).astype(
+            {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        )
+        image = Image.fromarray(samples * {"I;16": 200, "I": 70000, "F": -1.5}[mode])
+    else:
+        image = image.convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(seeds.scene(6, (50, 37)).convert("L"))
+    if mode == "P":
+        image.info["transparency"] = 7
+    whole = pixels.to_rgb(image).tobytes()
+    monkeypatch.setattr(pixels, "BAND", 50 * 4)
+    assert pixels.to_rgb(image).tobytes() == whole
+    halved = Image.frombytes("RGB", image.size, whole).reduce(2)
+    assert pixels.to_rgb(image, 2).tobytes() == halved.tobytes()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_picture_over_the_exact_size_is_halved_on_its_way(format, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(seeds.scene(2, (301, 201)), format, exif=exif)
+    monkeypatch.setattr(images, "WORKING_SIDE", 100)
+    exact = decode(data)
+    monkeypatch.setattr(images, "EXACT", 60_000)
+    halved = decode(data)
+    assert halved.size == exact.size == ((201, 301) if orientation == 6 else (301, 201))
+    assert halved.image.size == exact.image.size
+    difference = np.asarray(halved.image).astype(int) - np.asarray(exact.image)
+    assert np.abs(difference).mean() < 2
+
+
+def test_the_callers_large_picture_is_not_drafted(monkeypatch):
+    monkeypatch.setattr(images, "EXACT", 100)
+    picture = Image.open(io.BytesIO(encoded(two_tone((400, 300)), "JPEG")))
+    decode(picture)
+    assert picture.size == (400, 300)
