@@ -39,6 +39,8 @@ SECONDS = 1.4
 """Processor time for one file; with what the server spends on it, and on a new child if need be, it stays below 2."""
 WALL = 30.0
 """Seconds after which a child is ended that gets no processor time, or waits for something."""
+SLACK = 0.1
+"""Seconds by which the system's own limit comes before the one that is watched from here."""
 START = 60.0
 """Seconds after which a child is ended that is not ready for a first file."""
 MEMORY = 360 * 2**20
@@ -180,7 +182,7 @@ class Child:
             self.kill(TOO_LONG)
             return
         spent, held = _usage(self.process.pid)
-        if self._ready and spent - self._spent > seconds + 0.3:
+        if self._ready and spent - self._spent > seconds + SLACK:
             self.kill(TOO_LONG)
         elif self._ready and held - self._idle_memory > memory:
             self.kill(TOO_LARGE)

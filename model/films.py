@@ -19,7 +19,11 @@ FRAMES = 4
 """What InstructBLIP's checkpoints are given of a video (transformers' InstructBlipVideo)."""
 
 MAX_PIXELS = 200_000_000
-"""Most pixels that are decoded in search of the frames: frames of an animation build on one another."""
+"""Most pixels of an animation that are decoded in search of its frames, which build on one another."""
+
+MAX_SOUGHT = 60_000_000
+"""Most pixels of a video that are decoded in search of one frame, from the key frame before it on: a second of 1080
+lines. Where key frames are further apart, the frame that was reached is shown, with the moment that it is from."""
 
 MAX_CANVAS = 16_000_000
 """Most pixels of an animated picture's canvas, which its reader holds several times over; a larger one is shown as its
@@ -153,7 +157,7 @@ def _frame(file: Any, stream: Any, moment: float) -> Any:
             raise ImageError(
                 f"This video is {frame.width} × {frame.height}, too large. Reduce it to 1080 lines or fewer."
             )
-        if shown is not None and (frame.time > moment + 1e-6 or decoded > MAX_PIXELS):
+        if shown is not None and (frame.time > moment + 1e-6 or decoded > MAX_SOUGHT):
             break
         shown = frame
         decoded += frame.width * frame.height

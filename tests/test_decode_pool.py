@@ -244,23 +244,30 @@ def test_a_child_that_cannot_start_is_said_to_be_the_servers_trouble(monkeypatch
         pool.decode(small())
 
 
-def test_without_limits_of_the_system_children_are_watched(monkeypatch):
+@pytest.mark.parametrize(
+    ("limits", "make", "words"),
+    [
+        ({"seconds": 0.2}, lambda: SLOW, "processor time"),
+        ({"memory": 40 * 2**20}, lambda: bombs.saved("PNG", (6000, 4000)), "400 MB of memory"),
+    ],
+)
+def test_without_limits_of_the_system_children_are_watched(limits, make, words, monkeypatch):
     """As where the system sets none: what a child spends and holds is looked at from here."""
-    held = [0.0, 0]
-    monkeypatch.setattr(decode_pool, "_usage", lambda pid: tuple(held))
-    with contextlib.closing(Pool(children=1)) as pool:
-        for usage, words in (([9.0, 0], "processor time"), ([0.0, 2**40], "memory")):
-            held[:] = [0.0, 0]
-            pool.decode(small())
-            refusals = []
-            thread = busy(pool, SLOW, refusals)
-            with pool._changed:
-                (child,) = pool._busy
-            while not child.asked:
-                pass
-            held[:] = usage
-            thread.join()
-            assert words in refusals[0]
+    none = dict.fromkeys(decode_worker.system_limits(), False)
+    code = decode_pool._code
+    patch = f"decode_worker.system_limits = lambda: {none}; main("
+    monkeypatch.setattr(decode_worker, "system_limits", lambda: none)
+    monkeypatch.setattr(
+        decode_pool,
+        "_code",
+        lambda *given: code(*given).replace(" main(", f" from model import decode_worker; {patch}"),
+    )
+    assert patch in decode_pool._code(1, 1, 1)
+    with contextlib.closing(Pool(children=1, **limits)) as pool:
+        pool.decode(small())
+        with pytest.raises(ImageError, match=words):
+            pool.decode(make())
+        assert pool.decode(small()).size == seeds.scene().size
 
 
 def test_what_cannot_be_limited_is_said_once(monkeypatch, caplog):

@@ -119,9 +119,58 @@ def test_a_video_file_is_a_film(format):
 
 def test_a_frame_late_in_a_video_is_not_reached_through_all_before_it(monkeypatch):
     data = video(count=48, step=5)
-    monkeypatch.setattr(films, "MAX_PIXELS", 64 * 48 * 8)
+    monkeypatch.setattr(films, "MAX_SOUGHT", 64 * 48 * 8)
     levels = [round(np.asarray(frame)[-4:, -4:].mean() / 5) for frame in decode(data).frames]
     assert levels == [0, 12, 24, 36]
+
+
+def test_where_key_frames_are_far_apart_the_frame_that_was_reached_is_shown_with_its_moment(monkeypatch):
+    monkeypatch.setattr(films, "MAX_SOUGHT", 64 * 48 * 3)
+    decoded = decode(video(count=48, step=5))
+    levels = [round(np.asarray(frame)[-4:, -4:].mean() / 5) for frame in decoded.frames]
+    assert levels != [0, 12, 24, 36] and levels[0] == 0 and levels == sorted(levels)
+    assert decoded.film.moments == tuple(f"{level / 10:.1f} s" for level in levels)
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska", "avi"])
+def test_a_video_is_decoded_by_one_thread(format, monkeypatch):
+    """What many threads hold and spend would be hard to bound."""
+    threads, frame = [], films._frame
+    monkeypatch.setattr(
+        films, "_frame", lambda *given: threads.append(given[1].codec_context.thread_count) or frame(*given)
+    )
+    decode(video(format=format))
+    assert threads == [1] * 4
+
+
+def test_a_video_frame_that_its_decoder_calls_corrupt_is_refused(monkeypatch):
+    data = video()
+
+    class Corrupt:
+        def __init__(self, frame):
+            self.frame = frame
+
+        def __getattr__(self, name):
+            return True if name == "is_corrupt" else getattr(self.frame, name)
+
+    import av
+
+    decoded = av.container.InputContainer.decode
+
+    class Container:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def decode(self, stream):
+            return map(Corrupt, decoded(self.file, stream))
+
+    frames = films._frames
+    monkeypatch.setattr(films, "_frames", lambda file, keep: frames(Container(file), keep))
+    with pytest.raises(ImageError, match="damaged where it is looked at"):
+        decode(data)
 
 
 def test_a_video_held_upright_is_seen_upright():
