@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from model import decode_worker, images
+from model import decode_worker, heap_fill, images
 from model.decode_worker import READY, REPLY, REQUEST
 from model.errors import ImageError
 from model.films import FRAMES, Film
@@ -141,7 +141,7 @@ class Child:
             [sys.executable, "-P", "-c", _code(seconds, wall, memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | one_thread | {"PYTHONWARNINGS": "ignore"},
+            env=os.environ | one_thread | heap_fill.UNCACHED | {"PYTHONWARNINGS": "ignore"},
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         self._end = weakref.finalize(self, _end, self.process, os.getpid())

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from model import films, image_headers, pixels, png_streams
+from model import films, heap_fill, image_headers, pixels, png_streams
 from model.errors import ImageError
 from model.films import Film
 from model.image_headers import Header, check_size
@@ -35,6 +35,12 @@ WORKING_SIDE = 2048
 
 EXACT = 24_000_000
 """Pixels up to which a picture is decoded at its full size before it is reduced; a larger one is halved on the way."""
+
+LENIENT = {
+    *("tiff_ccitt", "group3", "group4", "tiff_raw_16", "packbits"),
+    *("tiff_jpeg", "jpeg", "tiff_thunderscan", "tiff_sgilog", "tiff_sgilog24"),
+}
+"""Compressions of TIFF whose decoders leave damaged pixels out and report nothing: such files are decoded twice."""
 
 MAX_TIFF_PAGES = 200
 """Pages of a TIFF that its reader may walk through to count them."""
@@ -200,6 +206,20 @@ def _still(
 ) -> Decoded:
     """The picture that is open, and nothing that comes behind it. data: the file that it is read from, if it is one."""
     check_size(picture.size, max_pixels)
+    if not data or picture.format != "TIFF" or picture.info.get("compression") not in LENIENT:
+        image, size = _loaded(picture, data)
+        return Decoded(image, _digest((image,)), size, (*notices, *_shape_notices(size)))
+    with heap_fill.filled(0x55):
+        image, size = _loaded(picture, data)
+    with heap_fill.filled(0xAA):
+        again, _ = _loaded(_open(data), data)
+    if image.tobytes() != again.tobytes():
+        raise ImageError(DAMAGED.format("some of its pixels are missing"))
+    return Decoded(image, _digest((image,)), size, (*notices, *_shape_notices(size)))
+
+
+def _loaded(picture: Image.Image, data: bytes | None) -> tuple[Image.Image, tuple[int, int]]:
+    """(what is kept of an open picture, its size once upright). data: its file, which must have been decoded whole."""
     size = picture.size
     if data and size[0] * size[1] > EXACT and picture.format in ("JPEG", "MPO"):
         picture.draft(picture.mode, (size[0] // 2, size[1] // 2))
@@ -208,8 +228,7 @@ def _still(
         raise ImageError(DAMAGED.format("its rows end early"))
     if data and picture.format == "JPEG" and _ends_grey(picture) and image_headers.jpeg_ends_early(data):
         raise ImageError(DAMAGED.format("its pixels end early"))
-    image, size = _working(picture, size)
-    return Decoded(image, _digest((image,)), size, (*notices, *_shape_notices(size)))
+    return _working(picture, size)
 
 
 def _ends_blank(picture: Image.Image) -> bool:

@@ -74,6 +74,21 @@ def test_a_large_picture_is_the_same_too(pool):
     assert np.abs(np.asarray(there.image) - near).mean() < 2
 
 
+@linux
+def test_missing_pixels_are_not_filled_with_what_memory_held(pool):
+    """libtiff leaves out the lines of a fax that it cannot make out, and says nothing."""
+    whole, refused = SOUND["tiff_fax"], 0
+    for place in range(60, 400, 10):
+        data = whole[:place] + bytes(4) + whole[place + 4 :]
+        try:
+            first = pool.decode(data)
+        except ImageError as error:
+            refused += "pixels are missing" in str(error)
+        else:
+            assert {pool.decode(data).sha256 for _ in range(3)} == {first.sha256}
+    assert refused > 3
+
+
 def test_every_way_in_ends_alike(pool, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(small())

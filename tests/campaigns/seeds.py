@@ -33,6 +33,8 @@ PICTURES = {
     "tiff_float": ("TIFF", "F", {}),
     "tiff_16": ("TIFF", "I;16", {}),
     "tiff_fax": ("TIFF", "1", {"compression": "group4"}),
+    "tiff_group3": ("TIFF", "1", {"compression": "group3"}),
+    "tiff_packbits": ("TIFF", "RGB", {"compression": "packbits"}),
     "tiff_jpeg": ("TIFF", "RGB", {"compression": "jpeg"}),
     "ppm": ("PPM", "RGB", {}),
     "pgm": ("PPM", "L", {}),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from PIL import Image, ImageOps
+from PIL import Image
 
 from model import decode_pool, films, images
 from model.errors import ImageError
@@ -169,7 +169,7 @@ def _onto(value: int, data: bytes) -> bytes:
             ink = value if len(picture.getbands()) == 1 else (value,) * len(picture.getbands())
             picture.im = Image.core.fill(picture.mode, picture.size, ink)
         picture.load()
-        return ImageOps.exif_transpose(picture).tobytes()
+        return picture.tobytes()
 
 
 class Costs:
