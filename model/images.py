@@ -7,16 +7,12 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import io
 import threading
-import urllib.parse
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,10 +21,10 @@ from PIL import ExifTags, Image
 from model import films, heap_fill, image_headers, pixels, png_streams
 from model.errors import ImageError
 from model.films import Film
+from model.image_files import MAX_BYTES, READABLE, file_bytes, short
 from model.image_headers import Header, check_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 64_000_000
 WORKING_SIDE = 2048
 """Long side, in pixels, of what is kept: enough for any view, and 12 MB at most where 64 MP would be 192."""
@@ -49,7 +45,6 @@ DAMAGED = (
     "This image file is damaged ({}). Open and save it again as PNG or JPEG, or upload it once more if the transfer "
     "was cut short."
 )
-_READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # One decode at a time: it bounds the memory of simultaneous uploads, and the warning filter is process-wide.
 _DECODING = threading.Lock()
 _TURNS = {
@@ -136,7 +131,7 @@ def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
             ) from None
         except Exception as error:
             # The parsers raise OSError, SyntaxError, ValueError, struct.error, IndexError and more.
-            raise ImageError(DAMAGED.format(_short(error))) from error
+            raise ImageError(DAMAGED.format(short(error))) from error
 
 
 def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
@@ -258,66 +253,6 @@ def _digest(frames: Sequence[Image.Image]) -> str:
     return digest.hexdigest()
 
 
-def file_bytes(source: Any, max_bytes: int = MAX_BYTES) -> bytes:
-    """Bytes of a path, a data URL or a byte string, never more than `max_bytes`."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        _check_bytes(len(source), max_bytes)
-        return bytes(source)
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return _read_data_url(source, max_bytes)
-    if isinstance(source, str) and source.split("://")[0].lower() in {"http", "https", "ftp", "file"}:
-        raise ImageError(
-            "Images are not fetched from web addresses. Download the picture and upload the file itself."
-        )
-    if not isinstance(source, (str, Path)) or not str(source):
-        raise ImageError(
-            f"Expected an image file, got {_kind(source)}. Upload a {_READABLE} file (from Python: a path, "
-            "bytes, a data: URL, a PIL image or an array)."
-        )
-    path = Path(source)
-    try:
-        if not path.is_file():
-            raise ImageError(f"There is no file {path.name!r}. Check the path, or upload the image again.")
-        _check_bytes(path.stat().st_size, max_bytes)
-        return path.read_bytes()
-    except PermissionError:
-        raise ImageError(
-            f"The file {path.name!r} is there, but this program may not read it. Allow it to (on Linux and macOS: "
-            "chmod a+r, and a+x for its folders), or choose a copy of your own."
-        ) from None
-    except OSError as error:
-        raise ImageError(
-            f"The file {path.name!r} cannot be read ({_short(error)}). Check the disk or the network that it is on, or "
-            "choose a copy."
-        ) from error
-
-
-def _read_data_url(url: str, max_bytes: int) -> bytes:
-    header, comma, payload = url.partition(",")
-    if not comma:
-        raise ImageError("This data: URL has no comma before its content. Send data:image/png;base64,....")
-    if not header.lower().endswith(";base64"):
-        _check_bytes(len(payload) // 3, max_bytes)  # one byte may be written as three characters, %FF
-        data = urllib.parse.unquote_to_bytes(payload)
-        _check_bytes(len(data), max_bytes)
-        return data
-    _check_bytes(len(payload) * 3 // 4 - 2, max_bytes)
-    try:
-        return base64.b64decode(urllib.parse.unquote_to_bytes(payload), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ImageError(
-            f"The base64 content of this data: URL is damaged ({_short(error)}). Encode the file again."
-        ) from error
-
-
-def _check_bytes(count: int, max_bytes: int) -> None:
-    if count > max_bytes:
-        raise ImageError(
-            f"This file has {count / 2**20:.1f} MiB; at most {max_bytes / 2**20:.4g} MiB are accepted. Save "
-            "it as JPEG or reduce its size, and upload it again."
-        )
-
-
 def _open(data: bytes) -> Image.Image:
     """Read the header only; no pixel is decoded here."""
     if not data:
@@ -326,11 +261,11 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"This image is far too large ({_short(error)}). Reduce it to 2000 pixels on the long side."
+            f"This image is far too large ({short(error)}). Reduce it to 2000 pixels on the long side."
         ) from error
     except Image.UnidentifiedImageError:
         raise ImageError(
-            f"This file is not an image this program can read{_guess(data)}. Save it as {_READABLE} and "
+            f"This file is not an image this program can read{_guess(data)}. Save it as {READABLE} and "
             "upload it again."
         ) from None
 
@@ -411,12 +346,3 @@ def _shape_notices(size: tuple[int, int]) -> tuple[str, ...]:
     if min(size) < 16:
         notices.append(f"Tiny image: {width} × {height} pixels hold next to nothing for a model to see.")
     return tuple(notices)
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None or value == "" else f"a value of type {type(value).__name__}"
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:119] + "…"

@@ -190,6 +190,12 @@ def stand_in(world="emoji scenes", family="blip2", title="One", parameters=9e6, 
     )
 
 
+def test_uploads_are_decoded_in_a_child_process():
+    from model import decode_pool
+
+    assert app.make_services(stand_in()).decode is decode_pool.decode
+
+
 def test_other_models_are_loaded_when_chosen_and_only_once():
     first, second = stand_in(), stand_in(family="instructblip", title="Two")
     loaded = []

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from model import decode_pool, decode_worker, images
+from model import decode_child, decode_pool, decode_worker, images
 from model.decode_pool import Pool
 from model.errors import ImageError
 from tests.campaigns import bombs, seeds, uploads
@@ -94,8 +94,19 @@ def test_every_way_in_ends_alike(pool, tmp_path):
     path.write_bytes(small())
     shas = {decode_pool.decode(source).sha256 for source in (path, str(path), small(), Image.open(path))}
     assert shas == {images.decode(path).sha256}
+    frames = [
+        path,
+        small(),
+        seeds.scene(8),
+        np.asarray(seeds.scene(9)),
+        seeds.scene(8),
+        tmp_path / "none.png",
+    ]
+    assert decode_pool.decode(frames).sha256 == images.decode(frames).sha256
     with pytest.raises(ImageError, match="no file"):
         decode_pool.decode(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="no pictures"):
+        decode_pool.decode([])
     with pytest.raises(ImageError, match="MiB"):
         decode_pool.decode(path, max_bytes=10)
     with pytest.raises(ImageError, match="megapixels"):
@@ -141,7 +152,8 @@ def test_no_more_children_than_there_may_be(pool):
 
 
 @linux
-def test_processor_time_is_limited():
+def test_processor_time_is_limited(monkeypatch):
+    monkeypatch.setattr(decode_child.Child, "look", lambda self: None)  # by the system alone
     with contextlib.closing(Pool(children=1, seconds=0.2)) as pool:
         pool.decode(small())
         (child,) = pool.processes()
@@ -191,12 +203,16 @@ def test_a_child_that_dies_over_a_file_is_told_of_and_replaced():
         assert pool.decode(small()).size == seeds.scene().size
 
 
-def test_a_child_that_died_before_is_no_fault_of_the_next_file():
+def test_a_child_that_died_before_is_no_fault_of_the_next_file(monkeypatch):
+    """Not even where it dies after it was last seen alive."""
+    seen = iter([True])
+    alive = property(lambda child: next(seen, False) or child.process.poll() is None)
     with contextlib.closing(Pool(children=1)) as pool:
         pool.decode(small())
         (child,) = pool._idle
         child.process.kill()
         child.process.wait()
+        monkeypatch.setattr(decode_child.Child, "alive", alive)
         assert pool.decode(small()).size == seeds.scene().size
 
 
@@ -204,7 +220,7 @@ def answering(reply):
     """The code of a child that answers every file so."""
     return (
         "import sys, time\n"
-        f"sys.stdout.buffer.write({decode_pool.READY!r}); sys.stdout.buffer.flush()\n"
+        f"sys.stdout.buffer.write({decode_worker.READY!r}); sys.stdout.buffer.flush()\n"
         "sys.stdin.buffer.read(1)\n"
         f"sys.stdout.buffer.write({reply!r}); sys.stdout.buffer.flush()\n"
         "sys.stdin.buffer.read()\n"
@@ -213,7 +229,7 @@ def answering(reply):
 
 def replied(pixels=b"", **content):
     text = json.dumps({"size": [2, 2], "notices": [], "frames": [[2, 2]], "film": None} | content).encode()
-    return decode_pool.REPLY.pack(len(text)) + text + pixels
+    return decode_worker.REPLY.pack(len(text)) + text + pixels
 
 
 @pytest.mark.parametrize(
@@ -233,12 +249,12 @@ def replied(pixels=b"", **content):
         replied(bytes(12), notices=[{}]),
         replied(bytes(12), notices=7),
         b"\0\0\xff\xff" + b"[" * 65535,
-        decode_pool.REPLY.pack(13) + b'{"error": [1]',
+        decode_worker.REPLY.pack(13) + b'{"error": [1]',
     ],
     ids=lambda reply: repr(reply[:60]),
 )
 def test_nonsense_is_refused(reply, monkeypatch):
-    monkeypatch.setattr(decode_pool, "_code", lambda *limits: answering(reply))
+    monkeypatch.setattr(decode_child, "_code", lambda *limits: answering(reply))
     with contextlib.closing(Pool(children=1, wall=5)) as pool:
         pool.warm()
         (child,) = pool.processes()
@@ -248,13 +264,13 @@ def test_nonsense_is_refused(reply, monkeypatch):
 
 
 def test_what_is_no_nonsense_is_taken(monkeypatch):
-    monkeypatch.setattr(decode_pool, "_code", lambda *limits: answering(replied(bytes(range(12)))))
+    monkeypatch.setattr(decode_child, "_code", lambda *limits: answering(replied(bytes(range(12)))))
     with contextlib.closing(Pool(children=1, wall=5)) as pool:
         assert pool.decode(small()).image.tobytes() == bytes(range(12))
 
 
 def test_a_child_that_cannot_start_is_said_to_be_the_servers_trouble(monkeypatch):
-    monkeypatch.setattr(decode_pool, "_code", lambda *limits: "raise SystemExit(3)")
+    monkeypatch.setattr(decode_child, "_code", lambda *limits: "raise SystemExit(3)")
     with contextlib.closing(Pool(children=1)) as pool, pytest.raises(ImageError, match="does not start"):
         pool.decode(small())
 
@@ -269,15 +285,15 @@ def test_a_child_that_cannot_start_is_said_to_be_the_servers_trouble(monkeypatch
 def test_without_limits_of_the_system_children_are_watched(limits, make, words, monkeypatch):
     """As where the system sets none: what a child spends and holds is looked at from here."""
     none = dict.fromkeys(decode_worker.system_limits(), False)
-    code = decode_pool._code
+    code = decode_child._code
     patch = f"decode_worker.system_limits = lambda: {none}; main("
     monkeypatch.setattr(decode_worker, "system_limits", lambda: none)
     monkeypatch.setattr(
-        decode_pool,
+        decode_child,
         "_code",
         lambda *given: code(*given).replace(" main(", f" from model import decode_worker; {patch}"),
     )
-    assert patch in decode_pool._code(1, 1, 1)
+    assert patch in decode_child._code(1, 1, 1)
     with contextlib.closing(Pool(children=1, **limits)) as pool:
         pool.decode(small())
         with pytest.raises(ImageError, match=words):

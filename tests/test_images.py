@@ -394,6 +394,7 @@ def test_a_webp_is_refused_where_its_reader_holds_it_too_often():
 
 @pytest.mark.parametrize("dispose", [0, 2])
 def test_a_gif_whose_frame_outgrows_its_screen_is_its_first_frame(dispose):
+    assert image_headers.read(bombs.gif_growing_frame(30000, 30000, dispose), images.MAX_PIXELS).grows
     decoded = decode(bombs.gif_growing_frame(30000, 30000, dispose))
     assert decoded.size == decoded.image.size == (10, 10) and decoded.film is None
     assert "only the first frame of 4" in decoded.notices[0]
