@@ -28,7 +28,7 @@ from model.images import Decoded
 
 CHILDREN = 3
 """Files that are decoded at once; a further one waits for the next free child."""
-SECONDS = 1.4
+SECONDS = 1.25
 """Processor time for one file; with what the server spends on it, and on a new child if need be, it stays below 2."""
 WALL = 30.0
 """Seconds after which a child is ended that gets no processor time, or waits for something."""

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -190,10 +190,10 @@ class Costs:
         with _most(self._held) as seen:
             yield
         peaks = [_peak(pid) for pid in (self.me.pid, *self.pool.processes())]
-        most = max(*seen, sum(peaks))
+        most = max(seen[0], sum(peaks))
         if self.pool.processes() != children:
             self.pool.decode(self.small)
-        findings.seconds = max(findings.seconds, (self._spent() - spent, name))
+        findings.seconds = max(findings.seconds, (self._spent() - spent - seen[1], name))
         findings.memory = max(findings.memory, (float(most - idle), name))
 
     def _spent(self) -> float:
@@ -228,13 +228,14 @@ def _peak(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def _most(measure) -> Iterator[list[int]]:
-    """A list whose first number is the largest that `measure` has given, asked every few milliseconds."""
-    seen, done = [measure()], threading.Event()
+def _most(measure: Callable[[], int]) -> Iterator[list[float]]:
+    """[the largest that `measure` has given, asked every few milliseconds, processor time that the asking took]."""
+    seen, done = [measure(), 0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.01):
             seen[0] = max(seen[0], measure())
+        seen[1] = time.thread_time()
 
     thread = threading.Thread(target=watch)
     thread.start()
