@@ -132,9 +132,7 @@ class Pipeline:
         if not answer.token_ids:
             raise QuestionError("The answer has no word to explain. Ask in other words.")
         encoded, inputs = self._with_vision(image)
-        slots = encoded.queries.shape[1]
-        ids = answer.prompt_ids
-        prompt = self._prompts.placed(ids, slots) if ids else self._prompts.ids(answer.prompt, slots)
+        prompt = self._prompts.again(answer, encoded.queries.shape[1])
 
         return Scorer(
             self.model, encoded, prompt, answer, self._encoder, inputs, self._turn, self._generator.reuse
@@ -226,8 +224,7 @@ class Pipeline:
 
     def self_check(self) -> list[Finding]:
         """What can be checked without asking the model anything: (what, whether it holds, detail)."""
-        precision = str(self.dtype).removeprefix("torch.")
-        return findings(self.checkpoint, self.model, self.processor, precision)
+        return findings(self.checkpoint, self.model, self.processor, self.dtype)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest needs to say which computation made a picture or an answer."""
@@ -352,17 +349,8 @@ class Pipeline:
             if finish == "eos" and not text:
                 finish = "empty"
             tokens, seconds = tuple(wording.pieces), time.perf_counter() - start
-            return Answer(
-                text,
-                tokens,
-                tuple(ids),
-                tuple(logprobs),
-                finish,
-                prompt.text,
-                seconds,
-                notices,
-                prompt.text_ids,
-            )
+            said = (text, tokens, tuple(ids), tuple(logprobs), finish)
+            return Answer(*said, prompt.text, seconds, notices, prompt.text_ids)
 
         def progress(ids: list[int], logprobs: list[float]) -> None:
             emit(answer(ids, logprobs, None))

@@ -17,7 +17,7 @@ from model.checkpoints import Checkpoint
 from model.errors import QuestionError
 from model.prompt_format import ChatFormat, CleanTurn, PlainFormat
 from model.prompt_tokens import Piece, PromptTokens
-from model.types import Turn
+from model.types import Answer, Turn
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ class Prompter:
     def ids(self, text: str, slots: int | None = None) -> tuple[int, ...]:
         """The processor's own order: placeholders, then a typed text with the special tokens around it."""
         return self.placed(self._tokens.encode([Piece(text, typed=True)]), slots)
+
+    def again(self, answer: Answer, slots: int) -> tuple[int, ...]:
+        """The prompt of an answer; one that was made by hand has no ids of it, and its text counts as typed."""
+        return self.placed(answer.prompt_ids, slots) if answer.prompt_ids else self.ids(answer.prompt, slots)
 
     def placed(self, text_ids: Sequence[int], slots: int | None = None) -> tuple[int, ...]:
         """The placeholders of an image that takes `slots` vectors, then the ids of a prompt's text."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+
 from model import weight_checks
 from model.checkpoints import Checkpoint
 from model.end_tokens import sources
@@ -20,19 +22,19 @@ class Finding(NamedTuple):
     detail: str
 
 
-def findings(checkpoint: Checkpoint, model: Any, processor: Any, precision: str) -> list[Finding]:
+def findings(checkpoint: Checkpoint, model: Any, processor: Any, dtype: torch.dtype) -> list[Finding]:
     """The checks of one loaded checkpoint.
 
     Args:
         checkpoint: how it is spoken to.
         model: the transformers model.
         processor: its image processor and its tokenizer.
-        precision: of the language model, such as "float16".
+        dtype: the precision of the language model.
     """
     return [
         _picture_size(checkpoint, model, processor),
         _finite(model),
-        _precision(checkpoint, model, precision),
+        _precision(checkpoint, model, str(dtype).removeprefix("torch.")),
         _ends(model, processor.tokenizer),
         _typed(checkpoint, model, processor),
     ]
