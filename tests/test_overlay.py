@@ -57,8 +57,12 @@ def test_the_legend_is_as_clear_as_the_map():
         at, alpha = int(share * (WIDTH - 1)), 0.5 * share**0.5
         colour = table("viridis")[round(255 * share)]
         assert np.abs(bar[at] - (alpha * colour + (1 - alpha) * 255)).max() <= 6
-    stops = list(ET.fromstring(overlay_svg(CAPTURE, picture(), Selection((3,), opacity=0.5))).iter(f"{SVG}stop"))
-    assert [float(stops[i].get("stop-opacity")) for i in (0, 8, 32)] == pytest.approx([0, 0.25, 0.5], abs=0.003)
+    stops = list(
+        ET.fromstring(overlay_svg(CAPTURE, picture(), Selection((3,), opacity=0.5))).iter(f"{SVG}stop")
+    )
+    assert [float(stops[i].get("stop-opacity")) for i in (0, 8, 32)] == pytest.approx(
+        [0, 0.25, 0.5], abs=0.003
+    )
 
 
 def test_the_brightest_patch_is_the_planted_one():

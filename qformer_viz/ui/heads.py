@@ -12,7 +12,7 @@ import gradio as gr
 from ..attribution.knockout import effects, ends
 from ..heads import Heads, Talk, heads, shares, talk
 from ..similarity import cosine, leaf_order
-from .components import alert, facts, word_row
+from .components import Figure, alert, facts, word_row
 from .conversation import Session
 from .explained import current, of, telling
 from .lanes import LIGHT, LONG, lasting, once_answered, pauses
@@ -33,10 +33,10 @@ def tab(services: Services) -> dict:
     told = gr.HTML(elem_id="heads-told", apply_default_css=False)
     with gr.Row():
         cross, own = (
-            gr.Plot(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
+            Figure(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
             for name, label in (("cross", "Heads of cross-attention"), ("own", "Heads of self-attention"))
         )
-    said = gr.Plot(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
+    said = Figure(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
     gr.HTML(
         "<p class='qfv-note'>Whom each query attends to in self-attention: a row adds up to one, together with the "
         "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above.</p>",
@@ -50,7 +50,7 @@ def tab(services: Services) -> dict:
         )
         order = gr.Dropdown([INDEX, LEAF], value=INDEX, label="Order by", min_width=110)
     with gr.Row():
-        attention = gr.Plot(
+        attention = Figure(
             show_label=False, label="Self-attention", elem_id="heads-attention", scale=3, min_width=320
         )
         with gr.Column(scale=2, min_width=260):

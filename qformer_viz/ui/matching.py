@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ..view.payload import canvas_payload
-from .components import alert
+from .components import Figure, alert
 from .conversation import Session, too_long
 from .lanes import LIGHT, LONG, lasting
 from .payload import as_json, as_text
@@ -43,7 +43,7 @@ def tab(services: Services) -> dict:
             chosen = gr.Dropdown([], label="Queries and maps for", elem_id="match-chosen", min_width=220)
             show = gr.Button("Show these maps on the canvas", elem_id="match-show", size="md", min_width=200)
             back = gr.Button("Back to the model that chats", elem_id="match-back", size="md", min_width=200)
-        plot = gr.Plot(show_label=False, label="Votes of queries", elem_id="match-plot")
+        plot = Figure(show_label=False, label="Votes of queries", elem_id="match-plot")
     return {
         "texts": texts,
         "compare": compare,

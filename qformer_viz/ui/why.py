@@ -9,7 +9,7 @@ from ..attribution import METHODS
 from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
 from ..view.words import words_payload
-from .components import alert, facts, live_view
+from .components import Figure, alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
 from .lanes import LONG, lasting, once_answered, pauses
@@ -32,7 +32,7 @@ def tab() -> dict:
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
     view = live_view("why", "why-view")
     sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
-    curves = gr.Plot(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
+    curves = Figure(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
     return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}
 
 

@@ -147,7 +147,9 @@ def test_browser_and_python_use_the_same_colours(explorer, name):
 def test_low_values_let_the_picture_through_as_in_python(explorer):
     page = explorer()
     for top, opacity in ((1, 0.5), (0.2, 1), (0, 1)):
-        shares = page.evaluate("a => [0, .05, .25, 1].map(v => QFormerViz.paint.cover(v, ...a))", [top, opacity])
+        shares = page.evaluate(
+            "a => [0, .05, .25, 1].map(v => QFormerViz.paint.cover(v, ...a))", [top, opacity]
+        )
         assert shares == pytest.approx(palette.cover([0, 0.05, 0.25, 1], top, opacity).tolist())
     assert page.evaluate("[0, .25, 1].map(v => QFormerViz.paint.cover(v, 1, .5))") == [0, 0.25, 0.5]
 
@@ -163,7 +165,9 @@ def test_no_weight_leaves_the_picture_as_it_is_and_the_legend_agrees(explorer, p
         return [...bar.getContext("2d").getImageData(0, 0, 256, 1).data];
     }""")
     ).reshape(256, 4)
-    assert bar[0, 3] == 0 and bar[:, 3] == pytest.approx(255 * palette.cover(np.arange(256), 255, 0.75), abs=1)
+    assert bar[0, 3] == 0 and bar[:, 3] == pytest.approx(
+        255 * palette.cover(np.arange(256), 255, 0.75), abs=1
+    )
     page.get_by_label("Opacity of the map").fill("40")
     assert page.evaluate(
         "document.querySelector('.qfv-scale').getContext('2d').getImageData(255, 0, 1, 1).data[3]"

@@ -32,7 +32,51 @@
       document.dispatchEvent(new CustomEvent("qfv:set", { detail }));
     });
   };
-  const scan = () => document.querySelectorAll(".js-plotly-plot").forEach(listen);
+  // Nought of a signed figure is white on a light page and the page itself on a dark one, where white would glare.
+  const SIGNED = "signed"; // as figures.py marks it
+  const ground = (node) => {
+    const colour = getComputedStyle(node).backgroundColor;
+    return /, 0\)$/.test(colour) && node.parentElement ? ground(node.parentElement) : colour;
+  };
+  const darken = (plot) => {
+    if (!document.body.classList.contains("dark")) return;
+    const nought = ground(plot);
+    const scale = [[0, "#8ecbff"], [0.25, "#2f78b7"], [0.5, nought], [0.75, "#bd4f3d"], [1, "#ffb199"]];
+    plot.data.forEach((trace, i) => {
+      if (trace.meta !== SIGNED || trace.colorscale[2][1] === nought) return;
+      trace.qfvLight = trace.colorscale;
+      window.Plotly.restyle(plot, { colorscale: [scale] }, [i]);
+    });
+  };
+
+  // A figure as a file for a document: black on white whatever the page is, named after its place on the page.
+  const save = (plot, format) => {
+    const data = plot.data.map((trace) => (trace.qfvLight ? { ...trace, colorscale: trace.qfvLight } : trace));
+    const paper = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { ...plot.layout.font, color: "#1c2127" } };
+    const size = { width: plot.clientWidth, height: plot.clientHeight, scale: format === "png" ? 3 : 1 };
+    const place = plot.closest("[id]:not(.js-plotly-plot)").id;
+    window.Plotly.downloadImage({ data, layout: { ...plot.layout, ...paper } }, { ...size, format, filename: "qformer-viz_" + place });
+  };
+  const dress = (plot) => {
+    if (plot.querySelector(":scope > .qfv-save") || !plot.querySelector(".main-svg")) return;
+    const row = document.createElement("div");
+    row.className = "qfv-save";
+    for (const format of ["png", "svg"]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = format.toUpperCase();
+      button.title = button.ariaLabel = "Save this figure as " + format.toUpperCase();
+      button.addEventListener("click", () => save(plot, format));
+      row.append(button);
+    }
+    plot.append(row);
+    plot.on("plotly_afterplot", () => darken(plot));
+    darken(plot);
+  };
+  const scan = () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => {
+    listen(plot);
+    dress(plot);
+  });
 
   // Gradio hands over the file it just cached; a link carries it to the browser's downloads.
   window.qfvDownload = (file) => {
