@@ -49,7 +49,9 @@ class Verdict:
     def sentence(self) -> str:
         """What to believe, in one sentence."""
         ten = ERASER.index(0.1)
-        cost = f"hiding its strongest tenth costs “{self.word}” {self.comprehensiveness[ten]:.1f} nats"
+        lost = round(self.comprehensiveness[ten], 1)
+        what = f"costs “{self.word}” {max(lost, 0.0):.1f}" if lost > -0.05 else f"brings “{self.word}” {-lost:.1f}"
+        cost = f"hiding its strongest tenth {what} nats"
         if self.areas is None:
             return f"Cannot be told: hiding the whole image from the queries does not make “{self.word}” less probable."
         if all(self.better):

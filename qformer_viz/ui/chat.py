@@ -163,9 +163,11 @@ def halt(session: Session) -> None:
 
 
 def look(services: Services, session: Session, source: str | None) -> tuple:
-    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were."""
+    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were; where there is none,
+    all that was said and shown of the last one goes."""
     if source is None:
-        return session, gr.skip(), gr.skip()
+        session = conversation.without_image(session)
+        return session, messages(session), gr.skip()
     try:
         session = conversation.look(services, session, source, source)
     except services.user_errors as error:
@@ -253,6 +255,12 @@ def _picture_at(index: int) -> str:
     return f"async (...inputs) => inputs.with({index}, await window.qfvPicturePath())"
 
 
+def frame(services: Services, session: Session) -> Any:
+    """The frame in the strip of examples goes where another picture, or none, has taken the example's place."""
+    shown = session.encoded is not None and session.encoded.sha256 in services.example_titles
+    return gr.skip() if shown else gr.update(selected_index=None)
+
+
 def example_picker(services: Services) -> Callable:
     """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
 
@@ -300,8 +308,9 @@ def wire(
                 partial(look_at_film, services), [session, parts["film"]], [session, log, image], **lane
             )
         )
+    framed = [(partial(frame, services), session, parts["examples"])] if "examples" in parts else []
     for seen in looked:
-        for fn, inputs, outputs in after_look:
+        for fn, inputs, outputs in [*after_look, *framed]:
             seen.success(fn, inputs, outputs, **light)
     asking = [parts["send"].click, question.submit]
     # What the page shows goes along, so that a session which the server has let go of can be made anew.
@@ -327,4 +336,7 @@ def wire(
         for fn, inputs, outputs in after_answer:
             done.success(fn, inputs, outputs, **light)
     parts["stop"].click(halt, session, None, **light)
-    gr.on([parts["clear"].click, log.clear], halt, session, None, **light).then(clear, session, chat, **lane)
+    cleared = gr.on([parts["clear"].click, log.clear], halt, session, None, **light)
+    cleared = cleared.then(clear, session, chat, **lane)
+    for fn, inputs, outputs in after_answer:
+        cleared.success(fn, inputs, outputs, **light)

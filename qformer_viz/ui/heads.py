@@ -12,6 +12,7 @@ import gradio as gr
 from ..attribution.knockout import effects, ends
 from ..heads import Heads, Talk, heads, shares, talk
 from ..similarity import cosine, leaf_order
+from ..view.words import first_word
 from .components import Figure, alert, facts, word_row
 from .conversation import Session
 from .explained import current, of, telling
@@ -87,7 +88,7 @@ def silenced(services: Services, session: Session, progress: gr.Progress) -> lis
         gains = ends(case)[0] - ends(case)[1]
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 4]
-    first = int(gains.argmax())
+    first = first_word(case.scorer.words, gains)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(case.scorer.words)]
     told, *figures = for_word(services, session, first)
     return [told, gr.update(choices=choices, value=first), *figures]
@@ -174,7 +175,7 @@ def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
 
     most = max(lost, key=lambda each: lost[each])
     if lost[most] < LEAST:
-        return name, "none", f"alone costs the word {LEAST} nats"
+        return name, "none", f"each alone costs the word less than {LEAST} nats"
     return name, f"{lost[most]:.2f} nats", most
 
 

@@ -11,6 +11,7 @@ import gradio as gr
 from ..attribution import Case
 from ..attribution.knockout import effects, ends
 from ..interplay import pairs, shapley, smallest, spelled
+from ..view.words import first_word
 from .components import Figure, alert, word_row
 from .conversation import Session
 from .explained import current, of, telling
@@ -38,9 +39,7 @@ def tab() -> dict:
         shares = Figure(
             show_label=False, label="Shapley values", elem_id="together-shares", visible=False, min_width=320
         )
-        twos = Figure(
-            show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320
-        )
+        twos = Figure(show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320)
     with gr.Accordion("What single queries spell (logit lens)", open=False, elem_id="together-lens"):
         lens = gr.HTML(apply_default_css=False)
     return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
@@ -60,7 +59,7 @@ def weighed(services: Services, session: Session, progress: gr.Progress) -> list
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 5]
     words = case.scorer.words
-    first = int(gains.argmax())
+    first = first_word(case.scorer.words, gains)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
     names = labels(case)
     matrix = effects_figure(effects(case), [label for label, _ in choices], names, "nats")

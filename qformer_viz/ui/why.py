@@ -45,7 +45,7 @@ def told_and_view(
         for name in METHODS:
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
-        return "", as_json(words(session, kept))
+        return "", as_json(words(services, session, kept))
     except services.user_errors as error:
         return alert(str(error)), ""
 
@@ -56,14 +56,16 @@ def computed(services: Services, session: Session, data: Any, progress: gr.Progr
         kept = of(services, session)
         method, word = chosen(data, len(kept.case.scorer.words))
         kept.map(method, word, telling(session, progress, METHODS[method].title))
-        return "", as_json(words(session, kept))
+        return "", as_json(words(services, session, kept))
     except services.user_errors as error:
         return alert(str(error)), gr.skip()
 
 
-def words(session: Session, kept: Explained) -> dict[str, Any]:
-    """What the view draws. Everything that was computed is in it, and is chosen from in the browser."""
-    return words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
+def words(services: Services, session: Session, kept: Explained) -> dict[str, Any]:
+    """What the view draws. Everything that was computed is in it, and is chosen from in the browser; of a quick model a
+    method runs by being chosen."""
+    shown = words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
+    return shown | {"quick": services.of(session).quick}
 
 
 def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:

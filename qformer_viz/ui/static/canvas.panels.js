@@ -9,6 +9,7 @@
     const { controls, display, sheet } = view.parts;
     const { state } = view;
     controls.current.textContent = state.queries.length === 1 ? label(state.queries[0]) : state.queries.length + " of " + view.maps.queries;
+    controls.auto.setAttribute("aria-pressed", String(!view.chosen));
     controls.compare.setAttribute("aria-pressed", String(view.compare));
     controls.layers.show(state.layer);
     controls.heads.show(state.head);

@@ -10,10 +10,17 @@ const tell = () => {
 };
 host.addEventListener("qfv:select", tell);
 const show = () => {
-  if (!props.value || !window.QFormerViz) return;
+  if (!window.QFormerViz || (!props.value && !handle)) return;
+  if (!props.value) { // the picture has gone
+    handle.setPayload(null);
+    source = null;
+    frame = 0;
+    delete host.dataset.image;
+    return;
+  }
   const payload = JSON.parse(props.value);
   if (handle && handle.setPayload) handle.setPayload(payload);
-  else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, { hash: true, context: window.qfvContext }); }
+  else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, { hash: true, context: window.qfvContext, back: () => document.querySelector("#match-back").click() }); }
   window.qfvHandle = handle;
   if (payload.image.src !== source) [source, frame] = [payload.image.src, 0];
   handle.ready.then(tell);
