@@ -50,8 +50,8 @@ class Verdict:
         """What to believe, in one sentence."""
         ten = ERASER.index(0.1)
         lost = round(self.comprehensiveness[ten], 1)
-        what = f"costs “{self.word}” {max(lost, 0.0):.1f}" if lost > -0.05 else f"brings “{self.word}” {-lost:.1f}"
-        cost = f"hiding its strongest tenth {what} nats"
+        verb = "brings" if lost < 0 else "costs"
+        cost = f"hiding its strongest tenth {verb} “{self.word}” {abs(lost):.1f} nats"
         if self.areas is None:
             return f"Cannot be told: hiding the whole image from the queries does not make “{self.word}” less probable."
         if all(self.better):

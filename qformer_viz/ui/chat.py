@@ -163,8 +163,8 @@ def halt(session: Session) -> None:
 
 
 def look(services: Services, session: Session, source: str | None) -> tuple:
-    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were; where there is none,
-    all that was said and shown of the last one goes."""
+    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were; with the
+    last one goes all that was said and shown of it."""
     if source is None:
         session = conversation.without_image(session)
         return session, messages(session), gr.skip()
@@ -255,12 +255,6 @@ def _picture_at(index: int) -> str:
     return f"async (...inputs) => inputs.with({index}, await window.qfvPicturePath())"
 
 
-def frame(services: Services, session: Session) -> Any:
-    """The frame in the strip of examples goes where another picture, or none, has taken the example's place."""
-    shown = session.encoded is not None and session.encoded.sha256 in services.example_titles
-    return gr.skip() if shown else gr.update(selected_index=None)
-
-
 def example_picker(services: Services) -> Callable:
     """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
 
@@ -308,9 +302,8 @@ def wire(
                 partial(look_at_film, services), [session, parts["film"]], [session, log, image], **lane
             )
         )
-    framed = [(partial(frame, services), session, parts["examples"])] if "examples" in parts else []
     for seen in looked:
-        for fn, inputs, outputs in [*after_look, *framed]:
+        for fn, inputs, outputs in after_look:
             seen.success(fn, inputs, outputs, **light)
     asking = [parts["send"].click, question.submit]
     # What the page shows goes along, so that a session which the server has let go of can be made anew.

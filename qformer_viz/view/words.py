@@ -12,7 +12,7 @@ from ..errors import BadSelection, BadShape
 from ..types import VISUAL_GAIN, Attribution
 from .palette import DIVERGING
 
-# English words that name nothing in a picture: articles, pronouns, prepositions, conjunctions, auxiliaries, particles.
+# English words that name nothing in a picture: articles, pronouns, prepositions, conjunctions, auxiliaries, numbers.
 FUNCTION_WORDS = frozenset((
     "a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every", "no", "not", "and",
     "or", "but", "nor", "so", "if", "then", "than", "as", "while", "because", "of", "to", "in", "on", "at",
@@ -22,7 +22,8 @@ FUNCTION_WORDS = frozenset((
     "him", "her", "us", "them", "my", "your", "his", "its", "our", "their", "who", "whom", "whose", "which",
     "what", "where", "when", "why", "how", "there", "here", "is", "are", "was", "were", "be", "been", "being",
     "am", "do", "does", "did", "have", "has", "had", "can", "could", "will", "would", "shall", "should", "may",
-    "might", "must", "very", "too", "also", "just", "only", "own", "same", "other",
+    "might", "must", "very", "too", "also", "just", "only", "own", "same", "other", "one", "two", "three", "four",
+    "five", "six", "seven", "eight", "nine", "ten", "many", "several", "few", "both",
 ))  # fmt: skip
 
 # (method, word) -> the attribution that holds the word and its row there, or None where nothing was computed.

@@ -107,6 +107,37 @@ def test_it_opens_on_the_most_focused_query_of_the_last_layer(explorer):
     assert (now["queries"], now["layer"], now["head"]) == ([focused()], 4, "mean")
 
 
+def test_the_query_is_chosen_anew_until_the_visitor_chooses(explorer, payload):
+    page = explorer("#layer=4")
+    suggest = "([query, picture]) => document.dispatchEvent(new CustomEvent('qfv:suggest', {detail: {query, picture}}))"
+    auto = page.get_by_role("button", name="Auto", exact=True)
+    assert state(page)["queries"] == [focused()] and auto.get_attribute("aria-pressed") == "true"
+    # A suggestion is for one picture; of another one nothing changes.
+    page.evaluate(suggest, [17, "data:other"])
+    assert state(page)["queries"] == [focused()]
+    page.evaluate(suggest, [17, payload["image"]["src"]])
+    assert state(page)["queries"] == [17] and not state(page)["chosen"]
+    assert page.evaluate("location.hash") == "#layer=4&head=mean"
+    # Maps of another model, and another picture, have a query of their own; back here it is the suggested one again.
+    other = canvas_payload(CAPTURE, picture(100, 100))
+    for shown in (payload | {"meta": META | {"visiting": "Maps of another"}}, other):
+        page.evaluate("p => qfvHandle.setPayload(p)", shown)
+        assert state(page)["queries"] == [focused()]
+    page.evaluate("p => qfvHandle.setPayload(p)", payload)
+    assert state(page)["queries"] == [17]
+    page.evaluate("document.dispatchEvent(new CustomEvent('qfv:suggest', {detail: null}))")
+    assert state(page)["queries"] == [focused()]
+    # What the visitor chooses stays, whatever comes, until the choice is given back.
+    page.locator('.qfv-item[data-query="5"]').click()
+    assert auto.get_attribute("aria-pressed") == "false"
+    page.evaluate(suggest, [17, payload["image"]["src"]])
+    for shown in (other, payload):
+        page.evaluate("p => qfvHandle.setPayload(p)", shown)
+        assert state(page)["queries"] == [5] and page.evaluate("location.hash").startswith("#q=5&")
+    auto.click()
+    assert state(page)["queries"] == [17]
+
+
 def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload):
     page = explorer()
     for layer, head in [("mean", "mean"), (2, "mean"), ("mean", 3), (4, 1)]:

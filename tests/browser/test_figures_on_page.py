@@ -1,7 +1,6 @@
 """Plotly figures on the page in a real Chromium: every click counts, each saves itself, nought is dark in the dark."""
 
 import io
-import time
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -36,19 +35,44 @@ def test_quick_clicks_on_different_cells_are_choices_each(url, open_page):  # no
     names = page.evaluate(f"{PLOT}.data[0].x.map(Number)")
     page.evaluate("""window.heard = [];
         document.addEventListener('qfv:select', (event) => heard.push(event.detail.queries));""")
-    began = time.monotonic()
-    for column, row in ((1, 2), (5, 4), (6, 0)):
+    cells = [(1, 2), (5, 4), (6, 0), (0, 5), (3, 3), (7, 1)]
+    for column, row in cells:
         # Two queries take more room on the canvas than one, so the figure may have moved.
         box = page.locator("#similarity-plot .nsewdrag").first.bounding_box()
-        at = [box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8]
-        page.mouse.move(*at)
+        x, y = box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8
+        page.mouse.click(x, y)
+    page.wait_for_function(f"heard.length >= {len(cells)}")
+    assert page.evaluate("heard") == [[*dict.fromkeys((names[c], names[r]))] for c, r in cells]
+
+
+def test_a_tap_on_a_cell_is_a_choice(url, open_page):  # noqa: F811
+    page = open_page(url, width=390, height=844, touch=True)
+    captioned(page)
+    page.get_by_role("button", name="More tabs").click()
+    page.get_by_role("button", name="Statistics").click()
+    page.locator("#statistics-plot .heatmaplayer image").wait_for(state="attached")
+    cells = page.locator("#statistics-plot .nsewdrag").first
+    cells.scroll_into_view_if_needed()
+    for query, row, layer in ((5, 1, 2), (2, 3, "mean")):
+        box = cells.bounding_box()
+        cells.tap(position={"x": (query + 0.5) * box["width"] / 8, "y": (row + 0.5) * box["height"] / 4})
         page.wait_for_function(
-            f"want => String({PLOT}._hoverdata?.[0].pointNumber) === want", arg=f"{row},{column}", timeout=9000
+            "want => String([qfvHandle.get().query, qfvHandle.get().layer]) === want", arg=f"{query},{layer}"
         )
-        page.mouse.click(*at)
-    print(f"three clicks in {time.monotonic() - began:.2f} s")
-    page.wait_for_function("heard.length >= 3", timeout=9000)
-    assert page.evaluate("heard") == [[names[c], names[r]] for c, r in ((1, 2), (5, 4), (6, 0))]
+
+
+def test_only_what_is_a_query_or_a_head_chooses_one(url, open_page):  # noqa: F811
+    page = open_page(url)
+    captioned(page)
+    page.locator("#why-run").click()
+    page.get_by_role("button", name="Is this map true?").click()
+    page.locator("#why-curves .nsewdrag").first.scroll_into_view_if_needed()
+    page.locator("#why-curves .scatterlayer").first.wait_for(state="attached")
+    before = page.evaluate("JSON.stringify(qfvHandle.get())")
+    box = page.locator("#why-curves .nsewdrag").first.bounding_box()
+    for share in (0.1, 0.3, 0.9):  # the axis is a share of the patches, in per cent
+        page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    assert page.evaluate("JSON.stringify(qfvHandle.get())") == before
 
 
 def test_two_quick_clicks_on_patches_and_thumbnails_are_two_choices(url, open_page):  # noqa: F811
