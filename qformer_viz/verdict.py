@@ -49,7 +49,9 @@ class Verdict:
     def sentence(self) -> str:
         """What to believe, in one sentence."""
         ten = ERASER.index(0.1)
-        cost = f"hiding its strongest tenth costs “{self.word}” {self.comprehensiveness[ten]:.1f} nats"
+        lost = round(self.comprehensiveness[ten], 1)
+        verb = "brings" if lost < 0 else "costs"
+        cost = f"hiding its strongest tenth {verb} “{self.word}” {abs(lost):.1f} nats"
         if self.areas is None:
             return f"Cannot be told: hiding the whole image from the queries does not make “{self.word}” less probable."
         if all(self.better):

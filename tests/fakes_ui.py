@@ -122,7 +122,7 @@ class FakePipeline:
             source=source,
             frames=seen.frames,
             moments=seen.film.moments if seen.film else (),
-            sha256=hashlib.sha256(np.asarray(source.image).tobytes()).hexdigest(),
+            sha256=source.sha256,
             record=SimpleNamespace(result=joined(captures)),
             question=reads,
             vision=None,

@@ -1,4 +1,5 @@
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,10 +24,45 @@ def cell_centres(image, grid=(4, 6)):
     return pixels[np.ix_(rows, columns)]
 
 
-def test_every_patch_has_the_colour_of_its_value():
+def blended(values, opacity=1.0):
+    """The colours of values `[gh, gw]` over the picture, each covering by the square root of its share."""
+    share = values / values.max()
+    bare = cell_centres(overlay_png(CAPTURE, picture(), Selection((3,), opacity=0.0))).astype(float)
+    alpha = opacity * np.sqrt(share)[..., None]
+    return alpha * table("viridis")[np.floor(share * 255 + 0.5).astype(int)] + (1 - alpha) * bare
+
+
+def test_every_patch_has_the_colour_of_its_value_over_the_picture():
     values = CAPTURE.cross_attention[1, 0, 1, 3, 1:].reshape(4, 6).numpy()
-    level = np.floor(values / values.max() * 255 + 0.5).astype(int)
-    assert (cell_centres(overlay_png(CAPTURE, picture(), OPAQUE)) == table("viridis")[level]).all()
+    shown = cell_centres(overlay_png(CAPTURE, picture(), OPAQUE))
+    assert np.abs(shown - blended(values)).max() <= 1.5
+
+
+def test_no_weight_leaves_the_picture_as_it_is():
+    cross = CAPTURE.cross_attention.clone()
+    cross[1, 0, 1, 3, 1:5] = 0
+    capture = replace(CAPTURE, cross_attention=cross)
+    bare, drawn = (
+        cell_centres(overlay_png(capture, picture(), replace(OPAQUE, opacity=opacity))) for opacity in (0, 1)
+    )
+    assert (drawn[0, :4] == bare[0, :4]).all() and (drawn != bare).any(-1).sum() == 20
+    cells = ET.fromstring(overlay_svg(capture, picture(), OPAQUE)).findall(f"{SVG}g/{SVG}rect")
+    assert [float(cell.get("fill-opacity")) for cell in cells[:4]] == [0] * 4
+
+
+def test_the_legend_is_as_clear_as_the_map():
+    page = np.asarray(overlay_png(CAPTURE, picture(), Selection((3,), opacity=0.5)), float)
+    bar = page[PAD + round(WIDTH * 200 / 320) + 22 + 46 + 7, PAD : PAD + WIDTH]
+    for share in (0.0, 0.25, 1.0):
+        at, alpha = int(share * (WIDTH - 1)), 0.5 * share**0.5
+        colour = table("viridis")[round(255 * share)]
+        assert np.abs(bar[at] - (alpha * colour + (1 - alpha) * 255)).max() <= 6
+    stops = list(
+        ET.fromstring(overlay_svg(CAPTURE, picture(), Selection((3,), opacity=0.5))).iter(f"{SVG}stop")
+    )
+    assert [float(stops[i].get("stop-opacity")) for i in (0, 8, 32)] == pytest.approx(
+        [0, 0.25, 0.5], abs=0.003
+    )
 
 
 def test_the_brightest_patch_is_the_planted_one():
@@ -46,7 +82,7 @@ def test_little_attention_covers_less_of_the_picture():
     root = ET.fromstring(overlay_svg(CAPTURE, picture(), selection))
     shown = [float(cell.get("fill-opacity")) for cell in root.findall(f"{SVG}g/{SVG}rect")]
     values = CAPTURE.cross_attention[1, 0, 1, 3, 1:].numpy()
-    assert shown == pytest.approx(0.5 ** (3 - 2 * np.sqrt(values / values.max())), abs=0.003)
+    assert shown == pytest.approx(0.5 * np.sqrt(values / values.max()), abs=0.003)
 
 
 def test_a_raw_scale_ends_at_one_and_a_shared_one_at_the_largest_of_all_maps():
@@ -59,7 +95,7 @@ def test_a_raw_scale_ends_at_one_and_a_shared_one_at_the_largest_of_all_maps():
 def test_several_queries_are_their_mean():
     values = CAPTURE.cross_attention[0, 0, 0, [1, 6], 1:].mean(0).reshape(4, 6).numpy()
     drawn = cell_centres(overlay_png(CAPTURE, picture(), Selection((1, 6), 0, 0, scale="map", opacity=1.0)))
-    assert (drawn == table("viridis")[np.floor(values / values.max() * 255 + 0.5).astype(int)]).all()
+    assert np.abs(drawn - blended(values)).max() <= 1.5
 
 
 def test_svg_is_xml_with_a_rectangle_per_patch_and_escaped_text():
@@ -87,6 +123,13 @@ def test_the_sheet_has_room_for_every_query_and_shows_its_maps():
         row, column = divmod(int(values.argmax()), 6)
         middle = tile[int((row + 0.5) * thumb / 4), int((column + 0.5) * cell / 6)]
         assert (middle == table("viridis")[255]).all()
+        # The least of the map lets the dimmed picture through.
+        row, column = divmod(int(values.argmin()), 6)
+        middle = tile[int((row + 0.5) * thumb / 4), int((column + 0.5) * cell / 6)]
+        bare = np.asarray(picture().resize((6, 4)))[row, column]
+        alpha = (values.min() / values.max()) ** 0.5
+        below = (0.3 * bare + 0.7 * np.array([20, 24, 32])) * (1 - alpha)
+        assert np.abs(middle - below - alpha * table("viridis")[0]).max() <= 12
 
 
 @pytest.mark.parametrize(

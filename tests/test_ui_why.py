@@ -12,8 +12,9 @@ from PIL import Image
 
 from qformer_viz.attribution import METHODS
 from qformer_viz.errors import UserError
-from qformer_viz.ui import conversation, explained, export, why
+from qformer_viz.ui import conversation, explained, export, heads, together, why
 from qformer_viz.ui.conversation import Session
+from qformer_viz.view.words import first_word
 from tests.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services, pictured
 from tests.test_conversation import ask, looked
 
@@ -60,6 +61,35 @@ def test_every_word_with_its_queries_and_patches(services, session):
         assert row == [float(word > 0 and q == word) for q in range(QUERIES)]
     cross = session.capture.cross_attention[-1, 0].mean(0)[3, 1:]
     assert methods["knockout"]["patches"][3][0] == pytest.approx((cross / cross.sum()).tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "gains", "first"),
+    [
+        ("a cat to the left of a dog", [0.1, 6, 9, 0, 3, 0, 0.2, 8], "dog"),
+        ("Two cars.", [9, 3], "cars."),
+        ("to the left", [9, 0.1, 0.2], "to"),  # nothing but a function word came from the image
+        ("no", [2], "no"),
+        ("a cat", [0.1, 0.2], "cat"),
+    ],
+)
+def test_the_word_to_begin_with_is_the_one_that_the_image_brought_most_and_that_names_something(
+    words, gains, first
+):
+    words = words.split()
+    assert words[first_word(words, torch.tensor(gains, dtype=torch.float32))] == first
+
+
+def test_why_queries_and_heads_begin_with_one_word(services, session):
+    shown = explain(services, session)
+    weighed, silenced = together.weighed(services, session, still), heads.silenced(services, session, still)
+    assert shown["first"] == weighed[1]["value"] == silenced[1]["value"] == 1  # "asked", of equal gains
+
+
+def test_a_quick_model_says_so(services, session):
+    assert not explain(services, session)["quick"]
+    quick = fake_services(quick=True)
+    assert explain(quick, session)["quick"]
 
 
 def test_slow_methods_run_only_when_asked_for(services, session):

@@ -1,5 +1,7 @@
 """Verdicts on planted maps: the truth is believed, its inverse is not, and a word from language has none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,18 @@ def test_the_truth_is_believed_and_its_inverse_is_not(case):
     assert wrong.pointing < 0.2 and wrong.mass == 0
     assert wrong.areas[MAP][0] > wrong.areas[RANDOM_ORDER][0] > true.areas[MAP][0]
     assert wrong.areas[CENTRE] == true.areas[CENTRE] and wrong.areas[RANDOM_ORDER] == true.areas[RANDOM_ORDER]
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [(0.04, "costs “cat” 0.0 nats"), (-0.04, "costs “cat” 0.0"), (-1.2, "brings “cat” 1.2 nats")],
+)
+def test_a_cost_is_no_gain_and_no_nought_has_a_minus(case, lost, says):
+    verdict = judge(case, found(OBJECT.float()), 0, OBJECT)
+    assert (
+        f"hiding its strongest tenth {says}"
+        in replace(verdict, comprehensiveness=(lost,) * len(ERASER)).sentence
+    )
 
 
 def test_half_a_truth_is_believed_in_part(case):

@@ -20,6 +20,7 @@ from . import (
     heads,
     matching,
     models,
+    payload,
     precision,
     questions,
     similarity,
@@ -32,7 +33,6 @@ from . import (
 from .components import canvas, head
 from .conversation import Session
 from .lanes import LIGHT, at_once
-from .payload import as_text
 from .request_guard import RequestGuard, rules_for
 from .services import Services
 from .session_store import VisitorBlocks
@@ -102,7 +102,7 @@ def build(services: Services) -> gr.Blocks:
                     with gr.Tab("About", id="about"):
                         said = about.tab(services)
         # What a new picture, and what every answer, brings: the canvas first, then all else in few events.
-        fed = (partial(as_text, services), session, view)
+        fed = (partial(payload.as_text, services), session, view)
         attended, unheard = heads.wire(services, session, inside)
         tabs = at_once([*similarity.wire(session, alike), *statistics.wire(session, numbers), attended])
         pictured, undone = whatif.wire(services, session, changes)
@@ -114,10 +114,11 @@ def build(services: Services) -> gr.Blocks:
             stale.append(versus.wire(services, session, two))
         unmatched = matching.wire(services, session, fits, view) if services.matcher is not None else []
         asked = []
-        looked, answered, switched = [fed, tabs, explained], [explained], []
+        after = (partial(payload.answered, services), session, view)
+        looked, answered, switched = [fed, tabs, explained], [after, explained], []
         if services.compares_questions:
             # InstructBLIP's maps follow the question, so there every answer brings new ones.
-            answered = [*(questions.only_if_read(services, *step) for step in (fed, tabs)), explained]
+            answered = [after, questions.only_if_read(services, *tabs), explained]
             after_look, asked = questions.wire(services, session, pair)
             unmatched = [*unmatched, *after_look]
         looked.append(at_once([pictured, *stale, *unmatched]))

@@ -163,9 +163,11 @@ def halt(session: Session) -> None:
 
 
 def look(services: Services, session: Session, source: str | None) -> tuple:
-    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were."""
+    """A new image: (session, chat, image box). A bad one leaves image and conversation as they were; with the
+    last one goes all that was said and shown of it."""
     if source is None:
-        return session, gr.skip(), gr.skip()
+        session = conversation.without_image(session)
+        return session, messages(session), gr.skip()
     try:
         session = conversation.look(services, session, source, source)
     except services.user_errors as error:
@@ -327,4 +329,7 @@ def wire(
         for fn, inputs, outputs in after_answer:
             done.success(fn, inputs, outputs, **light)
     parts["stop"].click(halt, session, None, **light)
-    gr.on([parts["clear"].click, log.clear], halt, session, None, **light).then(clear, session, chat, **lane)
+    cleared = gr.on([parts["clear"].click, log.clear], halt, session, None, **light)
+    cleared = cleared.then(clear, session, chat, **lane)
+    for fn, inputs, outputs in after_answer:
+        cleared.success(fn, inputs, outputs, **light)

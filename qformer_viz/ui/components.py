@@ -1,6 +1,7 @@
 """Gradio components with what the stock ones lack: an image upload that hands on the untouched file, a
 canvas that is fed once per image, and HTML that is only ever made from escaped text."""
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
+from gradio.components.plot import PlotData
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
@@ -15,6 +17,7 @@ from ..errors import UserError
 from ..view.page import canvas_script, canvas_style, why_script, why_style
 
 STATIC = Path(__file__).parent / "static"
+FIGURE = {"doubleClick": False, "doubleClickDelay": 0, "displayModeBar": False}
 
 
 class UploadedImage(gr.Image):
@@ -33,6 +36,21 @@ class UploadedImage(gr.Image):
 
     def get_block_name(self) -> str:
         return "image"
+
+
+class Figure(gr.Plot):
+    """A plotly figure that hears every click: two quick ones on different cells are no double click. Its own tools are
+    off; `static/app.js` adds the buttons that save it."""
+
+    def postprocess(self, value: Any) -> PlotData | None:
+        found = super().postprocess(value)
+        if found is None:
+            return None
+        drawn = json.loads(found.plot) | {"config": FIGURE}
+        return PlotData(type=found.type, plot=json.dumps(drawn))
+
+    def get_block_name(self) -> str:
+        return "plot"
 
 
 def uploaded(path: str | None) -> Path:
@@ -114,11 +132,11 @@ def word_row(name: str, verb: str) -> dict[str, Any]:
     return {"run": run, "word": word, "stop": stop}
 
 
-def plot_and_facts(name: str, label: str) -> tuple[gr.Plot, gr.HTML]:
+def plot_and_facts(name: str, label: str) -> tuple[Figure, gr.HTML]:
     """A plot beside the list of what it says; the plot shows once there is one."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
-            plot = gr.Plot(show_label=False, label=label, elem_id=f"{name}-plot", visible=False)
+            plot = Figure(show_label=False, label=label, elem_id=f"{name}-plot", visible=False)
         with gr.Column(scale=2, min_width=260):
             told = gr.HTML(elem_id=f"{name}-told", apply_default_css=False)
     return plot, told

@@ -138,6 +138,12 @@ def look(services: Services, session: Session, source: Any, preview: str | None)
     return found
 
 
+def without_image(session: Session) -> Session:
+    """Nothing of the last image: no lines, no answer, nothing that tabs have kept of it."""
+    session.kept.clear()
+    return replace(session, encoded=None, preview=None, lines=(), answer=None)
+
+
 def seen(speaker: Speaker, session: Session, image: Any) -> Session:
     """The session with the image encoded by this model, what there is to say of it, and a word of warning if it is
     unlike the model's world. image: decoded, or encoded by another model."""
@@ -201,7 +207,9 @@ def retried(session: Session) -> Session:
 
 
 def cleared(session: Session) -> Session:
-    """No lines; the image stays, and with it everything that is drawn about it."""
+    """No lines; the image stays, and with it everything that is drawn about it. Work on the last answer is of no more
+    use."""
+    session.kept.pop("mark", None)
     return replace(session, lines=(), answer=None)
 
 

@@ -12,7 +12,8 @@ import gradio as gr
 from ..attribution.knockout import effects, ends
 from ..heads import Heads, Talk, heads, shares, talk
 from ..similarity import cosine, leaf_order
-from .components import alert, facts, word_row
+from ..view.words import first_word
+from .components import Figure, alert, facts, word_row
 from .conversation import Session
 from .explained import current, of, telling
 from .lanes import LIGHT, LONG, lasting, once_answered, pauses
@@ -33,10 +34,10 @@ def tab(services: Services) -> dict:
     told = gr.HTML(elem_id="heads-told", apply_default_css=False)
     with gr.Row():
         cross, own = (
-            gr.Plot(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
+            Figure(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
             for name, label in (("cross", "Heads of cross-attention"), ("own", "Heads of self-attention"))
         )
-    said = gr.Plot(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
+    said = Figure(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
     gr.HTML(
         "<p class='qfv-note'>Whom each query attends to in self-attention: a row adds up to one, together with the "
         "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above.</p>",
@@ -50,7 +51,7 @@ def tab(services: Services) -> dict:
         )
         order = gr.Dropdown([INDEX, LEAF], value=INDEX, label="Order by", min_width=110)
     with gr.Row():
-        attention = gr.Plot(
+        attention = Figure(
             show_label=False, label="Self-attention", elem_id="heads-attention", scale=3, min_width=320
         )
         with gr.Column(scale=2, min_width=260):
@@ -87,7 +88,7 @@ def silenced(services: Services, session: Session, progress: gr.Progress) -> lis
         gains = ends(case)[0] - ends(case)[1]
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 4]
-    first = int(gains.argmax())
+    first = first_word(case.scorer.words, gains)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(case.scorer.words)]
     told, *figures = for_word(services, session, first)
     return [told, gr.update(choices=choices, value=first), *figures]
@@ -174,7 +175,7 @@ def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
 
     most = max(lost, key=lambda each: lost[each])
     if lost[most] < LEAST:
-        return name, "none", f"alone costs the word {LEAST} nats"
+        return name, "none", f"each alone costs the word less than {LEAST} nats"
     return name, f"{lost[most]:.2f} nats", most
 
 

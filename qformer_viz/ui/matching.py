@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 
 from ..view.payload import canvas_payload
-from .components import alert
+from .components import Figure, alert
 from .conversation import Session, too_long
 from .lanes import LIGHT, LONG, lasting
-from .payload import as_json, as_text
+from .payload import VISITING, as_json, own
 from .services import Services
 
 NO_TEXT = "There is no text yet. Type one a line, for example: a cat above a dog"
@@ -43,7 +43,7 @@ def tab(services: Services) -> dict:
             chosen = gr.Dropdown([], label="Queries and maps for", elem_id="match-chosen", min_width=220)
             show = gr.Button("Show these maps on the canvas", elem_id="match-show", size="md", min_width=200)
             back = gr.Button("Back to the model that chats", elem_id="match-back", size="md", min_width=200)
-        plot = gr.Plot(show_label=False, label="Votes of queries", elem_id="match-plot")
+        plot = Figure(show_label=False, label="Votes of queries", elem_id="match-plot")
     return {
         "texts": texts,
         "compare": compare,
@@ -114,14 +114,16 @@ def draw(matches: tuple, index: int | None):
 
 
 def maps(services: Services, session: Session, matches: tuple, index: int | None) -> Any:
-    """The canvas payload of the matching pass: maps that depend on the text."""
+    """The canvas payload of the matching pass: maps that depend on the text. They end with the next answer."""
     if session.encoded is None or index is None or not 0 <= index < len(matches):
         return gr.skip()
     match, about = matches[index], services.matcher.describe()
+    session.kept[VISITING] = True
     meta = {
         "model": about["title"],
         "precision": about["precision"],
         "scope": "image and text",
+        "visiting": f"Maps of {about['title']}, for “{match.text}”: not those of the model that chats.",
         "caption": match.text,
         "notes": [
             f"These maps belong to the image and to the text “{match.text}”. They are those of the retrieval model, "
@@ -152,5 +154,5 @@ def wire(services: Services, session: gr.State, parts: dict, view: gr.HTML) -> l
     gr.on([parts["compare"].click], compare, [session, parts["texts"]], told, **LONG)
     parts["chosen"].input(draw, [matches, parts["chosen"]], parts["plot"], **LIGHT)
     parts["show"].click(partial(maps, services), [session, matches, parts["chosen"]], view, **LIGHT)
-    parts["back"].click(partial(as_text, services), session, view, **LIGHT)
+    parts["back"].click(partial(own, services), session, view, **LIGHT)
     return [(forget, None, told)]

@@ -3,10 +3,15 @@
 import json
 from typing import Any
 
+import gradio as gr
+
 from ..meta import view_meta
 from ..view.payload import canvas_payload, embed
 from .conversation import Session
 from .services import Services
+
+VISITING = "visiting"
+"""Whether the maps of another model than the one that chats are on a visitor's canvas, in `Session.kept`."""
 
 
 def payload(services: Services, session: Session) -> dict:
@@ -23,6 +28,18 @@ def as_text(services: Services, session: Session) -> str:
     if session.encoded is None:
         return ""
     return as_json(payload(services, session))
+
+
+def own(services: Services, session: Session) -> str:
+    """The payload of the model that chats, also where maps of another one are on the canvas."""
+    session.kept.pop(VISITING, None)
+    return as_text(services, session)
+
+
+def answered(services: Services, session: Session) -> Any:
+    """That payload, where an answer has brought new maps, or ends those of another model on the canvas."""
+    new = services.of(session).reads_questions or session.kept.get(VISITING)
+    return own(services, session) if new else gr.skip()
 
 
 def pictures(encoded: Any) -> dict:

@@ -7,7 +7,7 @@ import gradio as gr
 
 from .. import fidelity
 from ..errors import UserError
-from .components import alert, compare_row, facts
+from .components import Figure, alert, compare_row, facts
 from .conversation import Session
 from .lanes import LOAD, lasting
 from .services import Services
@@ -23,7 +23,7 @@ def tab(services: Services) -> dict:
     )
     other, run = compare_row("precision", list(services.precisions), 160)
     told = gr.HTML(elem_id="precision-told", apply_default_css=False)
-    layers = gr.Plot(
+    layers = Figure(
         show_label=False, label="Divergence by layer and head", elem_id="precision-plot", visible=False
     )
     return {"other": other, "run": run, "told": told, "layers": layers}

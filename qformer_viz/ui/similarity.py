@@ -4,7 +4,7 @@ import gradio as gr
 
 from .. import similarity as measures
 from ..attention import patches, select
-from .components import facts
+from .components import Figure, facts
 from .conversation import Session
 from .services import Geometry, Services
 
@@ -40,7 +40,7 @@ def tab(services: Services) -> dict:
             [MEAN, *map(str, range(geometry.heads))], value=MEAN, label="Maps of head", min_width=100
         )
     with gr.Row():
-        plot = gr.Plot(
+        plot = Figure(
             show_label=False, label="Similarity of queries", elem_id="similarity-plot", scale=3, min_width=320
         )
         with gr.Column(scale=2, min_width=260):

@@ -3,6 +3,7 @@
 import gradio as gr
 
 from .. import statistics as measures
+from .components import Figure
 from .conversation import Session
 from .services import Geometry, Services
 
@@ -26,7 +27,7 @@ def tab(services: Services) -> dict:
         layer = gr.Dropdown(
             layers, value=MEAN, label="Layer of table and centres", min_width=160, elem_id="statistics-layer"
         )
-    plot = gr.Plot(show_label=False, label="Statistics of queries", elem_id="statistics-plot")
+    plot = Figure(show_label=False, label="Statistics of queries", elem_id="statistics-plot")
     table = gr.Dataframe(
         headers=HEADERS,
         datatype=["number"] * len(HEADERS),

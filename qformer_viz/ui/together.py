@@ -11,7 +11,8 @@ import gradio as gr
 from ..attribution import Case
 from ..attribution.knockout import effects, ends
 from ..interplay import pairs, shapley, smallest, spelled
-from .components import alert, word_row
+from ..view.words import first_word
+from .components import Figure, alert, word_row
 from .conversation import Session
 from .explained import current, of, telling
 from .lanes import LONG, lasting, once_answered, pauses
@@ -33,14 +34,12 @@ def tab() -> dict:
     )
     row = word_row("together", "Weigh the queries")
     told = gr.HTML(elem_id="together-told", apply_default_css=False)
-    matrix = gr.Plot(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
+    matrix = Figure(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
     with gr.Row():
-        shares = gr.Plot(
+        shares = Figure(
             show_label=False, label="Shapley values", elem_id="together-shares", visible=False, min_width=320
         )
-        twos = gr.Plot(
-            show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320
-        )
+        twos = Figure(show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320)
     with gr.Accordion("What single queries spell (logit lens)", open=False, elem_id="together-lens"):
         lens = gr.HTML(apply_default_css=False)
     return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
@@ -60,7 +59,7 @@ def weighed(services: Services, session: Session, progress: gr.Progress) -> list
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 5]
     words = case.scorer.words
-    first = int(gains.argmax())
+    first = first_word(case.scorer.words, gains)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
     names = labels(case)
     matrix = effects_figure(effects(case), [label for label, _ in choices], names, "nats")

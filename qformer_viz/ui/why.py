@@ -9,7 +9,7 @@ from ..attribution import METHODS
 from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
 from ..view.words import words_payload
-from .components import alert, facts, live_view
+from .components import Figure, alert, facts, live_view
 from .conversation import Session
 from .explained import Explained, chosen, current, of, telling
 from .lanes import LONG, lasting, once_answered, pauses
@@ -32,7 +32,7 @@ def tab() -> dict:
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
     view = live_view("why", "why-view")
     sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
-    curves = gr.Plot(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
+    curves = Figure(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
     return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}
 
 
@@ -45,7 +45,7 @@ def told_and_view(
         for name in METHODS:
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
-        return "", as_json(words(session, kept))
+        return "", as_json(words(services, session, kept))
     except services.user_errors as error:
         return alert(str(error)), ""
 
@@ -56,14 +56,16 @@ def computed(services: Services, session: Session, data: Any, progress: gr.Progr
         kept = of(services, session)
         method, word = chosen(data, len(kept.case.scorer.words))
         kept.map(method, word, telling(session, progress, METHODS[method].title))
-        return "", as_json(words(session, kept))
+        return "", as_json(words(services, session, kept))
     except services.user_errors as error:
         return alert(str(error)), gr.skip()
 
 
-def words(session: Session, kept: Explained) -> dict[str, Any]:
-    """What the view draws. Everything that was computed is in it, and is chosen from in the browser."""
-    return words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
+def words(services: Services, session: Session, kept: Explained) -> dict[str, Any]:
+    """What the view draws. Everything that was computed is in it, and is chosen from in the browser; of a quick model a
+    method runs by being chosen."""
+    shown = words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
+    return shown | {"quick": services.of(session).quick}
 
 
 def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:

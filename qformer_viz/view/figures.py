@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 SEQUENTIAL = "Viridis"
 DIVERGING = "RdBu_r"
+SIGNED = "signed"  # what ui/static/app.js knows such a figure by, to give it a dark middle on a dark page
 ACCENT = "#6366f1"
 # Nats below which effects are drawn as small: a scale of their own would make noise look like a finding.
 LEAST = 0.05
@@ -45,6 +46,7 @@ def similarity_figure(matrix, order: Sequence[int], name: str, *, signed: bool) 
         zmin=-1 if signed else 0,
         zmax=1,
         colorscale=DIVERGING if signed else SEQUENTIAL,
+        meta=SIGNED if signed else None,
         colorbar={"title": {"text": name, "side": "right"}, "thickness": 10, "len": 1.0, "outlinewidth": 0},
         hovertemplate=f"queries %{{x}} and %{{y}}<br>{name} %{{z:.3f}}<extra></extra>",
     )
@@ -183,6 +185,7 @@ def _signed(
         zmin=-top,
         zmax=top,
         colorscale=DIVERGING,
+        meta=SIGNED,
         colorbar={"title": {"text": unit, "side": "right"}, "thickness": 10, "outlinewidth": 0},
         hovertemplate=f"{where}<br>%{{z:.2f}} {unit}<extra></extra>",
     )

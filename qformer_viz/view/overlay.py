@@ -6,7 +6,7 @@ numpy only beside this package's pure functions.
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -18,6 +18,8 @@ from ..types import Capture
 from . import palette as colours
 
 INK, SOFT = (28, 33, 39), (86, 96, 107)
+# Over the picture under a thumbnail, as in canvas.css.
+DIM, DIMMED = (20, 24, 32), 0.7
 SCALES = {
     "raw": "raw probability, 0 to 1",
     "shared": "one scale for all {queries} maps of this layer and head",
@@ -72,7 +74,7 @@ def overlay_png(
     draw, y = ImageDraw.Draw(page), PAD + size[1] + 22
     _text(draw, (PAD, y), scene.title, 26, INK)
     ticks = [_number(v) for v in (0, scene.top / 2, scene.top)]
-    _legend(page, (PAD, y + 46), ticks, selection.palette)
+    _legend(page, (PAD, y + 46), ticks, selection)
     for i, line in enumerate(lines):
         _text(draw, (PAD, y + 98 + 28 * i), line, 20, SOFT)
     return page
@@ -95,8 +97,8 @@ def overlay_svg(
         for c in range(columns)
     )
     stops = "".join(
-        f'<stop offset="{i / 32}" stop-color="{_hex(c)}"/>'
-        for i, c in enumerate(colours.colour(np.arange(33), 32, selection.palette))
+        f'<stop offset="{i / 32}" stop-color="{_hex(c)}" stop-opacity="{a / 255:.3f}"/>'
+        for i, (c, a) in enumerate(zip(*_paint(np.arange(33.0), 32, selection), strict=True))
     )
     y, lines = PAD + high + 48, _wrap(scene.caption, 20) + _wrap(source, 20)
     ends = zip((0, scene.top / 2, scene.top), ("start", "middle", "end"), strict=True)
@@ -128,9 +130,11 @@ def contact_sheet(
 ) -> Image.Image:
     """All queries' maps for the chosen layer and head, eight in a row, each with its entropy and CLS share.
 
-    Of the image only the aspect ratio is used (between 0.6 and 1.8); `selection.queries` changes nothing.
+    Each map lies over the dimmed image, at full opacity, in an aspect ratio between 0.6 and 1.8. The queries and the
+    opacity of `selection` change nothing.
     """
     selection = selection or Selection()
+    full = replace(selection, opacity=1.0)
     scene = _scene(capture, selection)
     gap, head = 14, 60
     cell = (WIDTH - gap * (COLUMNS - 1)) / COLUMNS
@@ -142,14 +146,18 @@ def contact_sheet(
     page = Image.new(
         "RGB", (WIDTH + 2 * PAD, PAD + head + rows * (thumb + 46) + 86 + 26 * len(lines)), "white"
     )
+    below = image.convert("RGB").resize((round(cell), thumb), Image.Resampling.LANCZOS)
+    below = Image.blend(below, Image.new("RGB", below.size, DIM), DIMMED)
     draw = ImageDraw.Draw(page)
     _text(draw, (PAD, PAD), f"All {len(scene.maps)} queries, {scene.where}", 26, INK)
     for q, values in enumerate(scene.maps):
         x = round(PAD + (q % COLUMNS) * (cell + gap))
         y = PAD + head + q // COLUMNS * (thumb + 46)
         top = values.max() if selection.scale == "map" else scene.top
-        tile = Image.fromarray(colours.colour(values, float(top), selection.palette))
-        page.paste(tile.resize((round(cell), thumb), Image.Resampling.NEAREST), (x, y))
+        tile = Image.fromarray(np.dstack(_paint(values, float(top), full)), "RGBA")
+        tile = tile.resize((round(cell), thumb), Image.Resampling.NEAREST)
+        page.paste(below, (x, y))
+        page.paste(tile, (x, y), tile)
         _text(draw, (x, y + thumb + 5), f"{q:02d}", 18, INK)
         small = f"H {scene.entropy[q]:.2f}  CLS {100 * scene.cls[q]:.0f} %"
         _text(draw, (x + cell, y + thumb + 7), small, 14, SOFT, "ra")
@@ -157,7 +165,7 @@ def contact_sheet(
     if selection.scale != "map":
         ends = [_number(v) for v in (0, scene.top / 2, scene.top)]
     y = PAD + head + rows * (thumb + 46) + 8
-    _legend(page, (PAD, y), ends, selection.palette)
+    _legend(page, (PAD, y), ends, full)
     for i, line in enumerate(lines):
         _text(draw, (PAD, y + 50 + 26 * i), line, 18, SOFT)
     return page
@@ -199,15 +207,16 @@ def _scene(capture: Capture, selection: Selection) -> _Scene:
 
 
 def _paint(values: np.ndarray, top: float, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Colours uint8 `[gh, gw, 3]` and alpha uint8 `[gh, gw]`: low values let the image through."""
-    share = np.sqrt(np.clip(values / top, 0, 1)) if top > 0 else np.zeros_like(values)
-    alpha = np.floor(255 * selection.opacity ** (3 - 2 * share) + 0.5).astype(np.uint8)
+    """Colours uint8 `[gh, gw, 3]` and alpha uint8 `[gh, gw]`: zero is clear, and the top covers by the opacity."""
+    alpha = np.floor(255 * colours.cover(values, top, selection.opacity) + 0.5).astype(np.uint8)
     return colours.colour(values, top, selection.palette), alpha
 
 
-def _legend(page: Image.Image, at: tuple[int, int], ticks: list[str], palette: str) -> None:
-    ramp = Image.fromarray(colours.table(palette)[None])
-    page.paste(ramp.resize((WIDTH, 14), Image.Resampling.BILINEAR), at)
+def _legend(page: Image.Image, at: tuple[int, int], ticks: list[str], selection: Selection) -> None:
+    """The colour bar, as clear as the map."""
+    ramp = Image.fromarray(np.dstack(_paint(np.arange(256.0)[None], 255, selection)), "RGBA")
+    ramp = ramp.resize((WIDTH, 14), Image.Resampling.BILINEAR)
+    page.paste(ramp, at, ramp)
     for i, (text, anchor) in enumerate(zip(ticks, ("la", "ma", "ra"), strict=True)):
         _text(ImageDraw.Draw(page), (at[0] + i * WIDTH / 2, at[1] + 20), text, 18, INK, anchor)
 

@@ -69,6 +69,13 @@ def table(name: str) -> np.ndarray:
     return colours
 
 
+def cover(values: np.ndarray, top: float, opacity: float) -> np.ndarray:
+    """Float `[...]`: how much of the picture values cover, on the scale 0..top. Nothing at zero,
+    `opacity` at the top; between them by the square root of the share. `cover` of canvas.paint.js is the same."""
+    share = np.clip(np.asarray(values, float) / top, 0, 1) if top > 0 else np.zeros(np.shape(values))
+    return opacity * np.sqrt(share)
+
+
 def colour(values: np.ndarray, top: float, name: str = DEFAULT) -> np.ndarray:
     """uint8 `[..., 3]` for values on the scale 0..top; what lies outside takes the colour of the end."""
     share = np.clip(np.asarray(values, float) / top, 0, 1) if top > 0 else np.zeros(np.shape(values))

@@ -2,12 +2,29 @@
 it, to be chosen from without a server. The pictures are those of the canvas's payload."""
 
 from collections.abc import Callable, Iterable, Sequence
+from string import punctuation
 from typing import Any
+
+from torch import Tensor
 
 from ..attribution import METHODS
 from ..errors import BadSelection, BadShape
-from ..types import Attribution
+from ..types import VISUAL_GAIN, Attribution
 from .palette import DIVERGING
+
+# English words that name nothing in a picture: articles, pronouns, prepositions, conjunctions, auxiliaries, numbers.
+FUNCTION_WORDS = frozenset((
+    "a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every", "no", "not", "and",
+    "or", "but", "nor", "so", "if", "then", "than", "as", "while", "because", "of", "to", "in", "on", "at",
+    "by", "for", "from", "with", "without", "into", "onto", "over", "under", "above", "below", "between",
+    "behind", "beside", "near", "next", "off", "out", "up", "down", "through", "across", "around", "along",
+    "against", "about", "after", "before", "during", "until", "i", "you", "he", "she", "it", "we", "they", "me",
+    "him", "her", "us", "them", "my", "your", "his", "its", "our", "their", "who", "whom", "whose", "which",
+    "what", "where", "when", "why", "how", "there", "here", "is", "are", "was", "were", "be", "been", "being",
+    "am", "do", "does", "did", "have", "has", "had", "can", "could", "will", "would", "shall", "should", "may",
+    "might", "must", "very", "too", "also", "just", "only", "own", "same", "other", "one", "two", "three", "four",
+    "five", "six", "seven", "eight", "nine", "ten", "many", "several", "few", "both",
+))  # fmt: skip
 
 # (method, word) -> the attribution that holds the word and its row there, or None where nothing was computed.
 Known = Callable[[str, int], tuple[Attribution, int] | None]
@@ -21,9 +38,25 @@ def words_payload(first: Attribution, known: Known, methods: Iterable[str]) -> d
         "probabilities": _rounded(first.logprobs.exp()),
         "gains": _rounded(first.gains),
         "visual": first.visual.tolist(),
+        "first": first_word(first.words, first.gains),
         "colours": list(DIVERGING),
         "methods": [_method(name, known, first) for name in methods],
     }
+
+
+def first_word(words: Sequence[str], gains: Tensor) -> int:
+    """The index of the word to begin with: of those that the image brought (`VISUAL_GAIN`) and that are no function
+    words, the one with the greatest visual gain; where there is none, that of all words."""
+    told = [
+        gain >= VISUAL_GAIN and not is_function_word(word) for word, gain in zip(words, gains, strict=True)
+    ]
+    return max(range(len(words)), key=lambda t: (bool(told[t]), float(gains[t])))
+
+
+def is_function_word(word: str) -> bool:
+    """Whether a word, or a piece of punctuation, names nothing that could be seen."""
+    bare = word.strip(punctuation + "“”‘’…–—").casefold()
+    return not bare or bare in FUNCTION_WORDS
 
 
 def of_several(found: Sequence[Attribution]) -> dict[str, Any]:

@@ -219,6 +219,30 @@ def test_the_questions_tab_compares_what_instructblip_looks_at(url, open_page):
     assert re.search(r"moved [\d.]+ %", moved), moved
 
 
+def test_the_query_that_matters_most_for_the_answer_is_on_the_canvas_of_every_picture(
+    url, open_page, tmp_path
+):
+    page, client = open_page(url), Client(url, verbose=False, download_files=str(tmp_path))
+    page.wait_for_selector("#examples button.thumbnail-item")
+    queries = []
+    for name in NAMES[:3]:
+        found = client.predict(handle_file(EXAMPLES / f"{name}.png"), "", "knockout", api_name="/explain")
+        lost = [sum(column) for column in zip(*found["queries"], strict=True)]
+        queries.append(lost.index(max(lost)))
+        choose(page, name)
+        page.wait_for_function("query => qfvHandle.get().query === query", arg=queries[-1])
+    client.close()
+    assert len(set(queries)) > 1 and "q=" not in page.evaluate("location.hash")
+    # A word that names something is chosen first, and a method runs by being chosen.
+    chosen = page.locator(".qfv-chip[aria-checked=true] span").inner_text()
+    assert chosen not in ("a", "and", "to", "of", "the", ",")
+    page.locator(".qfv-why select").select_option(label="Gradient × attention")
+    page.locator(".qfv-why-body:not(.qfv-waits)").wait_for()
+    assert "computed" not in page.locator(".qfv-why-told").inner_text()
+    page.locator(".qfv-chip").last.click()
+    page.locator(".qfv-why-body:not(.qfv-waits)").wait_for()
+
+
 def test_words_are_taken_apart_unasked_and_are_in_no_link_until_chosen(url, open_page):
     page = open_page(url)
     choose(page, "rocket-and-star")

@@ -107,6 +107,37 @@ def test_it_opens_on_the_most_focused_query_of_the_last_layer(explorer):
     assert (now["queries"], now["layer"], now["head"]) == ([focused()], 4, "mean")
 
 
+def test_the_query_is_chosen_anew_until_the_visitor_chooses(explorer, payload):
+    page = explorer("#layer=4")
+    suggest = "([query, picture]) => document.dispatchEvent(new CustomEvent('qfv:suggest', {detail: {query, picture}}))"
+    auto = page.get_by_role("button", name="Auto", exact=True)
+    assert state(page)["queries"] == [focused()] and auto.get_attribute("aria-pressed") == "true"
+    # A suggestion is for one picture; of another one nothing changes.
+    page.evaluate(suggest, [17, "data:other"])
+    assert state(page)["queries"] == [focused()]
+    page.evaluate(suggest, [17, payload["image"]["src"]])
+    assert state(page)["queries"] == [17] and not state(page)["chosen"]
+    assert page.evaluate("location.hash") == "#layer=4&head=mean"
+    # Maps of another model, and another picture, have a query of their own; back here it is the suggested one again.
+    other = canvas_payload(CAPTURE, picture(100, 100))
+    for shown in (payload | {"meta": META | {"visiting": "Maps of another"}}, other):
+        page.evaluate("p => qfvHandle.setPayload(p)", shown)
+        assert state(page)["queries"] == [focused()]
+    page.evaluate("p => qfvHandle.setPayload(p)", payload)
+    assert state(page)["queries"] == [17]
+    page.evaluate("document.dispatchEvent(new CustomEvent('qfv:suggest', {detail: null}))")
+    assert state(page)["queries"] == [focused()]
+    # What the visitor chooses stays, whatever comes, until the choice is given back.
+    page.locator('.qfv-item[data-query="5"]').click()
+    assert auto.get_attribute("aria-pressed") == "false"
+    page.evaluate(suggest, [17, payload["image"]["src"]])
+    for shown in (other, payload):
+        page.evaluate("p => qfvHandle.setPayload(p)", shown)
+        assert state(page)["queries"] == [5] and page.evaluate("location.hash").startswith("#q=5&")
+    auto.click()
+    assert state(page)["queries"] == [17]
+
+
 def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload):
     page = explorer()
     for layer, head in [("mean", "mean"), (2, "mean"), ("mean", 3), (4, 1)]:
@@ -131,11 +162,11 @@ def test_every_patch_is_drawn_in_the_colour_of_its_value(explorer, payload):
     expected = palette.table("viridis")[level].astype(int)
     # A value on the edge of a step may fall to either side: one colour further at most.
     neighbours = [palette.table("viridis")[np.clip(level + d, 0, 255)].astype(int) for d in (-1, 1)]
-    shown = drawn(page)[:, :3]
-    assert (
-        (shown == expected).all(-1) | (shown == neighbours[0]).all(-1) | (shown == neighbours[1]).all(-1)
-    ).all()
-    assert (shown == expected).all(-1).mean() > 0.9
+    # The canvas keeps colours multiplied by their alpha, in bytes: what is half clear is known to a few steps only.
+    *shown, alpha = drawn(page).T
+    shown, slack = np.stack(shown, 1), 1 + 128 / np.maximum(alpha, 1)
+    agrees = [(np.abs(shown - each) <= slack[:, None]).all(-1) for each in (expected, *neighbours)]
+    assert np.any(agrees, 0).all() and agrees[0].mean() > 0.9
 
 
 @pytest.mark.parametrize("name", palette.STOPS)
@@ -146,8 +177,42 @@ def test_browser_and_python_use_the_same_colours(explorer, name):
 
 def test_low_values_let_the_picture_through_as_in_python(explorer):
     page = explorer()
-    cover = page.evaluate("[0, .25, 1].map(v => QFormerViz.paint.cover(v, 1, .5))")
-    assert cover == pytest.approx([0.125, 0.25, 0.5])
+    for top, opacity in ((1, 0.5), (0.2, 1), (0, 1)):
+        shares = page.evaluate(
+            "a => [0, .05, .25, 1].map(v => QFormerViz.paint.cover(v, ...a))", [top, opacity]
+        )
+        assert shares == pytest.approx(palette.cover([0, 0.05, 0.25, 1], top, opacity).tolist())
+    assert page.evaluate("[0, .25, 1].map(v => QFormerViz.paint.cover(v, 1, .5))") == [0, 0.25, 0.5]
+
+
+def test_no_weight_leaves_the_picture_as_it_is_and_the_legend_agrees(explorer, payload):
+    page = explorer()
+    page.evaluate("qfvHandle.select({queries: [9], layer: 4, head: 2, scale: 'map'})")
+    values = unpack(payload)[0][2, 2, 9]
+    assert drawn(page)[:, 3] == pytest.approx(255 * palette.cover(values, values.max(), 0.75), abs=1.5)
+    bar = np.array(
+        page.evaluate("""() => {
+        const bar = document.querySelector(".qfv-scale");
+        return [...bar.getContext("2d").getImageData(0, 0, 256, 1).data];
+    }""")
+    ).reshape(256, 4)
+    assert bar[0, 3] == 0 and bar[:, 3] == pytest.approx(
+        255 * palette.cover(np.arange(256), 255, 0.75), abs=1
+    )
+    page.get_by_label("Opacity of the map").fill("40")
+    assert page.evaluate(
+        "document.querySelector('.qfv-scale').getContext('2d').getImageData(255, 0, 1, 1).data[3]"
+    ) == pytest.approx(0.4 * 255, abs=1)
+
+
+def test_thumbnails_lie_over_the_dimmed_picture(explorer):
+    page = explorer()
+    page.evaluate("qfvHandle.select({layer: 4, head: 2, scale: 'map'})")
+    alpha = page.evaluate("""[...document.querySelectorAll(".qfv-thumb")].map(c =>
+        [...c.getContext("2d").getImageData(0, 0, 16, 16).data].filter((_, i) => i % 4 === 3))""")
+    assert all(max(one) == 255 and min(one) < 40 for one in alpha)
+    below = page.locator(".qfv-thumb").first.evaluate("c => getComputedStyle(c).backgroundImage")
+    assert "data:image/jpeg" in below and "rgba(20, 24, 32, 0.7)" in below
 
 
 def test_keys_move_through_queries_layers_and_patches(explorer):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.test_app import captioned, open_page, picture, url  # noqa: F401
+from tests.browser.test_app import ask, captioned, open_page, picture, said, url  # noqa: F401
 
 pytestmark = pytest.mark.browser
 
@@ -26,8 +26,22 @@ def test_texts_are_compared_and_their_maps_shown(url, open_page):  # noqa: F811
     page.locator("#match-show").click()
     page.wait_for_function("document.querySelector('#canvas').innerText.includes('this image and text')")
     assert page.evaluate("qfvHandle.stats().entropy") != own
-    page.locator("#match-back").click()
-    page.wait_for_function("!document.querySelector('#canvas').innerText.includes('this image and text')")
+    # The canvas says whose maps they are, and has the way back; the next answer ends them.
+    banner, back = (
+        page.locator(".qfv-visiting"),
+        page.get_by_role("button", name="Back to the model that chats"),
+    )
+    assert (
+        "Fake <i>matcher</i>, for “<img src=x" in banner.inner_text() and page.locator(".qfv i").count() == 0
+    )
+    back.first.click()
+    banner.wait_for(state="detached")
+    assert page.evaluate("qfvHandle.stats().entropy") == own
+    page.locator("#match-show").click()
+    banner.wait_for()
+    ask(page, "one?")
+    said(page, "you asked one?")
+    banner.wait_for(state="detached")
     assert page.evaluate("qfvHandle.stats().entropy") == own
 
 

@@ -40,7 +40,10 @@ def explore(page):
     chips.nth(2).press("ArrowLeft")
     assert "“asked”" in status.inner_text()
     chips.nth(0).click()
-    assert "from language" in status.inner_text() and not page.locator(".qfv-why-body").is_visible()
+    assert (
+        "the words before it settle it" in status.inner_text()
+        and not page.locator(".qfv-why-body").is_visible()
+    )
 
 
 def test_a_saved_page(view, open_page, tmp_path):

@@ -33,7 +33,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     # The first word with a map is chosen; the one from language says so and has none.
     assert "“asked”" in status.inner_text() and body.is_visible()
     chips.nth(0).click()
-    assert "from language" in status.inner_text() and not body.is_visible()
+    assert "the words before it settle it" in status.inner_text() and not body.is_visible()
     chips.nth(0).press("ArrowLeft")
     assert chips.nth(2).get_attribute("aria-checked") == "true"
     queries = page.locator(".qfv-why .qfv-moved button")
@@ -45,7 +45,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     assert len(page.requests) == requests
     # A slow method runs when asked for, and the view goes on where it was.
     page.locator(".qfv-why select").select_option(label="Patch occlusion")
-    assert "has not run yet" in status.inner_text() and not body.is_visible()
+    assert "has not run yet, and may take a while" in status.inner_text() and not body.is_visible()
     page.get_by_role("button", name="Run Patch occlusion").click()
     page.locator(".qfv-why-body").get_by_text("without going through single queries").wait_for()
     assert "“<b>one?</b>”" in status.inner_text() and queries.count() == 0

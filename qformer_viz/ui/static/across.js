@@ -50,7 +50,7 @@
         caption.textContent = text;
         canvas.setAttribute("aria-label", words.queries([query]) + ": " + text);
       };
-      draw(this.usual, usual, 1, "mean of all: ");
+      draw(this.usual, usual, null, "mean of all: ");
       this.tiles.forEach((tile, i) => draw(tile, seen[i], 0.75, ""));
       const row = layer === "mean" ? crossLayers.length : crossLayers.indexOf(layer);
       this.told.textContent = words.queries([query]) + ", " + words.layer(this.maps[0], layer) + ", mean of heads: follows the picture by "

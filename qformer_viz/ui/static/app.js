@@ -8,31 +8,94 @@
     return query === undefined ? { queries: [frame] } : { queries: [query], frame: frame - 1 };
   };
 
+  // What lies under a point of the screen: x and y as the axes name them, of a dot its text. Plotly's own events name what
+  // was hovered last, which is something else, or nothing, where a click follows the pointer's arrival within 50 ms.
+  const under = (plot, [left, top]) => {
+    const box = plot.getBoundingClientRect();
+    const axis = (name) => plot._fullLayout[name[0] + "axis" + name.slice(1)];
+    for (const trace of plot._fullData) {
+      const [across, down] = [axis(trace.xaxis), axis(trace.yaxis)];
+      const [x, y] = [left - box.left - across._offset, top - box.top - down._offset];
+      if (x < 0 || y < 0 || x > across._length || y > down._length) continue;
+      if (trace.type !== "scatter") return { x: across.p2d(x), y: down.p2d(y), cell: trace.type === "heatmap" };
+      const far = (i) => Math.hypot(across.d2p(trace.x[i]) - x, down.d2p(trace.y[i]) - y);
+      const nearest = [...trace.x.keys()].sort((i, j) => far(i) - far(j))[0];
+      if (far(nearest) < 24) return { x: trace.text?.[nearest] };
+    }
+    return null;
+  };
+
   // A click in a plotly figure puts its queries on the canvas; the server is not asked.
   const listen = (plot) => {
     if (plot.qfvListening || typeof plot.on !== "function") return;
     plot.qfvListening = true;
-    plot.on("plotly_click", (event) => {
-      const point = event.points && event.points[0];
-      if (!point) return;
-      const inside = (id) => plot.closest("#" + id);
+    let at = null;
+    plot.addEventListener("pointerdown", (event) => (at = [event.clientX, event.clientY]), true);
+    plot.addEventListener("click", (event) => {
+      const point = at && event.target.closest(".nsewdrag") ? under(plot, at) : null;
+      if (!point || point.x === undefined) return;
+      const inside = (...ids) => ids.some((id) => plot.closest("#" + id));
       const layer = /^layer (\d+)$/.exec(String(point.y));
       if (inside("heads-own")) return; // the canvas shows cross-attention
-      if (inside("heads-cross")) {
+      if (inside("heads-cross", "precision-plot")) {
         const head = point.x === "all" ? "mean" : number(point.x);
         document.dispatchEvent(new CustomEvent("qfv:set", { detail: { layer: Number(layer[1]), head } }));
         return;
       }
-      const both = inside("similarity-plot") || inside("heads-attention");
-      const detail = both ? { queries: [...new Set([number(point.x), number(point.y)])] }
-        : named(point.text !== undefined && point.z === undefined ? point.text : point.x);
-      if (point.z !== undefined && (inside("statistics-plot") || inside("across-plot"))) {
-        detail.layer = layer ? Number(layer[1]) : "mean";
-      }
+      const both = inside("similarity-plot", "heads-attention");
+      const detail = both ? { queries: [...new Set([number(point.x), number(point.y)])] } : named(point.x);
+      detail.queries = detail.queries.filter(Number.isInteger); // a piece of text is no query
+      if (!detail.queries.length) return;
+      if (point.cell && inside("statistics-plot", "across-plot")) detail.layer = layer ? Number(layer[1]) : "mean";
       document.dispatchEvent(new CustomEvent("qfv:set", { detail }));
     });
   };
-  const scan = () => document.querySelectorAll(".js-plotly-plot").forEach(listen);
+
+  // Nought of a signed figure is white on a light page and the page itself on a dark one, where white would glare.
+  const SIGNED = "signed"; // as figures.py marks it
+  const ground = (node) => {
+    const colour = getComputedStyle(node).backgroundColor;
+    return /, 0\)$/.test(colour) && node.parentElement ? ground(node.parentElement) : colour;
+  };
+  const darken = (plot) => {
+    if (!document.body.classList.contains("dark")) return;
+    const nought = ground(plot);
+    const scale = [[0, "#8ecbff"], [0.25, "#2f78b7"], [0.5, nought], [0.75, "#bd4f3d"], [1, "#ffb199"]];
+    plot.data.forEach((trace, i) => {
+      if (trace.meta !== SIGNED || trace.colorscale[2][1] === nought) return;
+      trace.qfvLight = trace.colorscale;
+      window.Plotly.restyle(plot, { colorscale: [scale] }, [i]);
+    });
+  };
+
+  // A figure as a file for a document: black on white whatever the page is, named after its place on the page.
+  const save = (plot, format) => {
+    const data = plot.data.map((trace) => (trace.qfvLight ? { ...trace, colorscale: trace.qfvLight } : trace));
+    const paper = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { ...plot.layout.font, color: "#1c2127" } };
+    const size = { width: plot.clientWidth, height: plot.clientHeight, scale: format === "png" ? 3 : 1 };
+    const place = plot.closest("[id]:not(.js-plotly-plot)").id;
+    window.Plotly.downloadImage({ data, layout: { ...plot.layout, ...paper } }, { ...size, format, filename: "qformer-viz_" + place });
+  };
+  const dress = (plot) => {
+    if (plot.querySelector(":scope > .qfv-save") || !plot.querySelector(".main-svg")) return;
+    const row = document.createElement("div");
+    row.className = "qfv-save";
+    for (const format of ["png", "svg"]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = format.toUpperCase();
+      button.title = button.ariaLabel = "Save this figure as " + format.toUpperCase();
+      button.addEventListener("click", () => save(plot, format));
+      row.append(button);
+    }
+    plot.append(row);
+    plot.on("plotly_afterplot", () => darken(plot));
+    darken(plot);
+  };
+  const scan = () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => {
+    listen(plot);
+    dress(plot);
+  });
 
   // Gradio hands over the file it just cached; a link carries it to the browser's downloads.
   window.qfvDownload = (file) => {

@@ -6,6 +6,7 @@
   const FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif";
   const WIDTH = 1200;
   const PAD = 32;
+  const DIM = "rgb(20 24 32 / .7)"; // over the picture under a thumbnail, as in canvas.css
 
   function blank(width, height) {
     const canvas = document.createElement("canvas");
@@ -51,11 +52,10 @@
 
   const bottom = (lines) => 150 + 28 * lines.length;
 
-  function colourBar(context, colours, x, y, width, height) {
-    for (let i = 0; i < 256; i++) {
-      context.fillStyle = QFV.paint.css(colours, i, 255);
-      context.fillRect(x + (i * width) / 256, y, width / 256 + 1, height);
-    }
+  // As clear as the map that it explains; `opacity` as there.
+  function colourBar(context, colours, x, y, width, height, opacity) {
+    const ramp = Float32Array.from({ length: 256 }, (_, i) => i / 255);
+    context.drawImage(QFV.paint.raster(document.createElement("canvas"), ramp, 256, 1, 1, colours, opacity), x, y, width, height);
   }
 
   async function png(view) {
@@ -73,7 +73,7 @@
     context.restore();
     let y = PAD + high + 48;
     write(context, title, PAD, y, 26, { weight: 600 });
-    colourBar(context, scene.colours, PAD, y + 20, WIDTH, 14);
+    colourBar(context, scene.colours, PAD, y + 20, WIDTH, 14, scene.opacity);
     ticks.forEach((t, i) => write(context, t, PAD + (i * WIDTH) / 2, y + 60, 20, { align: ["left", "center", "right"][i] }));
     lines.forEach((line, i) => write(context, line, PAD, y + 94 + 28 * i, 20, { colour: "#56606b" }));
     return finish(canvas);
@@ -116,7 +116,7 @@
     const y = PAD + high + 48;
     add("text", { x: PAD, y, "font-size": 26, "font-weight": 600 }, title);
     const ramp = root.appendChild(svgNode("linearGradient", { id: "scale" }));
-    for (let i = 0; i <= 32; i++) ramp.appendChild(svgNode("stop", { offset: i / 32, "stop-color": QFV.paint.css(scene.colours, i, 32) }));
+    for (let i = 0; i <= 32; i++) ramp.appendChild(svgNode("stop", { offset: i / 32, "stop-color": QFV.paint.css(scene.colours, i, 32), "stop-opacity": QFV.paint.cover(i, 32, scene.opacity).toFixed(3) }));
     add("rect", { x: PAD, y: y + 20, width: WIDTH, height: 14, fill: "url(#scale)" });
     ticks.forEach((t, i) => add("text", { x: PAD + (i * WIDTH) / 2, y: y + 60, "font-size": 20, "text-anchor": ["start", "middle", "end"][i] }, t));
     lines.forEach((line, i) => add("text", { x: PAD, y: y + 94 + 28 * i, "font-size": 20, fill: "#56606b" }, line));
@@ -139,18 +139,24 @@
     const [head, under] = [60, 66]; // above all thumbnails, below each
     const { canvas, context } = blank(WIDTH + 2 * PAD, PAD + head + rows * (thumb + under) + 80 + 26 * lines.length);
     write(context, title, PAD, PAD + 26, 26, { weight: 600 });
-    context.imageSmoothingEnabled = scene.smooth;
+    const picture = view.parts.stage.image;
+    await picture.decode();
     view.order().forEach((q, i) => {
       const x = PAD + (i % columns) * (cell + gap);
       const y = PAD + head + Math.floor(i / columns) * (thumb + under);
+      context.drawImage(picture, x, y, cell, thumb);
+      context.fillStyle = DIM;
+      context.fillRect(x, y, cell, thumb);
+      context.imageSmoothingEnabled = scene.smooth;
       context.drawImage(view.parts.sheet.items[q].canvas, x, y, cell, thumb);
+      context.imageSmoothingEnabled = true;
       write(context, label(q), x, y + thumb + 21, 17, { weight: 600 });
       const small = { align: "right", colour: "#56606b" };
       write(context, "H " + scene.block.entropy[q].toFixed(2), x + cell, y + thumb + 21, 14, small);
       write(context, "CLS " + Math.round(100 * scene.block.cls[q]) + " %", x + cell, y + thumb + 41, 14, small);
     });
     const y = PAD + head + rows * (thumb + under) + 10;
-    colourBar(context, scene.colours, PAD, y, WIDTH, 12);
+    colourBar(context, scene.colours, PAD, y, WIDTH, 12, 1);
     const ends = perMap ? ["0", "half of each map’s maximum", "each map’s maximum"] : { raw: ["0", "0.5", "1"], shared: [0, view.top() / 2, view.top()].map(number) }[state.scale];
     ends.forEach((t, i) => write(context, t || ticks[i], PAD + (i * WIDTH) / 2, y + 34, 18, { align: ["left", "center", "right"][i] }));
     lines.forEach((line, i) => write(context, line, PAD, y + 66 + 26 * i, 18, { colour: "#56606b" }));

@@ -17,11 +17,14 @@
       this.root = el("div", { class: "qfv", "data-theme": options.theme || "host" });
       root.append(this.root);
       this.state = { ...DEFAULTS, ...(options.hash ? QFV.link.read(location.hash) : {}) };
+      this.chosen = this.state.queries.length > 0; // by the visitor; else the query is chosen for every picture and answer
+      this.suggested = null;
       this.compare = false;
       this.turn = 0;
       this.abort = new AbortController();
       const listen = { signal: this.abort.signal };
       document.addEventListener("qfv:set", (event) => this.change(event.detail || {}, "set"), listen);
+      document.addEventListener("qfv:suggest", (event) => this.suggest(event.detail), listen);
       if (options.hash) {
         global.addEventListener("hashchange", () => this.change(QFV.link.read(location.hash), "link"), listen);
       }
@@ -43,19 +46,22 @@
       this.maps = films[0];
       this.sheetKey = null;
       this.compare = false;
+      if (!this.chosen) this.state.queries = this.automatic();
       this.state = this.valid(again ? { ...this.state, patch: null, frame } : { ...this.state, pinned: this.state.patch !== null });
       this.show();
       this.parts = QFV.layout.build(this, payload, this.maps);
       QFV.link.header(this);
-      this.root.replaceChildren(...[this.header, this.parts.node].filter(Boolean));
+      this.root.replaceChildren(...[this.header, this.visiting, this.parts.node].filter(Boolean));
       this.furnish();
       this.render();
       this.address();
     }
 
     empty() {
+      const before = this.payload;
       this.payload = this.maps = this.parts = null;
       this.resize.disconnect();
+      if (before) this.address(); // it names nothing of a picture that has gone
       this.root.replaceChildren(el("div", { class: "qfv-empty" }, el("b", {}, "Nothing to look at yet"),
         el("span", {}, "Choose an image. What each query attends to is drawn here.")));
     }
@@ -80,13 +86,34 @@
       });
     }
 
+    // The query that matters most for the answer, { query, picture }, once that is known; null where it is no longer.
+    suggest(suggested) {
+      this.suggested = suggested;
+      const ours = this.maps && (!suggested || suggested.picture === this.payload.image.src);
+      if (ours && !this.chosen) this.change({ queries: this.automatic() }, "automatic");
+    }
+
+    // The suggested query of this picture, if any; none: valid() takes the one whose map is most focused. Maps of another
+    // model, or of a text, have no such query.
+    automatic() {
+      const { query, picture } = this.suggested || {};
+      return query !== undefined && picture === this.payload.image.src && !this.payload.meta.visiting ? [query] : [];
+    }
+
+    // The visitor's own choice of a query, or the automatic one again.
+    choose(chosen) {
+      this.chosen = chosen;
+      if (chosen) this.render();
+      else this.change({ queries: this.automatic() }, "automatic");
+    }
+
     // Keeps what exists in this payload, and falls back to the defaults for what does not.
     valid(state) {
       const { maps, payload } = this;
       const out = { ...state };
       const whole = (v, n) => Number.isInteger(v) && v >= 0 && v < n;
       out.queries = [...new Set([].concat(out.queries))].filter((q) => whole(q, maps.queries));
-      if (!out.queries.length) out.queries = this.state.queries.filter((q) => whole(q, maps.queries));
+      if (!out.queries.length && this.chosen) out.queries = this.state.queries.filter((q) => whole(q, maps.queries));
       if (out.layer !== "mean" && !maps.crossLayers.includes(out.layer)) out.layer = maps.crossLayers.at(-1);
       if (!out.queries.length) {
         const { entropy } = maps.block(out.layer, "mean");
@@ -105,6 +132,8 @@
       const next = { ...this.state };
       for (const name of Object.keys(DEFAULTS)) if (change[name] !== undefined) next[name] = change[name];
       if (change.query !== undefined && change.queries === undefined) next.queries = [change.query];
+      const named = change.queries !== undefined || (change.query !== undefined && change.query !== this.state.queries[0]);
+      if (named && source !== "automatic") this.chosen = true;
       if (change.patch !== undefined && change.pinned === undefined) next.pinned = change.patch !== null;
       if (!this.maps) {
         this.state = next;
@@ -142,11 +171,12 @@
     }
 
     address() {
-      if (this.options.hash) history.replaceState(null, "", this.fragment());
+      // A query that nobody chose is in no address: opened again, it is chosen anew.
+      if (this.options.hash) history.replaceState(null, "", this.chosen ? this.fragment() : this.fragment().replace(/q=[^&]*&/, ""));
     }
 
     get() {
-      const state = { ...this.state, queries: [...this.state.queries], query: this.state.queries[0] };
+      const state = { ...this.state, queries: [...this.state.queries], query: this.state.queries[0], chosen: this.chosen };
       return { ...state, fragment: QFV.link.write(state) };
     }
 

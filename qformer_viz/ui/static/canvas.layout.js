@@ -13,6 +13,8 @@
     const next = button("▸", "Next query", () => view.step(1), { class: "qfv-button qfv-icon" });
     const current = el("output", { class: "qfv-current" });
     const compare = button("Compare", "Add queries to the selection by clicking (or Shift-click)", () => view.toggleCompare());
+    const auto = button("Auto", "Choose the query by itself: the one that matters most for the answer, or before that is known the one whose map is most focused",
+      () => view.choose(!view.chosen));
     const layers = segmented(
       "Cross-attention layer",
       [...maps.crossLayers.map((l) => ({ value: l, text: String(l), title: "Layer " + l })),
@@ -26,10 +28,10 @@
       (head) => act({ head }),
     );
     const node = el("div", { class: "qfv-bar" },
-      field("Query", el("div", { class: "qfv-stepper", role: "group", "aria-label": "Query" }, previous, current, next), compare),
+      field("Query", el("div", { class: "qfv-stepper", role: "group", "aria-label": "Query" }, previous, current, next), auto, compare),
       field("Layer", layers.group),
       field("Head", heads.group));
-    return { node, current, compare, layers, heads };
+    return { node, current, auto, compare, layers, heads };
   }
 
   function stage(view) {

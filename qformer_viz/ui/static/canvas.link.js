@@ -47,6 +47,9 @@
     view.header = view.options.header && facts.length
       ? el("div", { class: "qfv-header" }, ...facts.map((f) => el("span", {}, String(f))))
       : null;
+    // Maps of another model than the page is about, and the way back where the page has one.
+    const back = view.options.back && el("button", { type: "button", class: "qfv-button", onclick: view.options.back }, "Back to the model that chats");
+    view.visiting = meta.visiting ? el("div", { class: "qfv-visiting", role: "status" }, el("b", {}, String(meta.visiting)), back) : null;
   }
 
   QFV.link = { copy, header, note, read, write };

@@ -32,14 +32,13 @@
     return "rgb(" + colours[i] + "," + colours[i + 1] + "," + colours[i + 2] + ")";
   }
 
-  // How much of the picture a value covers. Low values let it show through; at opacity 1 nothing does.
+  // How much of the picture a value covers: nothing at zero, `opacity` at the top, between them by the square root.
   function cover(value, top, opacity) {
-    const share = top > 0 ? Math.sqrt(Math.min(Math.max(value / top, 0), 1)) : 0;
-    return opacity ** (3 - 2 * share);
+    return top > 0 ? opacity * Math.sqrt(Math.min(Math.max(value / top, 0), 1)) : 0;
   }
 
-  // Writes a map into a canvas of exactly its own size: one pixel per value.
-  function raster(canvas, values, columns, rows, top, colours, opacity = 1) {
+  // Writes a map into a canvas of exactly its own size: one pixel per value. Without an opacity it covers what is below.
+  function raster(canvas, values, columns, rows, top, colours, opacity = null) {
     if (canvas.width !== columns || canvas.height !== rows) {
       canvas.width = columns;
       canvas.height = rows;
@@ -51,7 +50,7 @@
       image.data[4 * p] = colours[i];
       image.data[4 * p + 1] = colours[i + 1];
       image.data[4 * p + 2] = colours[i + 2];
-      image.data[4 * p + 3] = opacity === 1 ? 255 : Math.floor(255 * cover(values[p], top, opacity) + 0.5);
+      image.data[4 * p + 3] = opacity === null ? 255 : Math.floor(255 * cover(values[p], top, opacity) + 0.5);
     }
     context.putImageData(image, 0, 0);
     return canvas;

@@ -9,6 +9,7 @@
     const { controls, display, sheet } = view.parts;
     const { state } = view;
     controls.current.textContent = state.queries.length === 1 ? label(state.queries[0]) : state.queries.length + " of " + view.maps.queries;
+    controls.auto.setAttribute("aria-pressed", String(!view.chosen));
     controls.compare.setAttribute("aria-pressed", String(view.compare));
     controls.layers.show(state.layer);
     controls.heads.show(state.head);
@@ -26,11 +27,11 @@
 
   function legend(view, scene) {
     const { stage } = view.parts;
-    const key = view.state.palette;
-    if (stage.bar.dataset.palette !== key) {
+    const key = view.state.palette + "/" + scene.opacity;
+    if (stage.bar.dataset.drawn !== key) {
       const ramp = Float32Array.from({ length: 256 }, (_, i) => i / 255);
-      QFV.paint.raster(stage.bar, ramp, 256, 1, 1, scene.colours);
-      stage.bar.dataset.palette = key;
+      QFV.paint.raster(stage.bar, ramp, 256, 1, 1, scene.colours, scene.opacity); // as clear as the map
+      stage.bar.dataset.drawn = key;
     }
     [0, scene.top / 2, scene.top].forEach((v, i) => (stage.ticks[i].textContent = number(v)));
     const even = 1 / (view.maps.patches + 1);
@@ -115,10 +116,11 @@
       view.sheetKey = key;
       const blocks = moving && view.blocks();
       const top = view.top();
+      sheet.list.style.setProperty("--qfv-picture", 'url("' + view.frames[state.frame].image.src + '")');
       sheet.key.textContent = moving ? "how far the map moves from frame to frame, 0 to 1 · bar: share on CLS" : "entropy in nats · bar: share on CLS";
       sheet.items.forEach((item, q) => {
         const most = { raw: 1, shared: top, map: scene.block.peak[q] }[state.scale];
-        QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, most, scene.colours);
+        QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, most, scene.colours, 1);
         item.canvas.classList.toggle("qfv-smooth", scene.smooth);
         const figure = (moving ? QFV.film.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
         item.entropy.textContent = figure;

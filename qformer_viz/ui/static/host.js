@@ -10,10 +10,19 @@ const tell = () => {
 };
 host.addEventListener("qfv:select", tell);
 const show = () => {
-  if (!props.value || !window.QFormerViz) return;
-  const payload = JSON.parse(props.value);
+  if (!window.QFormerViz || (!props.value && !handle)) return;
+  const payload = props.value ? JSON.parse(props.value) : null;
+  // Another picture, or none, has taken the place of the example that is framed in the strip.
+  if (!payload || !payload.meta.visiting) document.body.classList.toggle("qfv-no-example", !(payload && payload.meta.example));
+  if (!payload) { // the picture has gone
+    handle.setPayload(null);
+    source = null;
+    frame = 0;
+    delete host.dataset.image;
+    return;
+  }
   if (handle && handle.setPayload) handle.setPayload(payload);
-  else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, { hash: true, context: window.qfvContext }); }
+  else { host.textContent = ""; handle = window.QFormerViz.mount(host, payload, { hash: true, context: window.qfvContext, back: () => document.querySelector("#match-back").click() }); }
   window.qfvHandle = handle;
   if (payload.image.src !== source) [source, frame] = [payload.image.src, 0];
   handle.ready.then(tell);

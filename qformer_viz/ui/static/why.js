@@ -15,14 +15,13 @@
     constructor(root, shown, { before, ask, theme }) {
       this.shown = shown;
       this.ask = ask;
-      const first = shown.visual.indexOf(true);
       const same = before && before.text === shown.words.join(" ");
       const linked = Number(global.qfvLinkedWord ?? NaN);
       global.qfvLinkedWord = null;
-      const start = linked in shown.words ? linked : Math.max(first, 0);
+      const start = linked in shown.words ? linked : shown.first;
       // A word that nobody chose is in no link.
       this.state = { word: same ? before.word : start, chosen: same ? before.chosen : linked in shown.words,
-        method: same ? before.method : 0, text: shown.words.join(" ") };
+        method: same ? before.method : 0, asked: same ? before.asked : "", text: shown.words.join(" ") };
       this.chips = shown.words.map((word, t) => {
         const chip = el("button", { type: "button", role: "radio", class: "qfv-chip" + (shown.visual[t] ? "" : " qfv-chip-language"),
           title: this.fact(t), onclick: () => this.set({ word: t, chosen: true }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
@@ -53,6 +52,18 @@
       root.append(this.root);
       global.qfvWord = () => this.root.isConnected && this.state.chosen ? this.state.word : null;
       this.set({});
+      this.suggest();
+    }
+
+    // The query that the whole answer loses most without goes to the canvas, until a visitor has chosen one there.
+    suggest() {
+      const { queries } = this.shown.methods[0];
+      if (queries.some((row) => row === null)) return;
+      const lost = queries[0].map((_, q) => queries.reduce((sum, row) => sum + row[q], 0));
+      const most = lost.indexOf(Math.max(...lost));
+      if (lost[most] <= 0) return;
+      const query = this.place(most, lost.length)[1];
+      document.dispatchEvent(new CustomEvent("qfv:suggest", { detail: { query, picture: this.shown.frames[0].src } }));
     }
 
     begin(event) {
@@ -63,7 +74,7 @@
     fact(t) {
       const { probabilities, gains, visual } = this.shown;
       const gain = "visual gain " + signed(gains[t]) + " nats";
-      return "probability " + percent(probabilities[t]) + ", " + gain + (visual[t] ? "" : ": from language, not from this image");
+      return "probability " + percent(probabilities[t]) + ", " + gain + (visual[t] ? "" : ": the words before it settle it, not the image");
     }
 
     key(event) {
@@ -88,14 +99,23 @@
       this.method.value = state.method;
       const time = known ? " (" + method.seconds[state.word].toFixed(2) + " s)" : "";
       this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + time;
+      const missing = visual && !known;
+      const quick = missing && shown.quick && this.ask;
       this.told.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
-        + (visual ? "" : " There is no map to draw for it.") + (visual && !known ? (this.ask ? " This method has not run yet." : " This method was not run for it.") : "");
+        + (visual ? "" : " There is no map to draw for it.")
+        + (missing ? (quick ? " It is being computed." : this.ask ? " This method has not run yet, and may take a while: press the button." : " This method was not run for it.") : "");
       const what = "Run " + method.title + (method.single ? " for “" + shown.words[state.word] + "”" : "");
       this.compute.textContent = what;
       this.compute.title = what;
       this.compute.hidden = known || !visual || !this.ask;
       this.check.hidden = !known || !visual || !this.ask;
-      this.body.hidden = !visual || !known;
+      this.body.hidden = !visual || (!known && !quick);
+      this.body.classList.toggle("qfv-waits", Boolean(quick)); // its room is kept for what comes at once
+      const wanted = state.method + "/" + (method.single ? state.word : "");
+      if (quick && state.asked !== wanted) {
+        state.asked = wanted;
+        this.begin("submit");
+      }
       if (visual && known) this.draw(method);
       if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
       global.qfvWhyMap = visual && known ? method.patches[state.word].flat() : null;
