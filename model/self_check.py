@@ -8,6 +8,7 @@ import torch
 
 from model import weight_checks
 from model.checkpoints import Checkpoint
+from model.decode_pool import unset_limits
 from model.end_tokens import sources
 from model.errors import CheckpointError, QuestionError
 from model.folder_checks import check_picture_size
@@ -37,7 +38,14 @@ def findings(checkpoint: Checkpoint, model: Any, processor: Any, dtype: torch.dt
         _precision(checkpoint, model, str(dtype).removeprefix("torch.")),
         _ends(model, processor.tokenizer),
         _typed(checkpoint, model, processor),
+        _uploads(),
     ]
+
+
+def _uploads() -> Finding:
+    """Not of the checkpoint but of this machine: what keeps a hostile upload in bounds."""
+    detail = " ".join(unset_limits()) or "the system limits the memory and the time of what decodes them"
+    return Finding("uploads are decoded within limits", True, detail)
 
 
 def spoken_to_by(checkpoint: Checkpoint) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 
 import model
 import qformer_viz
+from model import self_check
 from model.prompts import Prompter
 from model.weight_checks import not_finite
 from qformer_viz import cli, doctor
@@ -142,3 +143,9 @@ def test_the_doctors_command_tells_what_loading_refuses(folders, tmp_path, capsy
     change(folder)
     assert cli.main(["doctor", "--model", str(folder)], backend()) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_doctor_says_what_the_system_does_not_limit(monkeypatch):
+    assert "the system limits" in self_check._uploads().detail
+    monkeypatch.setattr(self_check, "unset_limits", lambda: ("No limit can be set on the memory here.",))
+    assert self_check._uploads().detail == "No limit can be set on the memory here."
