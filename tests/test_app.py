@@ -1,6 +1,7 @@
 """app.py: options, services for the bundled world, and refusals that name the fix."""
 
 import asyncio
+import base64
 import socket
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
-import httpx
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +25,7 @@ from qformer_viz.ui.components import facts, head
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.lanes import at_once
 from tests.fakes_ui import FakeMatcher, FakePipeline, fake_choice, fake_services
-from tests.serving import serve
+from tests.serving import call, serve
 
 ROOT = Path(__file__).parents[1]
 
@@ -308,15 +308,20 @@ def test_starts_behind_a_proxy_on_gradios_port(taken, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+    proxies = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY")
+    for name in proxies:
         monkeypatch.setenv(name, f"http://127.0.0.1:{taken}")
     for name in ("NO_PROXY", "no_proxy", "QFORMER_VIZ_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))
     with serve("app") as url:
         assert url == f"http://127.0.0.1:{port}/"
-        with httpx.Client(trust_env=False) as client:
-            assert client.get(f"{url}config").status_code == 200
+        for name in proxies:
+            monkeypatch.delenv(name)  # only the server is behind the proxy
+        # An address is printed before the server has reached itself, and nothing is answered before it has.
+        picture = (ROOT / "assets" / "examples" / "concert.png").read_bytes()
+        data = "data:image/png;base64," + base64.b64encode(picture).decode()
+        assert call(url, "caption", [{"url": data, "meta": {"_type": "gradio.FileData"}}])["ok"]
 
 
 def test_our_variables_come_before_gradios(monkeypatch):
