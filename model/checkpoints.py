@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model.adapter_folder import Adapter, base_of, find_adapter
 from model.errors import CheckpointError
-from model.folder_layout import advice
+from model.folder_layout import advice, models_inside
 
 _HERE = Path(__file__).resolve().parent
 ASSETS = _HERE / "bundled" if (_HERE / "bundled").is_dir() else _HERE.parent / "assets"
 """Bundled models, photographs and artwork: in the repository beside `model/`, in an installed package within it."""
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 CARD = "explorer.json"
 """Optional file in a local folder that sets any of title, question_prompt, caption_prompt, world, licence."""
 
@@ -44,6 +46,7 @@ class Checkpoint:
     gigabytes        of its weights in each of PRECISIONS; None: judged by the files
     revision         the hub revision to load; None is the newest
     verified         whether this project has run these very weights
+    adapter          what PEFT puts on the model of this entry
     """
 
     id: str
@@ -60,11 +63,14 @@ class Checkpoint:
     folder: Path | None = None
     own_prompts: tuple[str, ...] = ()
     chat: bool = False
+    adapter: Adapter | None = None
 
     @property
     def location(self) -> str:
         """What `from_pretrained` is given."""
-        return str(self.folder) if self.folder else self.id
+        if self.folder:
+            return str(self.folder)
+        return self.adapter.base if self.adapter else self.id
 
     @property
     def parameters(self) -> float | None:
@@ -185,7 +191,9 @@ def resolve(name_or_path: str | Path, allow: Collection[str] = ()) -> Checkpoint
             )
         return entry
     if name and Path(name).is_dir():
-        return _local(Path(name).resolve())
+        return _local(Path(name).resolve(), allow)
+    if name and Path(name).is_file():
+        raise CheckpointError(_of_file(Path(name)))
     if name in set(allow):
         return Checkpoint(id=name, title=name, world="unknown")
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
@@ -217,13 +225,48 @@ def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
     return {"family": family, "precisions": precisions, "question_prompt": asked}
 
 
-def _local(folder: Path) -> Checkpoint:
+def _of_file(path: Path) -> str:
+    """What to do with a single file."""
+    if path.suffix in PICKLES:
+        return (
+            f"{path.name} is a file of torch.save, as LAVIS publishes its weights. Such files can run code, so they "
+            "are not opened. Convert it with transformers' script (convert_blip_2_original_to_pytorch.py or "
+            "convert_instructblip_original_to_pytorch.py), save model and processor with save_pretrained, and give "
+            "that folder. The published weights are on the hub, converted (Salesforce/...)."
+        )
+    return f"{path.name} is a file; expected the folder that save_pretrained wrote. Give its folder."
+
+
+def _on_base(adapter: Adapter, allow: Collection[str]) -> Checkpoint:
+    """The entry of an adapter: its base's, which must be allowed itself, under a name of its own."""
+    base = resolve(base_of(adapter), allow)
+    if base.adapter is not None:
+        raise CheckpointError(
+            f"The adapter {adapter.name!r} was trained on {base.id!r}, which has an adapter itself. Merge that one "
+            "into its base first."
+        )
+    title = f"{adapter.name} (adapter on {base.title})"
+    return replace(base, id=adapter.name, title=title, verified=False, adapter=adapter)
+
+
+def _local(folder: Path, allow: Collection[str] = ()) -> Checkpoint:
+    adapter = find_adapter(folder)
     if not (folder / "config.json").is_file():
+        if adapter is not None:
+            return _on_base(adapter, allow)
+        pickles = sorted(path for suffix in PICKLES for path in folder.glob(f"*{suffix}"))
+        if pickles and not models_inside(folder):
+            raise CheckpointError(_of_file(pickles[0]))
         raise CheckpointError(
             f"The folder {folder.name!r} has no config.json, so it is not a saved transformers model. {advice(folder)}"
         )
     entry = Checkpoint(
-        id=folder.name, title=folder.name, world="unknown", folder=folder, **_spoken_to(folder)
+        id=folder.name,
+        title=folder.name,
+        world="unknown",
+        folder=folder,
+        adapter=adapter,
+        **_spoken_to(folder),
     )
     card = folder / CARD
     if not card.is_file():

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from model import folder_checks, memory, weight_checks
+from model.adapters import check_installed, put_on, without_adapter
 from model.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
 from model.encoding import Observe
 from model.errors import CheckpointError, MemoryError_
@@ -124,6 +126,9 @@ def _open(
     printed, and that device: on ZeroGPU, which lends a GPU by the call, the weights wait on the CPU."""
     place, place_reason = choose_device(device)
     library_class = getattr(transformers, model_class)
+    adapter = checkpoint.adapter
+    if adapter is not None:
+        check_installed(adapter, whole=adapter.folder == checkpoint.folder)
     saved = saved_kind(checkpoint.id, config)
     if saved is not None:
         quantization = check_asked(checkpoint.id, saved, quantization)
@@ -143,19 +148,29 @@ def _open(
     if quantised is not None or home.type != "cpu":
         options["device_map"] = {"": home}
 
-    def read() -> Any:
-        model, info = _attempt(checkpoint, library_class.from_pretrained, **options)
-        weight_checks.check(checkpoint.id, model, info)
+    def read() -> tuple[Any, str]:
+        with _place_of(checkpoint) as location:
+            model, info = _attempt(checkpoint, library_class.from_pretrained, location, **options)
         if saved is not None:
             to_float(model, how.precision, None if how.quantization is None else memory.FLOAT)
-        return model.eval().requires_grad_(False)
+        worn = "" if adapter is None else f", {put_on(model, adapter, merge=how.quantization is None)}"
+        weight_checks.check(checkpoint.id, model, info)
+        return model.eval().requires_grad_(False), worn
 
-    model = apart(read)
+    model, worn = apart(read)
+    reason += worn
     print(f"{checkpoint.title}: {reason}")
     return model, how.quantization, reason, place
 
 
-def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:
+def _place_of(checkpoint: Checkpoint) -> AbstractContextManager[str]:
+    """What `from_pretrained` is given for the weights: of a folder that holds an adapter, too, the rest."""
+    if checkpoint.adapter is not None and checkpoint.adapter.folder == checkpoint.folder:
+        return without_adapter(checkpoint.folder)
+    return nullcontext(checkpoint.location)
+
+
+def _attempt(checkpoint: Checkpoint, loader: Any, location: str | None = None, **options: Any) -> Any:
     """Call a from_pretrained; whatever it raises becomes an error that names the fix."""
     if checkpoint.folder is None:
         options["revision"] = checkpoint.revision
@@ -165,7 +180,7 @@ def _attempt(checkpoint: Checkpoint, loader: Any, **options: Any) -> Any:
     if checkpoint.folder is not None:
         transformers_logging.disable_progress_bar()
     try:
-        return loader(checkpoint.location, trust_remote_code=False, **options)
+        return loader(location or checkpoint.location, trust_remote_code=False, **options)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryError_(
             f"{checkpoint.id} does not fit into memory ({_first_line(error)}). Load it with "

@@ -239,6 +239,7 @@ class Pipeline:
             "revision": self.checkpoint.revision or getattr(self.model.config, "_commit_hash", None),
             "precision": str(self.dtype).removeprefix("torch."),
             "quantization": self.quantization,
+            "adapter": self.checkpoint.adapter and str(self.checkpoint.adapter),
             "device": str(self.device),
             "reason": self.reason,
             "prompt": spoken_to_by(self.checkpoint),

@@ -17,7 +17,10 @@ except ImportError:  # Windows has none
 
 from .explain import attribute, prepare
 
-FACTS = ("model", "family", "revision", "precision", "quantization", "device", "reason", "prompt", "verified")
+FACTS = (
+    *("model", "family", "revision", "precision", "quantization", "adapter"),
+    *("device", "reason", "prompt", "verified"),
+)
 CLOSE = {"torch.float32": 1e-4, "torch.bfloat16": 2e-2, "torch.float16": 5e-3}
 """How far the two routes to one number may differ, by the language model's precision."""
 
