@@ -1,10 +1,7 @@
 """A defect in any handler stands in the log and not on the page; a user error is shown as it is."""
 
-import asyncio
 import inspect
 import re
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -26,15 +23,6 @@ class Bomb:
     __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __str__ = __contains__ = fail
     __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __index__ = __float__ = fail
     __hash__ = None
-
-
-@pytest.fixture(scope="module")
-def loop():
-    """Runs coroutines. Pages are built inside it too: where no loop runs, Gradio makes one and leaves it open. In a
-    thread, for Playwright keeps a loop of its own in this one."""
-    with ThreadPoolExecutor(1) as pool, asyncio.Runner() as runner:
-        yield SimpleNamespace(run=lambda coroutine: pool.submit(runner.run, coroutine).result())
-        pool.submit(runner.close).result()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """What the server keeps of its visitors: bounded by memory, nothing of API clients."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
-import pytest
 import torch
 from gradio.state_holder import SessionState
 from PIL import Image
@@ -16,14 +13,6 @@ from qformer_viz import ui
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.session_store import SessionStore, VisitorBlocks, VisitorState, held_bytes
 from tests.fakes_ui import fake_services
-
-
-@pytest.fixture(scope="module")
-def loop():
-    """Runs coroutines in a thread: Playwright keeps a loop of its own in this one."""
-    with ThreadPoolExecutor(1) as pool, asyncio.Runner() as runner:
-        yield SimpleNamespace(run=lambda coroutine: pool.submit(runner.run, coroutine).result())
-        pool.submit(runner.close).result()
 
 
 def blocks(loop, most_bytes=1000):
