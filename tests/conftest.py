@@ -14,8 +14,8 @@ settings.load_profile("shared machine")
 
 @pytest.fixture(scope="module")
 def loop():
-    """loop.run(coroutine) -> its result. Pages are built inside, too: where no loop runs, Gradio makes one and leaves it
-    open. In a thread, for Playwright keeps a loop of its own in this one."""
+    """loop.run(coroutine) -> its result. Pages are built inside, too: where no loop runs, Gradio makes one and leaves
+    it open. In a thread, for Playwright keeps a loop of its own in this one."""
     with ThreadPoolExecutor(1) as pool, asyncio.Runner() as runner:
         yield SimpleNamespace(run=lambda coroutine: pool.submit(runner.run, coroutine).result())
         pool.submit(runner.close).result()
