@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.caching import Recent
 from model.images import Decoded
+from model.placement import Placer
 from model.types import EncodedImage
 
 IMAGES = 16
@@ -32,6 +33,7 @@ class Encoder:
         """films: whether the language model may be given several frames of queries; else only the first is seen."""
         self.model, self.processor, self.observe, self.owner = model, processor, observe, owner
         self.films = films
+        self.place = Placer(processor.image_processor)
         self._encoded: Recent[EncodedImage] = Recent(IMAGES)
         self._vision: Recent[Tensor] = Recent(IMAGES)
 
@@ -48,6 +50,7 @@ class Encoder:
     ) -> EncodedImage:
         """instruction and its token ids are None for BLIP-2, whose Q-Former reads no text. keep: for who asks again."""
         seen = self.seen(decoded)
+        placements = tuple(self.place(frame.size) for frame in seen.frames)
         vision = self._vision.get(seen.sha256)
         pixels = None if vision is not None else self._pixels(seen.frames)
         with contextlib.nullcontext() if self.observe is None else self.observe(self.model) as record:
@@ -62,6 +65,7 @@ class Encoder:
             record=record,
             question=instruction,
             owner=self.owner,
+            placements=placements,
         )
         if keep:
             self._vision.put(seen.sha256, vision)

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from transformers import AddedToken
 
+from model import placement
 from model.checkpoints import Checkpoint
 from model.errors import CheckpointError, QuestionError
 from model.prompt_format import with_chat_template
@@ -41,7 +42,8 @@ def check(checkpoint: Checkpoint, processor: Any, config: Any) -> tuple[Checkpoi
 
 
 def check_picture_size(name: str, image_processor: Any, vision_config: Any) -> None:
-    """Refuse an image processor whose pictures have not the size that the ViT takes: tried, whatever its settings."""
+    """Refuse an image processor whose pictures have not the size that the ViT takes, or are no upright rectangles of
+    what was given: tried, whatever its settings."""
     size = vision_config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     for shape in _SHAPES:
@@ -60,6 +62,7 @@ def check_picture_size(name: str, image_processor: Any, vision_config: Any) -> N
                 f'config.json). Set "size": {{"height": {height}, "width": {width}}} in preprocessor_config.json, or '
                 "in processor_config.json where there is one, or save the processor the model was trained with."
             )
+    placement.check(name, image_processor)
 
 
 def _check_prompts(checkpoint: Checkpoint, processor: Any, config: Any) -> None:

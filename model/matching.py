@@ -16,6 +16,7 @@ from model.encoding import Observe
 from model.errors import QuestionError
 from model.images import Decoded, decode
 from model.lane import lane
+from model.placement import Placer
 from model.prompts import clean
 from model.types import Match
 
@@ -47,6 +48,7 @@ class Matcher:
         self.name, self.reason, self.observe = checkpoint.id, reason, observe
         self.device: torch.device = model.itm_head.weight.device
         self.limit = model.config.qformer_config.max_position_embeddings
+        self._place = Placer(processor.image_processor)
         self._seen: Recent[tuple[Tensor, Tensor]] = Recent(IMAGES)
         self._matches: Recent[Match] = Recent(MATCHES)
         self._lane = lane(str(self.device))
@@ -147,6 +149,7 @@ class Matcher:
             image=decoded.image,
             sha256=decoded.sha256,
             record=record,
+            placement=self._place(decoded.image.size),
         )
 
 

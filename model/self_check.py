@@ -10,9 +10,12 @@ from model import weight_checks
 from model.checkpoints import Checkpoint
 from model.decode_pool import unset_limits
 from model.end_tokens import sources
-from model.errors import CheckpointError, QuestionError
+from model.errors import CheckpointError, ImageError, QuestionError
 from model.folder_checks import check_picture_size
+from model.placement import Placement, Placer
 from model.prompts import Prompter
+
+_SHAPES = {"square": (480, 480), "4:3": (640, 480), "3:1": (720, 240)}
 
 
 class Finding(NamedTuple):
@@ -34,6 +37,7 @@ def findings(checkpoint: Checkpoint, model: Any, processor: Any, dtype: torch.dt
     """
     return [
         _picture_size(checkpoint, model, processor),
+        _grid(processor),
         _finite(model),
         _precision(checkpoint, model, str(dtype).removeprefix("torch.")),
         _ends(model, processor.tokenizer),
@@ -63,6 +67,24 @@ def _picture_size(checkpoint: Checkpoint, model: Any, processor: Any) -> Finding
     except CheckpointError as error:
         return Finding("pictures have the size that the ViT takes", False, str(error))
     return Finding("pictures have the size that the ViT takes", True, f"{size} pixels")
+
+
+def _grid(processor: Any) -> Finding:
+    """Where the patch grid lies on pictures of three shapes."""
+    what, place = "the patch grid lies on the pixels it came from", Placer(processor.image_processor)
+    try:
+        if place.squashes:
+            return Finding(what, True, "every picture is squashed whole into the square")
+        told = [_lies(name, place(size)) for name, size in _SHAPES.items()]
+    except (CheckpointError, ImageError) as error:
+        return Finding(what, False, str(error))
+    return Finding(what, True, "; ".join(told))
+
+
+def _lies(name: str, placement: Placement) -> str:
+    return (
+        f"{name}: {placement.unseen:.0%} of the picture unseen, {placement.padding:.0%} of the input padding"
+    )
 
 
 def _finite(model: Any) -> Finding:

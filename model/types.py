@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.images import Decoded
+    from model.placement import Placement
 
 Turn = tuple[str, str]
 """One earlier turn of a conversation: (question, answer). A caption turn has the question ""."""
@@ -73,6 +74,7 @@ class EncodedImage:
     vision   [f, p, d] ViT output after its last LayerNorm, or None
     record   what `observe` yielded around the pass (the app's attention recording), or None
     question the text the Q-Former read (InstructBLIP only), else None
+    placements [f] which part of each frame the model's input shows, and so where its patches lie
     """
 
     source: Decoded
@@ -82,6 +84,7 @@ class EncodedImage:
     record: Any = None
     question: str | None = None
     owner: Any = field(default=None, repr=False)
+    placements: tuple[Placement, ...] = ()
 
     @property
     def image(self) -> Image.Image:
@@ -93,7 +96,8 @@ class EncodedImage:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        return self.seen.notices
+        placed = dict.fromkeys(placement.notice for placement in self.placements)
+        return (*self.seen.notices, *filter(None, placed))
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:
@@ -147,6 +151,7 @@ class Match:
     probability    that the text is true of the image: softmax once over the matching head's two logits, averaged
                    over the queries; `probabilities` [q] are the votes of single queries, which were never trained alone
     record         what `observe` yielded around the matching pass, whose maps depend on the text, or None
+    placement      which part of the image the model's input shows
     """
 
     text: str
@@ -157,6 +162,7 @@ class Match:
     image: Image.Image
     sha256: str
     record: Any = None
+    placement: Placement | None = None
 
 
 def upload(image: Any) -> Any:

@@ -288,6 +288,7 @@ def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, 
     from . import export
     from .show import show
     from .view import overlay
+    from .view.placement import of
 
     answer = pipe.caption(encoded)
     turns = [("", answer.text)]
@@ -298,7 +299,12 @@ def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, 
     why = _taken_apart(pipe, encoded, answer, args.methods) if answer.text else []
     capture, about = encoded.record.result, pipe.describe()
     manifest = export.manifest(
-        capture, about, image_sha256=encoded.sha256, question=turns[-1][0] or None, answer=turns[-1][1]
+        capture,
+        about,
+        image_sha256=encoded.sha256,
+        question=turns[-1][0] or None,
+        answer=turns[-1][1],
+        placements=encoded.placements,
     )
     make_folder(args.out)
     files = {
@@ -309,7 +315,7 @@ def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, 
     export.save_npz(capture, files["capture.npz"], manifest)
     write_json(files["manifest.json"], manifest, indent=2)
     with atomic_write(files["contact_sheet.png"]) as temporary:
-        overlay.contact_sheet(capture, encoded.image).save(temporary)
+        overlay.contact_sheet(capture, encoded.image, placement=of(encoded)).save(temporary)
     if why:
         export.save_attributions(why, files["attributions.json"], manifest)
     else:

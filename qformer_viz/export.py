@@ -18,6 +18,7 @@ from .attribution import METHODS
 from .errors import BadArchive, BadShape
 from .files import atomic_write, write_json
 from .types import Attribution, Capture
+from .view.placement import Placement, box
 
 FORMAT = 1
 TENSORS = ("cross_attention", "self_attention", "query_states", "query_tokens")
@@ -93,11 +94,13 @@ def manifest(
     image_sha256: str,
     question: str | None = None,
     answer: str | None = None,
+    placements: Sequence[Placement] = (),
 ) -> dict[str, Any]:
     """Everything needed to know what an NPZ holds and how it was made; plain JSON types only.
 
     described: the pipeline's `describe()` (model, revision, precision, device, library versions, attention).
     image_sha256: hash of the decoded pixels. question None: the image was only captioned.
+    placements: which part of each frame the patches cover, noted as `boxes` where it is not all of each.
     """
     shapes = {name: list(getattr(capture, name).shape) for name in _there(capture)}
     about = {
@@ -112,6 +115,8 @@ def manifest(
         "axes": {name: AXES[name] for name in shapes},
         "versions": {**versions(), **described.get("versions", {})},
     }
+    if any(box(placement) for placement in placements):
+        about["boxes"] = [list(placement.shares) for placement in placements]
     return json.loads(json.dumps({**described, **about}, default=str))
 
 

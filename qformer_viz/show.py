@@ -74,9 +74,10 @@ def show(
                 "a capture of one image, and that image (PIL)",
                 "show(capture.image(i), picture)",
             )
-        film = ()
+        film, placements = (), ()
     else:
         capture, picture = captured(seen), seen.image
+        placements = seen.placements
         film = list(zip(seen.frames, seen.moments, strict=False))  # a still picture has no moments
     if pipe is not None and not bare:
         meta = view_meta(pipe, seen, turns)
@@ -88,7 +89,7 @@ def show(
             "scope": "image and text" if reads else "image",
             "conversation": [list(turn) for turn in turns],
         }
-    payload = canvas_payload(capture, picture, meta=meta, film=film)
+    payload = canvas_payload(capture, picture, meta=meta, film=film, placements=placements)
     found = [why] if isinstance(why, Attribution) else list(why)
     for each in found:
         if (each.grid, each.frames) != (capture.grid, max(1, len(film))):

@@ -87,6 +87,7 @@ class FakeEncoded:
     vision: Any
     queries: torch.Tensor
     notices: tuple[str, ...] = ()
+    placements: tuple = ()
 
     @property
     def image(self) -> Image.Image:

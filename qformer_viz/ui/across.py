@@ -11,6 +11,7 @@ from ..across import Across, across
 from ..errors import UserError
 from ..view.palette import STOPS
 from ..view.payload import embed, pack
+from ..view.placement import of
 from .components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
 from .conversation import Session
 from .explained import telling
@@ -100,7 +101,7 @@ def album(seen: Sequence[Any], found: Across) -> dict[str, Any]:
         small.thumbnail((SIDE, SIDE))
         shape = [*cross.shape[:3], cross.shape[3] - 1]
         about = {"shape": shape, "grid": list(first.grid), "cross_layers": list(first.cross_layers)}
-        images.append(about | pack(cross) | {"image": embed(small)})
+        images.append(about | pack(cross) | {"image": embed(small, of(each))})
     follows = [[round(value, 3) for value in row] for row in found.follows.tolist()]
     return {"images": images, "follows": follows, "colours": list(STOPS["viridis"])}
 

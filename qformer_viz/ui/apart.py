@@ -7,7 +7,9 @@ from typing import Any
 import gradio as gr
 
 from ..apart import Apart, apart
+from ..errors import UserError
 from ..view.payload import embed
+from ..view.placement import box, of
 from .across import encoded
 from .components import alert, facts, picture_row, plot_and_facts
 from .conversation import Session
@@ -54,12 +56,18 @@ def compared(
             answer = speaker.pipe.ask(each, question) if question else speaker.pipe.caption(each)
             said.append(answer.text)
             told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
-        return [each.image for each in seen], [each.record.result for each in seen], said
+        pictures = [(each.image, box(of(each))) for each in seen]
+        return pictures, [each.record.result for each in seen], said
 
     try:
         names = pair(services, session, name)
         speakers = services.of(session), services.speakers[name]()
         pictures, captures, said = zip(*map(look, (0, 1), speakers), strict=True)
+        if any(one[1] != other[1] for one, other in zip(*pictures, strict=True)):
+            raise UserError(
+                f"{names[1]} is shown other parts of these pictures than {names[0]} (their image processors cut or pad "
+                "them in other ways), so their patches cannot be compared. Choose square pictures."
+            )
         found = apart(*captures)
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
@@ -69,7 +77,7 @@ def compared(
     return (
         facts(figures(found, said, question), lead=lead),
         gr.update(value=plot, visible=True),
-        differing(names, pictures[0], said),
+        differing(names, [picture for picture, _ in pictures[0]], said),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
+from ..view.placement import of
 from .services import Limits, Services, Speaker
 
 EMPTY = (
@@ -92,6 +93,11 @@ class Session:
     def picture(self) -> Any:
         """What is on the canvas: the image, or the chosen frame of a film."""
         return self.encoded.frames[self.frame]
+
+    @property
+    def placement(self) -> Any:
+        """Which part of it the model sees (`view.placement`)."""
+        return of(self.encoded, self.frame)
 
     @property
     def capture(self) -> Any:

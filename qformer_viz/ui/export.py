@@ -33,6 +33,7 @@ def about(services: Services, session: Session) -> dict:
         image_sha256=session.encoded.sha256,
         question=question or None,
         answer=answer,
+        placements=session.encoded.placements,
     )
 
 
@@ -47,7 +48,7 @@ def write_manifest(services: Services, session: Session, folder: Path) -> Path:
 def write_sheet(services: Services, session: Session, folder: Path) -> Path:
     path = folder / "contact_sheet.png"
     with atomic_write(path) as temporary:
-        overlay.contact_sheet(session.capture, session.picture).save(temporary)
+        overlay.contact_sheet(session.capture, session.picture, placement=session.placement).save(temporary)
     return path
 
 

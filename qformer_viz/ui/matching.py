@@ -135,7 +135,8 @@ def maps(services: Services, session: Session, matches: tuple, index: int | None
             "similarity": f"{match.similarity:.4f}",
         },
     }
-    return as_json(canvas_payload(match.record.result, match.image, meta=meta))
+    placements = () if match.placement is None else (match.placement,)
+    return as_json(canvas_payload(match.record.result, match.image, meta=meta, placements=placements))
 
 
 def forget() -> tuple:

@@ -7,6 +7,7 @@ import gradio as gr
 
 from ..meta import view_meta
 from ..view.payload import canvas_payload, embed
+from ..view.placement import of
 from .conversation import Session
 from .services import Services
 
@@ -20,7 +21,9 @@ def payload(services: Services, session: Session) -> dict:
     meta = view_meta(services.of(session).pipe, encoded, session.turns())
     meta["example"] = services.example_titles.get(encoded.sha256)
     film = list(zip(encoded.frames, encoded.moments, strict=False))  # a still picture has no moments
-    return canvas_payload(encoded.record.result, encoded.image, meta=meta, film=film)
+    return canvas_payload(
+        encoded.record.result, encoded.image, meta=meta, film=film, placements=encoded.placements
+    )
 
 
 def as_text(services: Services, session: Session) -> str:
@@ -44,7 +47,8 @@ def answered(services: Services, session: Session) -> Any:
 
 def pictures(encoded: Any) -> dict:
     """An image's one picture, or a film's frames with their moments, for the views below the canvas."""
-    return {"frames": [embed(frame) for frame in encoded.frames], "moments": list(encoded.moments)}
+    frames = [embed(frame, of(encoded, at)) for at, frame in enumerate(encoded.frames)]
+    return {"frames": frames, "moments": list(encoded.moments)}
 
 
 def as_json(shown: dict) -> str:

@@ -9,6 +9,7 @@ import gradio as gr
 from ..errors import UserError
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
+from ..view.placement import placed
 from .components import alert, live_view
 from .conversation import Session, too_long
 from .lanes import LONG, lasting
@@ -81,7 +82,15 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
         "titles": [text or CAPTION for text in asked],
         "second": "the second question",
         "colours": list(DIVERGING),
-        "maps": [canvas_payload(each.record.result, session.picture, index=session.frame) for each in seen],
+        "maps": [
+            canvas_payload(
+                each.record.result,
+                session.picture,
+                index=session.frame,
+                placements=placed(each, session.frame),
+            )
+            for each in seen
+        ],
     }
 
 

@@ -3,6 +3,7 @@
 import gradio as gr
 
 from .. import statistics as measures
+from ..view.placement import aspect, box
 from .components import Figure
 from .conversation import Session
 from .services import Geometry, Services
@@ -60,8 +61,8 @@ def draw(session: Session, measure: str, layer: str):
     if measure == CENTRE:
         row, picture = row_of(capture, layer), session.picture
         focus = 1 / stats.effective_patches[row]
-        aspect = picture.height / picture.width
-        return centre_figure(stats.centre[row], focus, stats.cls_share[row], "CLS share", aspect)
+        shape = aspect(picture.size, box(session.placement))
+        return centre_figure(stats.centre[row], focus, stats.cls_share[row], "CLS share", 1 / shape)
     field, unit = UNITS[measure]
     names = [row if row == MEAN else f"layer {row}" for row in stats.rows]
     return measure_figure(getattr(stats, field), names, measure, unit)

@@ -9,6 +9,7 @@ import gradio as gr
 from ..errors import UserError
 from ..view.palette import DIVERGING
 from ..view.payload import canvas_payload
+from ..view.placement import box, of, placed
 from . import apart
 from .components import alert, compare_row, live_view
 from .conversation import Session
@@ -57,6 +58,12 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
         )
     if any(session.frame >= len(each.frames) for each in seen):
         raise UserError(f"{names[1]} sees the first frame of a film only. Choose that frame on the canvas.")
+    if len({box(of(each, session.frame)) for each in seen}) > 1:
+        raise UserError(
+            f"{names[1]} is shown another part of this picture than {names[0]} (their image processors cut or pad it "
+            "in other ways), so their patches cannot be compared. Choose a model with the same image processor, or a "
+            "square picture."
+        )
     said = [
         pipe.ask(each, question, before) if question else pipe.caption(each)
         for pipe, each in zip(pipes, seen, strict=True)
@@ -70,7 +77,12 @@ def both(services: Services, session: Session, name: str) -> tuple[str, str]:
         "titles": list(names),
         "second": "the second model",
         "colours": list(DIVERGING),
-        "maps": [canvas_payload(capture, session.picture, index=session.frame) for capture in captures],
+        "maps": [
+            canvas_payload(
+                capture, session.picture, index=session.frame, placements=placed(each, session.frame)
+            )
+            for capture, each in zip(captures, seen, strict=True)
+        ],
     }
     told = f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
     return told, as_json(view)

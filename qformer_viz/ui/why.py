@@ -8,6 +8,7 @@ import gradio as gr
 from ..attribution import METHODS
 from ..explain import DEFAULT
 from ..verdict import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
+from ..view.placement import box
 from ..view.words import words_payload
 from .components import Figure, alert, facts, live_view
 from .conversation import Session
@@ -78,7 +79,8 @@ def judged(services: Services, session: Session, data: Any, progress: gr.Progres
         told = telling(session, progress, "Hiding patches")
         found = kept.map(method, word, told)
         film = len(session.encoded.frames) > 1
-        mask = None if film else services.mask(session.encoded.image, kept.case.scorer.words[word])
+        untold = film or box(session.placement)  # known objects lie on the grid of a whole picture
+        mask = None if untold else services.mask(session.encoded.image, kept.case.scorer.words[word])
         verdict = judge(kept.case, found, word, mask, told)
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False)

@@ -16,7 +16,10 @@ from .. import attention
 from ..errors import BadSelection
 from ..types import Capture
 from . import palette as colours
+from .placement import Box, Placement, aspect, box, note
 
+SHADE, LINE = (20, 22, 30, 150), (255, 255, 255, 90)
+"""What lies over pixels that the model did not see."""
 INK, SOFT = (28, 33, 39), (86, 96, 107)
 # Over the picture under a thumbnail, as in canvas.css.
 DIM, DIMMED = (20, 24, 32), 0.7
@@ -56,20 +59,31 @@ class _Scene:
 
 
 def overlay_png(
-    capture: Capture, image: Image.Image, selection: Selection | None = None, *, source: str = ""
+    capture: Capture,
+    image: Image.Image,
+    selection: Selection | None = None,
+    *,
+    source: str = "",
+    placement: Placement | None = None,
 ) -> Image.Image:
     """The image at its own aspect ratio under the chosen map, with a legend in real numbers.
 
     capture: of one image. source: a line for the foot, for instance the model and its precision.
+    placement: which part of the image the patches cover, None for all of it; what the model did not see is hatched.
     """
     selection = selection or Selection()
-    scene = _scene(capture, selection)
+    scene, where = _scene(capture, selection, placement), box(placement)
     size = (WIDTH, max(1, round(WIDTH * image.height / image.width)))
     lines = _wrap(scene.caption, 20) + _wrap(source, 20)
     page = Image.new("RGB", (WIDTH + 2 * PAD, size[1] + PAD + 150 + 28 * len(lines)), "white")
     cells = Image.fromarray(np.dstack(_paint(scene.values, scene.top, selection)), "RGBA")
     page.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (PAD, PAD))
-    cells = cells.resize(size, Image.Resampling.NEAREST)
+    if where is None:
+        cells = cells.resize(size, Image.Resampling.NEAREST)
+    else:
+        shade = _unseen(size, where)
+        page.paste(shade, (PAD, PAD), shade)
+        cells = _laid(cells, size, where)
     page.paste(cells, (PAD, PAD), cells)
     draw, y = ImageDraw.Draw(page), PAD + size[1] + 22
     _text(draw, (PAD, y), scene.title, 26, INK)
@@ -81,17 +95,24 @@ def overlay_png(
 
 
 def overlay_svg(
-    capture: Capture, image: Image.Image, selection: Selection | None = None, *, source: str = ""
+    capture: Capture,
+    image: Image.Image,
+    selection: Selection | None = None,
+    *,
+    source: str = "",
+    placement: Placement | None = None,
 ) -> str:
     """The same view as vectors: one rectangle per patch over the embedded image. Text is escaped."""
     selection = selection or Selection()
-    scene = _scene(capture, selection)
+    scene, where = _scene(capture, selection, placement), box(placement)
     high = WIDTH * image.height / image.width
     rows, columns = scene.values.shape
     rgb, alpha = _paint(scene.values, scene.top, selection)
-    sx, sy = WIDTH / columns, high / rows
+    left, top, right, bottom = where or (0, 0, 1, 1)
+    sx, sy = WIDTH * (right - left) / columns, high * (bottom - top) / rows
+    x0, y0 = PAD + WIDTH * left, PAD + high * top
     cells = "".join(
-        f'<rect x="{PAD + c * sx:.2f}" y="{PAD + r * sy:.2f}" width="{sx:.2f}" height="{sy:.2f}" '
+        f'<rect x="{x0 + c * sx:.2f}" y="{y0 + r * sy:.2f}" width="{sx:.2f}" height="{sy:.2f}" '
         f'fill="{_hex(rgb[r, c])}" fill-opacity="{alpha[r, c] / 255:.3f}"/>'
         for r in range(rows)
         for c in range(columns)
@@ -113,40 +134,51 @@ def overlay_svg(
         for i, line in enumerate(lines)
     ]
     width, height = WIDTH + 2 * PAD, round(high + PAD + 150 + 28 * len(lines))
+    clip = ' clip-path="url(#picture)"' if where else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="system-ui, sans-serif">'
         f"<title>{escape(scene.title)}</title>"
         f'<linearGradient id="scale">{stops}</linearGradient><rect width="100%" height="100%" fill="#fff"/>'
         f'<image x="{PAD}" y="{PAD}" width="{WIDTH}" height="{high:.2f}" preserveAspectRatio="none" '
-        f'href="{_png_url(image)}"/><g shape-rendering="crispEdges">{cells}</g>'
+        f'href="{_png_url(image)}"/>{_unseen_svg(high, where)}<g shape-rendering="crispEdges"{clip}>{cells}</g>'
         f'<rect x="{PAD}" y="{y + 20:.1f}" width="{WIDTH}" height="14" fill="url(#scale)"/>'
         f"{''.join(text)}</svg>\n"
     )
 
 
 def contact_sheet(
-    capture: Capture, image: Image.Image, selection: Selection | None = None, *, source: str = ""
+    capture: Capture,
+    image: Image.Image,
+    selection: Selection | None = None,
+    *,
+    source: str = "",
+    placement: Placement | None = None,
 ) -> Image.Image:
     """All queries' maps for the chosen layer and head, eight in a row, each with its entropy and CLS share.
 
-    Each map lies over the dimmed image, at full opacity, in an aspect ratio between 0.6 and 1.8. The queries and the
+    Each map lies over what the model saw of the image, dimmed, at full opacity, in an aspect ratio between 0.6 and 1.8. The queries and the
     opacity of `selection` change nothing.
     """
     selection = selection or Selection()
     full = replace(selection, opacity=1.0)
-    scene = _scene(capture, selection)
+    scene = _scene(capture, selection, placement)
+    where = box(placement)
     gap, head = 14, 60
     cell = (WIDTH - gap * (COLUMNS - 1)) / COLUMNS
-    thumb = round(cell / min(max(image.width / image.height, 0.6), 1.8))
+    thumb = round(cell / min(max(aspect(image.size, where), 0.6), 1.8))
     rows = -(-len(scene.maps) // COLUMNS)
     scale = SCALES[selection.scale].format(queries=len(scene.maps)).replace("this map's", "each map's")
-    note = f"Attention weight; {scale}. H: entropy in nats over patches; CLS: share of attention on CLS."
-    lines = _wrap(note, 18) + _wrap(source, 18)
+    text = f"Attention weight; {scale}. H: entropy in nats over patches; CLS: share of attention on CLS."
+    text = " ".join(filter(None, (text, placement.notice if placement and where else "")))
+    lines = _wrap(text, 18) + _wrap(source, 18)
     page = Image.new(
         "RGB", (WIDTH + 2 * PAD, PAD + head + rows * (thumb + 46) + 86 + 26 * len(lines)), "white"
     )
-    below = image.convert("RGB").resize((round(cell), thumb), Image.Resampling.LANCZOS)
+    below = image.convert("RGB")
+    if where:
+        below = below.crop(tuple(round(share * side) for share, side in zip(where, 2 * image.size, strict=True)))
+    below = below.resize((round(cell), thumb), Image.Resampling.LANCZOS)
     below = Image.blend(below, Image.new("RGB", below.size, DIM), DIMMED)
     draw = ImageDraw.Draw(page)
     _text(draw, (PAD, PAD), f"All {len(scene.maps)} queries, {scene.where}", 26, INK)
@@ -171,7 +203,47 @@ def contact_sheet(
     return page
 
 
-def _scene(capture: Capture, selection: Selection) -> _Scene:
+def _laid(cells: Image.Image, size: tuple[int, int], where: Box) -> Image.Image:
+    """One colour a patch, drawn where the patches lie on a picture of this size; clear elsewhere."""
+    left, top, right, bottom = where
+    across, down = (cells.width / (size[0] * (right - left)), cells.height / (size[1] * (bottom - top)))
+    back = (across, 0, -left * size[0] * across, 0, down, -top * size[1] * down)
+    return cells.transform(
+        size, Image.Transform.AFFINE, back, Image.Resampling.NEAREST, fillcolor=(0, 0, 0, 0)
+    )
+
+
+def _unseen(size: tuple[int, int], where: Box) -> Image.Image:
+    """A shade with slanted lines over what the model did not see of a picture of this size."""
+    shade = Image.new("RGBA", size, SHADE)
+    draw = ImageDraw.Draw(shade)
+    for x in range(-size[1], size[0], 20):
+        draw.line((x, size[1], x + size[1], 0), LINE, 2)
+    left, top, right, bottom = (round(share * side) for share, side in zip(where, 2 * size, strict=True))
+    shade.paste((0, 0, 0, 0), (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])))
+    return shade
+
+
+def _unseen_svg(high: float, where: Box | None) -> str:
+    """The same as vectors, and the frame that cuts off patches of padding."""
+    if where is None:
+        return ""
+    left, top, right, bottom = (min(max(share, 0), 1) for share in where)
+    seen = (
+        f"M{PAD + WIDTH * left:.2f} {PAD + high * top:.2f}H{PAD + WIDTH * right:.2f}V{PAD + high * bottom:.2f}"
+        f"H{PAD + WIDTH * left:.2f}Z"
+    )
+    outside = f"M{PAD} {PAD}h{WIDTH}v{high:.2f}h-{WIDTH}Z{seen}"
+    fills = (f'fill="{_hex(SHADE)}" fill-opacity="{SHADE[3] / 255:.3f}"', 'fill="url(#unseen)"')
+    drawn = "".join(f'<path class="unseen" fill-rule="evenodd" d="{outside}" {fill}/>' for fill in fills)
+    return (
+        f'<clipPath id="picture"><rect x="{PAD}" y="{PAD}" width="{WIDTH}" height="{high:.2f}"/></clipPath>'
+        '<pattern id="unseen" width="14" height="14" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        f'<rect width="2" height="14" fill="{_hex(LINE)}" fill-opacity="{LINE[3] / 255:.3f}"/></pattern>{drawn}'
+    )
+
+
+def _scene(capture: Capture, selection: Selection, placement: Placement | None) -> _Scene:
     cross, layers = capture.cross_attention, capture.cross_layers
     if cross.shape[1] != 1:
         raise BadSelection(
@@ -201,6 +273,7 @@ def _scene(capture: Capture, selection: Selection) -> _Scene:
     on_cls = 100 * cls[list(selection.queries)].mean()
     scale = SCALES[selection.scale].format(queries=queries)
     caption = f"Attention weight; {scale}. {on_cls:.1f} % of the attention is on CLS and not in the map."
+    caption = " ".join(filter(None, (caption, note(placement, capture.grid, values))))
     entropy = attention.entropy(attention.patches(chosen)).numpy()
     where = f"{layer}, {head}"
     return _Scene(maps, cls, entropy, values, top, where, f"{who}, {where}", caption)
@@ -246,7 +319,7 @@ def _number(value: float) -> str:
 
 
 def _hex(rgb) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in rgb))
+    return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in rgb[:3]))
 
 
 def _png_url(image: Image.Image) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from ..errors import BadShape
 from ..types import Capture
 from .palette import OUTLINES, STOPS
+from .placement import Placement, box
 
 VERSION = 1
 MAX_BYTES = 700_000
@@ -33,12 +34,14 @@ def canvas_payload(
     meta: dict | None = None,
     index: int = 0,
     film: Sequence[tuple[Image.Image, str]] = (),
+    placements: Sequence[Placement] = (),
 ) -> dict:
     """Pack image `index` of a capture for `QFormerViz.mount`.
 
     image: the picture at its original geometry; it is embedded at most 768 px long.
     film: (picture, when it is) of every image of the capture, where they are the frames of a film; the first is the
         payload itself, the others are in its `film`.
+    placements: which part of the picture, or of each frame of the film, the patches cover; () where all of it.
     meta: JSON-able facts shown as plain text, all optional: `model`, `precision`, `caption`,
         `conversation` (pairs of question and answer), `scope` ("image", "image and question" or "image and text"),
         `notes` (sentences), `facts` (name to value).
@@ -47,7 +50,8 @@ def canvas_payload(
     cross = capture.image(index).cross_attention[:, 0].numpy()
     packed = pack(cross)
     frames = [
-        pack(capture.image(at).cross_attention[:, 0].numpy()) | {"image": embed(picture), "moment": moment}
+        pack(capture.image(at).cross_attention[:, 0].numpy())
+        | {"image": embed(picture, placements[at] if placements else None), "moment": moment}
         for at, (picture, moment) in enumerate(film)
         if at
     ]
@@ -58,7 +62,7 @@ def canvas_payload(
         "grid": [gh, gw],
         "cross_layers": list(capture.cross_layers),
         **packed,
-        "image": embed(image),
+        "image": embed(image, placements[0] if placements else None),
         "film": frames,
         "moment": film[0][1] if film else "",
         "palettes": {name: list(stops) for name, stops in STOPS.items()},
@@ -112,8 +116,9 @@ def error_bound(levels: int) -> float:
     return 1 / levels + 1 / (4 * levels**2)
 
 
-def embed(image: Image.Image) -> dict:
-    """`src` (a `data:` URL, at most `MAX_SIDE` px long) and the width and height of the original."""
+def embed(image: Image.Image, placement: Placement | None = None) -> dict:
+    """`src` (a `data:` URL, at most `MAX_SIDE` px long) and the width and height of the original; where patches cover
+    another part than the whole, its `box` in shares of the picture and a `note` on it."""
     width, height = image.size
     scale = min(1, MAX_SIDE / max(width, height))
     shown = image.convert("RGB")
@@ -124,7 +129,11 @@ def embed(image: Image.Image) -> dict:
     shown.save(
         buffer, "JPEG", quality=88, subsampling=0
     )  # "optimize" fails on noise: its buffer is too small
-    return {"src": "data:image/jpeg;base64," + _base64(buffer.getvalue()), "width": width, "height": height}
+    made = {"src": "data:image/jpeg;base64," + _base64(buffer.getvalue()), "width": width, "height": height}
+    where = box(placement)
+    if placement is not None and where is not None:
+        made |= {"box": [round(share, 5) for share in where], "note": placement.notice}
+    return made
 
 
 def _base64(data: bytes) -> str:

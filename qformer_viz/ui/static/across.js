@@ -4,7 +4,7 @@
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { el, number, percent, words } = QFV.parts;
+  const { el, laid, number, percent, words } = QFV.parts;
 
   class Across {
     constructor(root, shown, maps) {
@@ -25,7 +25,7 @@
     tile(image) {
       const canvas = el("canvas", { role: "img" });
       const caption = el("figcaption", { class: "qfv-note" });
-      const picture = el("div", { class: "qfv-triple-picture" }, ...(image ? [el("img", { src: image.src, alt: "" })] : []), canvas);
+      const picture = el("div", { class: "qfv-triple-picture" }, ...(image ? [el("img", { src: image.src, alt: "" }), ...laid(canvas, image)] : [canvas]));
       picture.style.aspectRatio = String(image ? Math.min(Math.max(image.width / image.height, 0.6), 1.8) : this.maps[0].columns / this.maps[0].rows);
       return { canvas, caption, node: el("figure", {}, picture, caption) };
     }

@@ -86,6 +86,17 @@
     return node;
   }
 
+  // What the model does not see, shaded, and the frame that cuts off patches of padding.
+  function unseen(add, high, box) {
+    const [left, top, right, bottom] = box.map((share, i) => PAD + Math.min(Math.max(share, 0), 1) * (i % 2 ? high : WIDTH));
+    add("clipPath", { id: "picture" }).append(svgNode("rect", { x: PAD, y: PAD, width: WIDTH, height: high }));
+    add("pattern", { id: "unseen", width: 14, height: 14, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" })
+      .append(svgNode("rect", { width: 2, height: 14, fill: "#fff", "fill-opacity": 0.35 }));
+    const d = "M" + PAD + " " + PAD + "h" + WIDTH + "v" + high + "h-" + WIDTH + "ZM" + left + " " + top + "H" + right + "V" + bottom + "H" + left + "Z";
+    add("path", { d, "fill-rule": "evenodd", fill: "#14161e", "fill-opacity": 0.59 });
+    add("path", { d, "fill-rule": "evenodd", fill: "url(#unseen)" });
+  }
+
   async function svg(view) {
     const high = WIDTH / view.aspect;
     const { scene, title, ticks, lines } = footer(view, WIDTH);
@@ -96,20 +107,24 @@
     add("rect", { width, height, fill: "#fff" });
     const picture = add("image", { x: PAD, y: PAD, width: WIDTH, height: high, preserveAspectRatio: "none", href: view.frames[view.state.frame].image.src });
     if (view.state.grey) picture.setAttribute("style", "filter:grayscale(1)");
-    const [sx, sy] = [WIDTH / scene.columns, high / scene.rows];
-    const cells = root.appendChild(svgNode("g", { "shape-rendering": "crispEdges" }));
+    const [left, top, right, bottom] = scene.box || [0, 0, 1, 1];
+    const [sx, sy] = [(WIDTH * (right - left)) / scene.columns, (high * (bottom - top)) / scene.rows];
+    const [x0, y0] = [PAD + WIDTH * left, PAD + high * top];
+    if (scene.box) unseen(add, high, scene.box);
+    const clip = scene.box ? { "clip-path": "url(#picture)" } : {};
+    const cells = root.appendChild(svgNode("g", { "shape-rendering": "crispEdges", ...clip }));
     scene.values.forEach((v, p) => {
-      const x = PAD + (p % scene.columns) * sx;
-      const y = PAD + Math.floor(p / scene.columns) * sy;
+      const x = x0 + (p % scene.columns) * sx;
+      const y = y0 + Math.floor(p / scene.columns) * sy;
       cells.appendChild(svgNode("rect", { x, y, width: sx, height: sy, fill: QFV.paint.css(scene.colours, v, scene.top),
         "fill-opacity": QFV.paint.cover(v, scene.top, scene.opacity).toFixed(3) }));
     });
     scene.outlines.forEach((outline, i) => {
       const drawn = QFV.paint.lines(outline.segments, sx, sy, QFV.paint.inset(i, 2));
-      const d = drawn.map((line) => line.map((v) => (PAD + v).toFixed(1))).map(([a, b, c, e]) => "M" + a + " " + b + "L" + c + " " + e).join("");
+      const d = drawn.map((line) => line.map((v, i) => ((i % 2 ? y0 : x0) + v).toFixed(1))).map(([a, b, c, e]) => "M" + a + " " + b + "L" + c + " " + e).join("");
       add("path", { d, stroke: "#000", "stroke-width": 8, fill: "none", "stroke-linecap": "round" });
       add("path", { d, stroke: outline.colour, "stroke-width": 4, fill: "none", "stroke-linecap": "round" });
-      const at = { x: PAD + (outline.at.x + 0.5) * sx, y: PAD + (outline.at.y + 0.5) * sy };
+      const at = { x: x0 + (outline.at.x + 0.5) * sx, y: y0 + (outline.at.y + 0.5) * sy };
       add("rect", { x: at.x - 22, y: at.y - 16, width: 44, height: 32, rx: 6, fill: outline.colour });
       add("text", { x: at.x, y: at.y + 8, "font-size": 22, "font-weight": 600, "text-anchor": "middle", fill: QFV.paint.ink(outline.colour) }, outline.label);
     });
@@ -129,7 +144,7 @@
     const columns = 8;
     const gap = 14;
     const cell = (WIDTH - gap * (columns - 1)) / columns;
-    const thumb = cell / Math.min(Math.max(view.aspect, 0.6), 1.8);
+    const thumb = cell / Math.min(Math.max(view.mapAspect, 0.6), 1.8);
     const rows = Math.ceil(maps.queries / columns);
     const perMap = state.scale === "map";
     const title = "All " + maps.queries + " queries · " + view.describe(scene).title.split(" · ").slice(1).join(" · ");

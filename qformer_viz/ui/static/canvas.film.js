@@ -2,7 +2,7 @@
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { el } = QFV.parts;
+  const { el, laid } = QFV.parts;
 
   // Every frame of a payload as one of its own: its picture and what its maps are packed in.
   function frames(payload) {
@@ -32,7 +32,7 @@
       const canvas = el("canvas", { "aria-hidden": "true" });
       const told = el("small", {});
       const node = el("button", { type: "button", role: "radio", class: "qfv-frame", "data-frame": i, onclick: () => view.change({ frame: i }, "control") },
-        el("span", { class: "qfv-framebox" }, el("img", { src: frame.image.src, alt: "" }), canvas), el("span", {}, frame.moment), told);
+        el("span", { class: "qfv-framebox" }, el("img", { src: frame.image.src, alt: "" }), ...laid(canvas, frame.image)), el("span", {}, frame.moment), told);
       return { node, canvas, told };
     });
     const group = el("div", { class: "qfv-film", role: "radiogroup", "aria-label": "Frames of the film" }, ...items.map((i) => i.node));

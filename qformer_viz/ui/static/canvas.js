@@ -73,7 +73,10 @@
       this.aspect = Math.min(Math.max(aspect, 1 / 3), 6);
       this.stretched = this.aspect !== aspect;
       this.root.style.setProperty("--qfv-aspect", this.aspect);
-      this.root.style.setProperty("--qfv-thumb", Math.min(Math.max(aspect, 0.6), 1.8));
+      const [left, top, right, bottom] = this.box() || [0, 0, 1, 1];
+      this.mapAspect = (this.aspect * (right - left)) / (bottom - top);
+      this.root.style.setProperty("--qfv-frame", Math.min(Math.max(aspect, 0.6), 1.8));
+      this.root.style.setProperty("--qfv-thumb", Math.min(Math.max(this.mapAspect, 0.6), 1.8));
       note.textContent = QFV.link.note(this.payload.meta);
       this.resize.disconnect();
       this.resize.observe(stage.node);
@@ -218,10 +221,16 @@
 
     patchAt(event) {
       const box = this.parts.stage.canvas.getBoundingClientRect();
-      const x = Math.floor(((event.clientX - box.left) / box.width) * this.maps.columns);
-      const y = Math.floor(((event.clientY - box.top) / box.height) * this.maps.rows);
+      const [left, top, right, bottom] = this.box() || [0, 0, 1, 1];
+      const x = Math.floor((((event.clientX - box.left) / box.width - left) / (right - left)) * this.maps.columns);
+      const y = Math.floor((((event.clientY - box.top) / box.height - top) / (bottom - top)) * this.maps.rows);
       const inside = x >= 0 && y >= 0 && x < this.maps.columns && y < this.maps.rows;
       return inside ? y * this.maps.columns + x : null;
+    }
+
+    // Where the map lies on the picture, in shares of it; null where it covers all of it.
+    box() {
+      return this.frames[this.state.frame].image.box || null;
     }
 
     hover(patch) {
@@ -280,7 +289,7 @@
       const top = { raw: 1, shared: this.top(), map: Math.max(...values) }[state.scale];
       const several = state.queries.length > 1 && state.queries.length <= MAX_OUTLINES;
       const outlines = several ? state.queries.map((q, i) => this.outline(block, q, i)) : [];
-      return { block, values, top, outlines, columns: maps.columns, rows: maps.rows, opacity: state.opacity,
+      return { block, values, top, outlines, box: this.box(), columns: maps.columns, rows: maps.rows, opacity: state.opacity,
         colours: QFV.paint.table(this.payload.palettes[state.palette]), smooth: state.drawing === "smooth",
         grid: state.patch !== null, patch: state.patch, pinned: state.pinned };
     }
@@ -302,6 +311,10 @@
       if (scene.smooth) parts.push("Interpolated between patches, for the eye only");
       if (scene.outlines.length) parts.push("Outlines: the patches that hold half of each query’s attention on patches");
       if (this.stretched) parts.push("Picture not at its own aspect ratio, which is too thin to draw");
+      const { note } = this.frames[state.frame].image;
+      if (note) parts.push(note.replace(/\.$/, ""));
+      const padding = scene.box ? QFV.paint.inPadding(scene.box, maps.columns, maps.rows).reduce((sum, p) => sum + scene.values[p], 0) : 0;
+      if (padding > 0) parts.push(percent(padding) + " of the attention is on patches of padding");
       const cls = state.queries.reduce((sum, q) => sum + scene.block.cls[q], 0) / state.queries.length;
       return { title, caption: parts.join(". ") + ".", cls };
     }

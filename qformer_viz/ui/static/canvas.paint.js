@@ -138,7 +138,19 @@
 
   // scene: values, columns, rows, top, colours, opacity, smooth, outlines [{segments (of border), colour, label, at}],
   //        grid (bool), patch (index or null), pinned (bool). `unit` is the width of a thin line.
+  // box: where the map lies, in shares of the picture, if not on all of it; what is outside is shaded.
   function stage(context, width, height, scene, unit) {
+    if (scene.box) {
+      const [left, top, right, bottom] = scene.box;
+      context.save();
+      unseen(context, width, height, scene.box, unit);
+      context.beginPath();
+      context.rect(0, 0, width, height);
+      context.clip();
+      context.translate(left * width, top * height);
+      stage(context, (right - left) * width, (bottom - top) * height, { ...scene, box: null }, unit);
+      return context.restore();
+    }
     const { columns, rows } = scene;
     const sx = width / columns;
     const sy = height / rows;
@@ -176,6 +188,34 @@
       };
       twoTone(context, box, "#fff", (scene.pinned ? 2.5 : 1.5) * unit);
     }
+  }
+
+  function unseen(context, width, height, box, unit) {
+    const [left, top, right, bottom] = box.map((share, i) => Math.min(Math.max(share, 0), 1) * (i % 2 ? height : width));
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, width, height);
+    context.rect(left, top, right - left, bottom - top);
+    context.clip("evenodd");
+    context.fillStyle = "rgba(20,22,30,.59)";
+    context.fillRect(0, 0, width, height);
+    context.beginPath();
+    for (let x = -height; x < width; x += 10 * unit) {
+      context.moveTo(x, height);
+      context.lineTo(x + height, 0);
+    }
+    context.strokeStyle = "rgba(255,255,255,.35)";
+    context.lineWidth = unit;
+    context.stroke();
+    context.restore();
+  }
+
+  // Which patches show nothing of the picture, as indices.
+  function inPadding(box, columns, rows) {
+    const outside = (from, to, n, i) => from + ((to - from) * (i + 1)) / n <= 1e-6 || from + ((to - from) * i) / n >= 1 - 1e-6;
+    const [left, top, right, bottom] = box;
+    return Array.from({ length: columns * rows }, (_, p) => p)
+      .filter((p) => outside(left, right, columns, p % columns) || outside(top, bottom, rows, Math.floor(p / columns)));
   }
 
   const inset = (i, unit) => (1.5 + 3 * i) * unit;
@@ -219,5 +259,5 @@
     context.putImageData(image, 0, 0);
   }
 
-  QFV.paint = { border, cover, css, ink, inset, level, lines, raster, signed, smooth, stage, table };
+  QFV.paint = { border, cover, css, ink, inPadding, inset, level, lines, raster, signed, smooth, stage, table };
 })(window);

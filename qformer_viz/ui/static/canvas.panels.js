@@ -48,12 +48,14 @@
 
   function tip(view, scene, value) {
     const { tip } = view.parts.stage;
-    const x = (scene.patch % scene.columns) / scene.columns;
-    const y = Math.floor(scene.patch / scene.columns) / scene.rows;
+    const [left, top, right, bottom] = scene.box || [0, 0, 1, 1];
+    const [sx, sy] = [(right - left) / scene.columns, (bottom - top) / scene.rows];
+    const x = left + (scene.patch % scene.columns) * sx;
+    const y = top + Math.floor(scene.patch / scene.columns) * sy;
     tip.textContent = number(value) + " at " + words.patch(view.maps, scene.patch);
-    tip.style.left = x < 0.5 ? 100 * (x + 1 / scene.columns) + "%" : "auto";
+    tip.style.left = x < 0.5 ? 100 * (x + sx) + "%" : "auto";
     tip.style.right = x < 0.5 ? "auto" : 100 * (1 - x) + "%";
-    tip.style.top = y < 0.8 ? 100 * (y + 1 / scene.rows) + "%" : "auto";
+    tip.style.top = y < 0.8 ? 100 * (y + sy) + "%" : "auto";
     tip.style.bottom = y < 0.8 ? "auto" : 100 * (1 - y) + "%";
   }
 

@@ -69,6 +69,17 @@
     return { track, set: (share) => (fill.style.transform = "scaleX(" + Math.min(Math.max(share, 0), 1) + ")") };
   }
 
+  // A map's canvas on its picture: where the model's input lies, and a shade over what it does not show.
+  function laid(canvas, image) {
+    if (!image.box) return [canvas];
+    const [left, top, right, bottom] = image.box.map((share) => 100 * share);
+    const [l, t, r, b] = [left, top, right, bottom].map((v) => Math.min(Math.max(v, 0), 100) + "%");
+    Object.assign(canvas.style, { left: left + "%", top: top + "%", right: "auto", bottom: "auto", width: right - left + "%", height: bottom - top + "%" });
+    const shade = el("span", { class: "qfv-unseen", "aria-hidden": "true" });
+    shade.style.clipPath = "polygon(evenodd, 0 0, 100% 0, 100% 100%, 0 100%, 0 0, " + [[l, t], [r, t], [r, b], [l, b], [l, t]].map((p) => p.join(" ")).join(", ") + ")";
+    return [canvas, shade];
+  }
+
   const words = {
     layer: (maps, layer) =>
       layer !== "mean" ? "layer " + layer : maps.layers > 1 ? "mean of layers " + maps.crossLayers.join(", ") : "its one layer",
@@ -86,5 +97,5 @@
     patch: (maps, p) => "row " + (Math.floor(p / maps.columns) + 1) + ", column " + ((p % maps.columns) + 1),
   };
 
-  QFV.parts = { bar, button, choice, el, field, label, number, percent, segmented, words };
+  QFV.parts = { bar, button, choice, el, field, label, laid, number, percent, segmented, words };
 })(window);

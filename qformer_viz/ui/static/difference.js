@@ -5,7 +5,7 @@
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { bar, button, choice, el, field, label, number, percent, words } = QFV.parts;
+  const { bar, button, choice, el, field, label, laid, number, percent, words } = QFV.parts;
   const MOST = 8;
 
   // Half the sum of all differences, CLS too: the share of a query's attention that went elsewhere.
@@ -42,7 +42,7 @@
     figure(title, image, i) {
       const canvas = el("canvas", { role: "img" });
       const legend = el("span", { class: "qfv-note" });
-      const picture = el("div", { class: "qfv-triple-picture" }, el("img", { src: image.src, alt: "" }), canvas);
+      const picture = el("div", { class: "qfv-triple-picture" }, el("img", { src: image.src, alt: "" }), ...laid(canvas, image));
       picture.style.aspectRatio = String(Math.min(Math.max(image.width / image.height, 1 / 3), 6));
       return { canvas, legend, title, node: el("figure", { class: i === 2 ? "qfv-less-more" : "" }, el("figcaption", {}, title), picture, legend) };
     }

@@ -4,7 +4,7 @@
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { button, choice, el, field, segmented, words } = QFV.parts;
+  const { button, choice, el, field, laid, segmented, words } = QFV.parts;
 
   class Painter {
     constructor(root, shown, { ask }) {
@@ -14,7 +14,7 @@
         brush: null, everywhere: count > 1 });
       this.canvases = shown.frames.map((_, frame) => this.surface(frame));
       const pictures = shown.frames.map((image, frame) => {
-        const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: image.src, alt: "", draggable: "false" }), this.canvases[frame]);
+        const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: image.src, alt: "", draggable: "false" }), ...laid(this.canvases[frame], image));
         picture.style.aspectRatio = String(Math.min(Math.max(image.width / image.height, 1 / 3), 6));
         return count > 1 ? el("div", {}, picture, el("small", { class: "qfv-note" }, shown.moments[frame])) : picture;
       });

@@ -6,7 +6,7 @@
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { bar, button, choice, el, field, label, number, percent, words } = QFV.parts;
+  const { bar, button, choice, el, field, label, laid, number, percent, words } = QFV.parts;
   const MOST = 12;
   const LEAST = 0.01;
   const signed = (v) => (v < 0 ? "−" : "+") + number(Math.abs(v));
@@ -35,7 +35,7 @@
       this.canvases = shown.frames.map(() => el("canvas", { role: "img" }));
       this.legend = el("span", { class: "qfv-note" });
       const pictures = shown.frames.map((frame, i) => {
-        const box = el("div", { class: "qfv-triple-picture" }, el("img", { src: frame.src, alt: "" }), this.canvases[i]);
+        const box = el("div", { class: "qfv-triple-picture" }, el("img", { src: frame.src, alt: "" }), ...laid(this.canvases[i], frame));
         box.style.aspectRatio = String(Math.min(Math.max(frame.width / frame.height, 1 / 3), 6));
         return shown.moments.length ? el("div", {}, box, el("small", { class: "qfv-note" }, shown.moments[i])) : box;
       });
