@@ -120,6 +120,42 @@ def save_processor(folder, processor):
     return folder
 
 
+IMAGE_PROCESSORS = {
+    "squash": ("BlipImageProcessor", {"size": "square"}),
+    "crop": ("CLIPImageProcessor", {"size": "short", "do_center_crop": True, "crop_size": "square"}),
+    "crop by BlipImageProcessor": (
+        "BlipImageProcessor",
+        {"size": "short", "do_center_crop": True, "crop_size": "square"},
+    ),
+    "crop a margin": ("BitImageProcessor", {"size": "larger", "do_center_crop": True, "crop_size": "square"}),
+    "crop only": ("CLIPImageProcessor", {"do_resize": False, "do_center_crop": True, "crop_size": "square"}),
+    "pad right and below": ("BlipImageProcessor", {"size": "within", "do_pad": True, "pad_size": "square"}),
+    "pad around": ("DonutImageProcessor", {"size": "square", "do_align_long_axis": False}),
+    "pad with a colour": ("LlavaImageProcessor", {"size": "short", "do_pad": True, "crop_size": "square"}),
+}
+"""What people's folders have in place of the published processors, which squash: class and settings."""
+
+
+def with_image_processor(folder, name, side=SIDE):
+    """Give a folder of `write` another image processor, one of IMAGE_PROCESSORS; returns the folder."""
+    kind, settings = IMAGE_PROCESSORS[name]
+    sizes = {
+        "square": {"height": side, "width": side},
+        "short": {"shortest_edge": side},
+        "larger": {"shortest_edge": side * 8 // 7},
+        "within": {"max_height": side, "max_width": side},
+    }
+    about = {key: sizes[value] if isinstance(value, str) else value for key, value in settings.items()}
+    about["image_processor_type"] = kind
+    path = Path(folder) / "processor_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "image_processor" in content:
+        path.write_text(json.dumps(content | {"image_processor": about}), encoding="utf-8")
+    else:
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    return folder
+
+
 def _save_film_processor(folder, images, inner, reader):
     """What the library's own, which needs torchvision, writes."""
     inner.save_pretrained(folder)

@@ -295,6 +295,7 @@ class FakeMatcher:
             image=image,
             sha256=hashlib.sha256(text.encode()).hexdigest(),
             record=SimpleNamespace(result=fake_capture(1000 + len(text))),
+            placement=None,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -88,11 +88,11 @@
 
   // What the model does not see, shaded, and the frame that cuts off patches of padding.
   function unseen(add, high, box) {
-    const [left, top, right, bottom] = box.map((share, i) => PAD + Math.min(Math.max(share, 0), 1) * (i % 2 ? high : WIDTH));
+    const [left, top, right, low] = box.map((share, i) => PAD + Math.min(Math.max(share, 0), 1) * (i % 2 ? high : WIDTH));
     add("clipPath", { id: "picture" }).append(svgNode("rect", { x: PAD, y: PAD, width: WIDTH, height: high }));
     add("pattern", { id: "unseen", width: 14, height: 14, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" })
       .append(svgNode("rect", { width: 2, height: 14, fill: "#fff", "fill-opacity": 0.35 }));
-    const d = "M" + PAD + " " + PAD + "h" + WIDTH + "v" + high + "h-" + WIDTH + "ZM" + left + " " + top + "H" + right + "V" + bottom + "H" + left + "Z";
+    const d = "M" + PAD + " " + PAD + "h" + WIDTH + "v" + high + "h-" + WIDTH + "ZM" + left + " " + top + "H" + right + "V" + low + "H" + left + "Z";
     add("path", { d, "fill-rule": "evenodd", fill: "#14161e", "fill-opacity": 0.59 });
     add("path", { d, "fill-rule": "evenodd", fill: "url(#unseen)" });
   }
@@ -107,8 +107,8 @@
     add("rect", { width, height, fill: "#fff" });
     const picture = add("image", { x: PAD, y: PAD, width: WIDTH, height: high, preserveAspectRatio: "none", href: view.frames[view.state.frame].image.src });
     if (view.state.grey) picture.setAttribute("style", "filter:grayscale(1)");
-    const [left, top, right, bottom] = scene.box || [0, 0, 1, 1];
-    const [sx, sy] = [(WIDTH * (right - left)) / scene.columns, (high * (bottom - top)) / scene.rows];
+    const [left, top, right, low] = scene.box || [0, 0, 1, 1];
+    const [sx, sy] = [(WIDTH * (right - left)) / scene.columns, (high * (low - top)) / scene.rows];
     const [x0, y0] = [PAD + WIDTH * left, PAD + high * top];
     if (scene.box) unseen(add, high, scene.box);
     const clip = scene.box ? { "clip-path": "url(#picture)" } : {};
