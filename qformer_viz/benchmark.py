@@ -17,9 +17,11 @@ from torch import Tensor
 from .attribution import METHODS
 from .attribution.knockout import ends
 from .attribution.occlusion import shown
+from .errors import BadSelection
 from .explain import DEFAULT, attribute, explain, prepare
 from .faithfulness import deletion_insertion, lift, pointing, spearman, steps
 from .types import VISUAL_GAIN
+from .view.placement import box, of
 
 CERTAIN = 1.0
 REDRAWN = 0.1
@@ -70,6 +72,12 @@ def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None
     rng = torch.Generator().manual_seed(0)
     for number, truth in enumerate(truths):
         encoded = pipe.encode(truth.image)
+        if box(of(encoded)):
+            raise BadSelection(
+                f"a model that is shown another part than the whole of a scene ({of(encoded).notice})",
+                "one whose image processor squashes the picture, for the masks of objects lie on its whole",
+                "choose another checkpoint",
+            )
         answer = pipe.caption(encoded)
         if not answer.token_ids:
             continue
