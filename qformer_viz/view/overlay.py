@@ -157,8 +157,8 @@ def contact_sheet(
 ) -> Image.Image:
     """All queries' maps for the chosen layer and head, eight in a row, each with its entropy and CLS share.
 
-    Each map lies over what the model saw of the image, dimmed, at full opacity, in an aspect ratio between 0.6 and 1.8. The queries and the
-    opacity of `selection` change nothing.
+    Each map lies over what the model saw of the image, dimmed, at full opacity, in an aspect ratio between 0.6 and 1.8.
+    The queries and the opacity of `selection` change nothing.
     """
     selection = selection or Selection()
     full = replace(selection, opacity=1.0)

@@ -156,10 +156,12 @@
     write(context, title, PAD, PAD + 26, 26, { weight: 600 });
     const picture = view.parts.stage.image;
     await picture.decode();
+    const [left, top, right, bottom] = scene.box || [0, 0, 1, 1];
+    const [wide, high] = [picture.naturalWidth, picture.naturalHeight];
     view.order().forEach((q, i) => {
       const x = PAD + (i % columns) * (cell + gap);
       const y = PAD + head + Math.floor(i / columns) * (thumb + under);
-      context.drawImage(picture, x, y, cell, thumb);
+      context.drawImage(picture, left * wide, top * high, (right - left) * wide, (bottom - top) * high, x, y, cell, thumb);
       context.fillStyle = DIM;
       context.fillRect(x, y, cell, thumb);
       context.imageSmoothingEnabled = scene.smooth;

@@ -108,6 +108,12 @@
     });
   }
 
+  // The position and size of a background that shows this part of a picture.
+  function cut([left, top, right, bottom]) {
+    const place = (from, to) => (100 * from) / (1 - (to - from) || 1e-6) + "%";
+    return place(left, right) + " " + place(top, bottom) + " / " + 100 / (right - left) + "% " + 100 / (bottom - top) + "%";
+  }
+
   // Thumbnails change with layer, head, colours and scale, not with the query: most redraws leave them alone.
   function sheet(view, scene) {
     const { sheet } = view.parts;
@@ -118,6 +124,7 @@
       view.sheetKey = key;
       const blocks = moving && view.blocks();
       const top = view.top();
+      sheet.list.style.setProperty("--qfv-cut", scene.box ? cut(scene.box) : "");
       sheet.list.style.setProperty("--qfv-picture", 'url("' + view.frames[state.frame].image.src + '")');
       sheet.key.textContent = moving ? "how far the map moves from frame to frame, 0 to 1 · bar: share on CLS" : "entropy in nats · bar: share on CLS";
       sheet.items.forEach((item, q) => {
