@@ -34,7 +34,7 @@ def test_what_can_be_checked_holds_on_every_family(family, language):
     report = examine(fakes.pipeline(family, language, observe=qformer_viz.capture))
     # Random weights have little to say of an image.
     assert set(failed(report)) <= {"the image matters"}
-    assert len(report.checks) == 12 and set(report.times) >= {"loading", "caption", "all query knock-outs"}
+    assert len(report.checks) == 13 and set(report.times) >= {"loading", "caption", "all query knock-outs"}
     text = report.text()
     assert "| recorded maps are the library's own | ok |" in text and "| family | " + family in text
 

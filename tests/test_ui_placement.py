@@ -79,7 +79,7 @@ def test_every_view_of_the_picture_has_the_box(services, session, folder):  # no
     assert boxes(payload.as_text(services, session)) == [BOX]
     assert boxes(whatif.shown(services, session)[0]) == [BOX]
     asked = ask(services, session, "what is it?")
-    words = why.words(asked, why.of(services, asked))
+    words = why.words(services, asked, why.of(services, asked))
     assert [frame["box"] for frame in words["frames"]] == [BOX]
     view = across.looked(services, session, pictures(folder, "green", "red"), still)[1]
     assert boxes(view) == [BOX, BOX]

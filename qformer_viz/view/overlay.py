@@ -177,7 +177,9 @@ def contact_sheet(
     )
     below = image.convert("RGB")
     if where:
-        below = below.crop(tuple(round(share * side) for share, side in zip(where, 2 * image.size, strict=True)))
+        below = below.crop(
+            tuple(round(share * side) for share, side in zip(where, 2 * image.size, strict=True))
+        )
     below = below.resize((round(cell), thumb), Image.Resampling.LANCZOS)
     below = Image.blend(below, Image.new("RGB", below.size, DIM), DIMMED)
     draw = ImageDraw.Draw(page)

@@ -148,7 +148,8 @@
     const rows = Math.ceil(maps.queries / columns);
     const perMap = state.scale === "map";
     const title = "All " + maps.queries + " queries · " + view.describe(scene).title.split(" · ").slice(1).join(" · ");
-    const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale, view.films.length) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token.";
+    const { note } = view.frames[state.frame].image;
+    const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale, view.films.length) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token." + (note ? " " + note : "");
     const meta = view.payload.meta;
     const lines = [...wrap(text, WIDTH, 18), ...wrap(["QFormer-Viz", meta.model, meta.precision].filter(Boolean).join(" · "), WIDTH, 18)];
     const [head, under] = [60, 66]; // above all thumbnails, below each
