@@ -45,7 +45,7 @@ def detail(pipe, what):
 @pytest.mark.parametrize("kind", odd.KINDS)
 def test_a_sound_folder_holds_and_its_ends_and_prompt_are_told(folders, kind):
     pipe = load(folders[kind])
-    assert failed(pipe) == [] and len(pipe.self_check()) == 6
+    assert failed(pipe) == [] and len(pipe.self_check()) == 7
     end = pipe.processor.tokenizer.eos_token
     assert f"{end!r} (id " in detail(pipe, ENDS) and "configuration, tokenizer" in detail(pipe, ENDS)
     asked = "the tokenizer's chat template" if kind == "blip2-qwen" else "that of its kind: "
