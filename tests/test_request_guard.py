@@ -300,7 +300,9 @@ def test_ports_that_are_none_are_told_in_one_line(env, args, status, part):
     assert found.returncode == status and part in found.stderr and "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("name", ["[::1", "attacker.example:7860", "localhost.", "[fe80::1]", "127.0.0.1.nip.io"])
+@pytest.mark.parametrize(
+    "name", ["[::1", "attacker.example:7860", "localhost.", "[fe80::1]", "127.0.0.1.nip.io"]
+)
 def test_odd_host_names_are_refused_and_break_nothing(name):
     async def never(scope, receive, send):
         raise AssertionError("it was let in")
@@ -344,7 +346,9 @@ async def reads(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.mark.parametrize("path", ["deep_link", "monitoring", "component_server", "custom_component/x/client/a/b"])
+@pytest.mark.parametrize(
+    "path", ["deep_link", "monitoring", "component_server", "custom_component/x/client/a/b"]
+)
 def test_a_root_path_opens_no_back_door(path):
     for before in ("/tools", "/tools/gradio_api", "", "/gradio_api"):
         assert request(reads, f"{before}/{path}", root_path="/tools")[0] == 404
@@ -416,7 +420,9 @@ def test_a_defect_of_the_server_is_logged_and_told_by_its_reference(caplog):
     assert reference in caplog.text and "ZeroDivisionError: planted" in caplog.text
 
 
-@pytest.mark.parametrize(("code", "part"), [(errno.EROFS, b"may not be written"), (errno.EDQUOT, b"disk is full")])
+@pytest.mark.parametrize(
+    ("code", "part"), [(errno.EROFS, b"may not be written"), (errno.EDQUOT, b"disk is full")]
+)
 def test_a_folder_that_cannot_be_written_is_told(code, part):
     async def fails(scope, receive, send):
         raise OSError(code, os.strerror(code))
@@ -437,7 +443,12 @@ def test_the_folder_is_looked_at_after_a_refused_or_broken_upload_too():
     async def send(message):
         pass
 
-    scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [(b"host", b"localhost")]}
+    scope = {
+        "type": "http",
+        "path": "/gradio_api/upload",
+        "method": "POST",
+        "headers": [(b"host", b"localhost")],
+    }
     for app, rules in ((fails, Rules()), (reads, Rules(upload_bytes=9))):
         guard = RequestGuard(app, rules, called.append)
         thread = threading.Thread(target=asyncio.run, args=(guard(scope, receive, send),))
@@ -451,3 +462,12 @@ def test_addresses_are_found_however_deep():
     for _ in range(100_000):
         value = [value]
     assert list(addresses(value)) == ["http://a/b"]
+
+
+def test_an_address_of_ipv6_is_listened_on():
+    from qformer_viz import ui
+    from tests.fakes_ui import fake_services
+
+    assert ui.launch_options(fake_services(), "::1")["server_name"] == "[::1]"
+    assert ui.launch_options(fake_services(), "127.0.0.1")["server_name"] == "127.0.0.1"
+    assert rules_for("::1", {}).names == LOCAL

@@ -201,11 +201,14 @@ def broken(scope: Scope, error: Exception) -> Refused:
     if short.startswith(ENDPOINTS):
         log.warning("a request did not fit %s", short, exc_info=error)
         return Refused(
-            422, f"There is no such endpoint, or it takes other values: see {API}/info for what each one takes."
+            422,
+            f"There is no such endpoint, or it takes other values: see {API}/info for what each one takes.",
         )
     if short.startswith("/upload"):
         log.warning("an upload could not be read", exc_info=error)
-        return Refused(400, "The upload cannot be read. Send each file as a part named files, with a filename.")
+        return Refused(
+            400, "The upload cannot be read. Send each file as a part named files, with a filename."
+        )
     return Refused(500, logged(error, f"{scope['method']} {short}"))
 
 
@@ -224,7 +227,9 @@ def counted(scope: Scope, receive: Receive, rules: Rules) -> Receive:
         body = message.get("body", b"")
         total += len(body)
         if total > most:
-            raise Refused(413, f"This request is too large; at most {most / 2**20:.0f} MiB are taken at once.")
+            raise Refused(
+                413, f"This request is too large; at most {most / 2**20:.0f} MiB are taken at once."
+            )
         if uploads:
             # A mark may lie across two chunks; what is kept is too short to hold a whole one again.
             parts += (tail + body).count(mark)
