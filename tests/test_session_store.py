@@ -1,5 +1,6 @@
 """What the server keeps of its visitors: bounded by memory, nothing of API clients."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 
