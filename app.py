@@ -384,7 +384,7 @@ def free_port(host: str) -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -396,6 +396,7 @@ def is_free(host: str, port: int) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. 2: the options are at fault, said on stderr."""
     args = parser().parse_args(argv)
+    args.host = args.host.strip("[]")
     if args.port and not is_free(args.host, args.port):
         print(
             f"error: port {args.port} on {args.host} is in use or not allowed. Stop what listens there, "
@@ -406,7 +407,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     port = args.port or free_port(args.host)
     shared = backend()
     decode_pool.warm()
+    from qformer_viz.ui.upload_folder import own_folder
+
     try:
+        own_folder(port, os.environ)
         args = hosted(args)
         further = offered(args)
         pipe = load_placed(args, args.model)
@@ -419,7 +423,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from qformer_viz.ui import build, launch_options
     from qformer_viz.ui.request_guard import bypass_proxy
-    from qformer_viz.ui.upload_folder import own_folder
 
     # For the page's own sums, which are small: workers of theirs would keep the model's from their work (model.lane).
     torch.set_num_threads(1)
@@ -430,7 +433,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     bypass_proxy(args.host)
-    own_folder(port, os.environ)
     build(services).launch(
         server_port=port, inbrowser=args.open, **launch_options(services, args.host, args.share, args.names)
     )

@@ -15,13 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
+from qformer_viz.ui.error_reports import addresses
 from qformer_viz.ui.request_guard import (
     LOCAL,
     SPACES,
     RequestGuard,
     Rules,
-    addresses,
     bypass_proxy,
     headers_for,
     rules_for,
@@ -240,7 +241,8 @@ def asgi(app, path="/gradio_api/upload", method="POST", chunks=(b"",)):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": [(b"host", b"localhost:1")]}
+    headers = [(b"host", b"localhost:1"), (b"content-type", b"multipart/form-data; boundary=edge")]
+    scope = {"type": "http", "path": path, "method": method, "headers": headers}
     thread = threading.Thread(target=asyncio.run, args=(RequestGuard(app, Rules())(scope, receive, send),))
     thread.start()
     thread.join()
@@ -266,12 +268,12 @@ def test_a_mark_across_two_chunks_counts_once():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    one = b'name="files"; filename="a"\r\n'
+    one, end = b'--edge\r\nname="files"; filename="a"\r\n\r\nx\r\n', b"--edge--"
     body = one * 32
-    for size in (1, 5, 9, 10, 1000):
+    for size in (1, 5, 6, 9, 1000):
         chunks = [body[at : at + size] for at in range(0, len(body), size)]
-        assert asgi(read, chunks=chunks)[0] == 200
-        assert asgi(read, chunks=[*chunks, one])[0] == 413
+        assert asgi(read, chunks=[*chunks, end])[0] == 200
+        assert asgi(read, chunks=[*chunks, one, end])[0] == 413
     assert len(counted) == 5
 
 
@@ -296,3 +298,176 @@ def test_ports_that_are_none_are_told_in_one_line(env, args, status, part):
         [sys.executable, "app.py", *args], cwd=ROOT, env=os.environ | env, capture_output=True, text=True
     )
     assert found.returncode == status and part in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["[::1", "attacker.example:7860", "localhost.", "[fe80::1]", "127.0.0.1.nip.io"]
+)
+def test_odd_host_names_are_refused_and_break_nothing(name):
+    async def never(scope, receive, send):
+        raise AssertionError("it was let in")
+
+    headers = [(b"host", name.encode())]
+    assert request(never, headers=headers)[0] == 421
+    headers = [(b"host", b"localhost"), (b"origin", f"http://{name}".encode())]
+    status, body, _ = request(never, method="POST", headers=headers)
+    assert status == 403 and b"--names" in body
+
+
+def test_names_are_taken_as_an_operator_types_them():
+    names = ["Lab.Example.org", "https://lab2.example.org/", "lab3.example.org:8443"]
+    rules = rules_for("127.0.0.1", {}, names=names)
+    assert rules.names == (*LOCAL, "lab.example.org", "lab2.example.org", "lab3.example.org")
+
+
+def request(app, path="/", method="GET", headers=((b"host", b"localhost"),), chunks=(b"",), **scope):
+    """(status, body, headers) of one request to an ASGI app behind the guard."""
+    sent, waiting = [], list(chunks)
+
+    async def receive():
+        return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "method": method, "headers": list(headers)} | scope
+    thread = threading.Thread(target=asyncio.run, args=(RequestGuard(app, Rules())(scope, receive, send),))
+    thread.start()
+    thread.join()
+    body = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], body, dict(sent[0]["headers"])
+
+
+async def reads(scope, receive, send):
+    """An app that reads a request to its end."""
+    while (await receive())["more_body"]:
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    "path", ["deep_link", "monitoring", "component_server", "custom_component/x/client/a/b"]
+)
+def test_a_root_path_opens_no_back_door(path):
+    for before in ("/tools", "/tools/gradio_api", "", "/gradio_api"):
+        assert request(reads, f"{before}/{path}", root_path="/tools")[0] == 404
+    file = request(reads, "/tools/gradio_api/file=/a.svg", root_path="/tools")[2]
+    assert b"sandbox" in file[b"content-security-policy"]
+    many = [b"--edge\r\n"] * 40
+    headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=edge")]
+    path = "/tools/gradio_api/upload"
+    assert request(reads, path, "POST", headers, many, root_path="/tools")[0] == 413
+
+
+def test_the_old_address_of_a_file_runs_nothing_either(url):
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>"
+    (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.svg", svg, "image/svg+xml")}).json()
+    served = httpx.get(f"{url}gradio_api/file/{path}")
+    assert "sandbox" in served.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("named", [b'filename ="a"', b'FILENAME="a"', b"filename*=utf-8''a", b"x=y"])
+def test_files_are_counted_however_they_are_named(url, named):
+    part = b'--edge\r\nContent-Disposition: form-data; name="files"; ' + named + b"\r\n\r\nx\r\n"
+    reply = httpx.post(
+        f"{url}gradio_api/upload",
+        content=part * 40 + b"--edge--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=edge"},
+    )
+    assert reply.status_code == 413 and "At most 32 files" in reply.json()["detail"]
+
+
+def test_an_upload_that_cannot_be_read_is_told_so(url):
+    part = b'--edge\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--edge--\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=edge"}
+    reply = httpx.post(f"{url}gradio_api/upload", content=part, headers=headers)
+    assert reply.status_code == 400 and "named files" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"1,", b'{"path":"a"},', b"[" * 100 + b"]" * 100 + b","])
+def test_a_request_of_millions_of_values_is_refused_before_it_is_read(url, unit):
+    body = b'{"data":[' + unit * (3_000_000 // len(unit)) + b"1]}"
+    reply = httpx.post(
+        f"{url}gradio_api/call/caption", content=body, headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 413 and "values are taken at once" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("call/nothing", {"data": []}),
+        ("call/v2/nothing", {}),
+        ("call/v2/caption", {"picture": 1}),
+        ("run/nothing", {"data": []}),
+        ("queue/join", {"data": [], "fn_index": 10**9, "session_hash": "x"}),
+    ],
+)
+def test_a_request_for_nothing_is_told_what_there_is(url, name, body):
+    reply = httpx.post(f"{url}gradio_api/{name}", json=body)
+    assert reply.status_code == 422 and "/gradio_api/info" in reply.json()["detail"]
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_defect_of_the_server_is_logged_and_told_by_its_reference(caplog):
+    async def defect(scope, receive, send):
+        raise ZeroDivisionError("planted")
+
+    status, body, headers = request(defect, "/config")
+    reference = re.search(rb"logged on the server as (\w+)", body)[1].decode()
+    assert status == 500 and b"planted" not in body and b"content-security-policy" in headers
+    assert reference in caplog.text and "ZeroDivisionError: planted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "part"), [(errno.EROFS, b"may not be written"), (errno.EDQUOT, b"disk is full")]
+)
+def test_a_folder_that_cannot_be_written_is_told(code, part):
+    async def fails(scope, receive, send):
+        raise OSError(code, os.strerror(code))
+
+    status, body, _ = request(fails, "/gradio_api/upload", "POST")
+    assert status == 507 and part in body
+
+
+def test_the_folder_is_looked_at_after_a_refused_or_broken_upload_too():
+    called = []
+
+    async def fails(scope, receive, send):
+        raise ClientDisconnect
+
+    async def receive():
+        return {"type": "http.request", "body": b"x" * 99, "more_body": False}
+
+    async def send(message):
+        pass
+
+    scope = {
+        "type": "http",
+        "path": "/gradio_api/upload",
+        "method": "POST",
+        "headers": [(b"host", b"localhost")],
+    }
+    for app, rules in ((fails, Rules()), (reads, Rules(upload_bytes=9))):
+        guard = RequestGuard(app, rules, called.append)
+        thread = threading.Thread(target=asyncio.run, args=(guard(scope, receive, send),))
+        thread.start()
+        thread.join()
+    assert called == [set(), set()]
+
+
+def test_addresses_are_found_however_deep():
+    value = {"path": "http://a/b"}
+    for _ in range(100_000):
+        value = [value]
+    assert list(addresses(value)) == ["http://a/b"]
+
+
+def test_an_address_of_ipv6_is_listened_on():
+    from qformer_viz import ui
+    from tests.fakes_ui import fake_services
+
+    assert ui.launch_options(fake_services(), "::1")["server_name"] == "[::1]"
+    assert ui.launch_options(fake_services(), "127.0.0.1")["server_name"] == "127.0.0.1"
+    assert rules_for("::1", {}).names == LOCAL

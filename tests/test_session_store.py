@@ -1,5 +1,6 @@
 """What the server keeps of its visitors: bounded by memory, nothing of API clients."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from qformer_viz import ui
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.session_store import SessionStore, VisitorBlocks, VisitorState, held_bytes
+from qformer_viz.ui.session_store import MOST_EMPTY, SessionStore, VisitorBlocks, VisitorState, held_bytes
 from tests.fakes_ui import fake_services
 
 
@@ -110,3 +111,50 @@ def test_the_page_keeps_its_visitors_in_such_a_store(loop):
     page = loop.run(built())
     assert isinstance(page.state_holder, SessionStore)
     assert page.state_holder.most_bytes == fake_services().limits.session_bytes
+
+
+def test_sessions_that_are_never_served_are_bounded(loop):
+    page = blocks(loop)
+    visit(loop, page, "visitor", 400)
+    for number in range(3 * MOST_EMPTY):
+        page.state_holder[f"never served {number}"]
+    assert len(page.state_holder.session_data) <= MOST_EMPTY + 1
+    assert "visitor" in page.state_holder.session_data
+
+
+def test_a_session_is_not_forgotten_while_work_for_it_goes_on(loop):
+    page = blocks(loop)
+    store = page.state_holder
+    state = store["visitor"]
+    store.begin("visitor")  # a long one, which has kept nothing yet
+    visit(loop, page, "visitor", 1, fn=1)
+    for number in range(2 * MOST_EMPTY):
+        store[f"never served {number}"]
+    assert store.session_data["visitor"] is state
+    state.state_data[0] = torch.zeros(900, dtype=torch.uint8)
+    for number in range(3):
+        visit(loop, page, f"other {number}", 400)
+    assert store.session_data["visitor"] is state
+    store.served("visitor")
+    visit(loop, page, "last", 400)
+    assert "visitor" not in store.session_data and not store._busy
+
+
+def test_the_store_holds_under_threads(loop):
+    page = blocks(loop, most_bytes=2000)
+    store = page.state_holder
+
+    def work(number):
+        for turn in range(200):
+            session = f"{number % 5}-{turn % 7}"
+            state = store[session]
+            store.begin(session)
+            if turn % 2:
+                state.state_data[0] = torch.zeros(100, dtype=torch.uint8)
+            store.served(session)
+            store.delete_all_expired_state()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+    assert store.held <= 2000 and not store._busy
+    assert set(store._bytes) <= set(store.session_data)

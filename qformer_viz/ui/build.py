@@ -147,7 +147,7 @@ def launch_options(
     proxy before it."""
     rules = rules_for(host, os.environ, share, names)
     return {
-        "server_name": host,
+        "server_name": f"[{host}]" if ":" in host else host,
         "app_kwargs": {
             "middleware": [Middleware(RequestGuard, rules=rules, written=Cap(services.limits.disk))]
         },

@@ -2,18 +2,26 @@
 
 import errno
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .error_reports import logged
+
+log = logging.getLogger("qformer_viz")
+
 API = "/gradio_api"
 UNUSED = (
+    "/component_server",
+    "/custom_component",
     "/deep_link",
     "/dev/",
     "/monitoring",
@@ -30,16 +38,27 @@ UNUSED = (
 """Beginnings of Gradio's addresses that this page has no use for, some of which write files or fetch addresses."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 SPACES = ("https://huggingface.co", "https://*.hf.space", "https://*.huggingface.co")
+ENDPOINTS = ("/call/", "/run/", "/api/", "/queue/join")
+"""Beginnings of the addresses at which work is asked for. The work itself is done later, by the queue."""
+NOT_WRITTEN = {
+    errno.ENOSPC: "disk is full",
+    errno.EDQUOT: "disk is full",
+    errno.EACCES: "folder for files may not be written to",
+    errno.EPERM: "folder for files may not be written to",
+    errno.EROFS: "folder for files may not be written to",
+}
 
 
 @dataclass(frozen=True)
 class Rules:
     """`names`: the host names that this server answers to, None for any; `framed_by`: sites that may show it in a
-    frame; `request_bytes`: most of one request; `upload_bytes`, `upload_files`: most of one request that uploads."""
+    frame; `request_bytes`, `request_values`: most of one request; `upload_bytes`, `upload_files`: most of one request
+    that uploads."""
 
     names: tuple[str, ...] | None = LOCAL
     framed_by: tuple[str, ...] = ()
     request_bytes: int = 30 * 2**20
+    request_values: int = 200_000
     upload_bytes: int = 200 * 2**20
     upload_files: int = 32
 
@@ -53,8 +72,22 @@ def rules_for(host: str, env: Mapping[str, str], share: bool = False, names: Seq
     """
     opened = share or host not in LOCAL or bool(env.get("GRADIO_ROOT_PATH")) or env.get("SYSTEM") == "spaces"
     return Rules(
-        names=None if opened else (*LOCAL, *names), framed_by=SPACES if env.get("SYSTEM") == "spaces" else ()
+        names=None if opened else (*LOCAL, *map(host_name, names)),
+        framed_by=SPACES if env.get("SYSTEM") == "spaces" else (),
     )
+
+
+def host_name(text: str) -> str:
+    """The host within a name or an address as an operator types it, in small letters."""
+    return hostname(text if "//" in text else f"//{text}") or text.lower()
+
+
+def hostname(address: str) -> str | None:
+    """The host of an address, None for what is no address."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
 
 
 class Refused(Exception):
@@ -67,9 +100,11 @@ class Refused(Exception):
 
 class RequestGuard:
     """ASGI middleware: refuses what the rules do not allow and adds headers to every reply. `written` is called after
-    every request that may have left a file."""
+    every request that may have left a file, with the files that the page itself shows."""
 
-    def __init__(self, app: ASGIApp, rules: Rules, written: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, app: ASGIApp, rules: Rules, written: Callable[[Collection[str]], None] = lambda kept: None
+    ) -> None:
         self.app, self.rules, self.written = app, rules, written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,6 +113,7 @@ class RequestGuard:
             return
         refused: Refused | None = None
         began = False
+        headers = headers_for(address(scope), self.rules)
 
         async def headed(message: Message) -> None:
             nonlocal began
@@ -85,7 +121,7 @@ class RequestGuard:
                 return  # what the app makes of a request that broke off
             if message["type"] == "http.response.start":
                 began = True
-                MutableHeaders(scope=message).update(headers_for(scope["path"], self.rules))
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
         next_part = counted(scope, receive, self.rules)
@@ -103,72 +139,118 @@ class RequestGuard:
             await self.app(scope, taken, headed)
         except Refused as error:
             refused = error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except ClientDisconnect:
+            began = True  # there is nobody to reply to
+        except Exception as error:
+            if began:
                 raise
-            refused = Refused(507, "The server's disk is full. Tell whoever runs it, or try again later.")
+            refused = refused or broken(scope, error)
         if refused is not None and not began:
             body = json.dumps({"detail": refused.message, "error": refused.message})
-            reply = PlainTextResponse(body, refused.status, media_type="application/json")
-            reply.headers.update(headers_for(scope["path"], self.rules))
+            reply = PlainTextResponse(body, refused.status, headers, media_type="application/json")
             await reply(scope, receive, send)
-        elif scope["method"] == "POST":
-            self.written()
+        if scope["method"] == "POST":
+            self.written(shown(scope))
+
+
+def address(scope: Scope) -> str:
+    """The path of a request as Gradio's routes see it, without the operator's root path, nor the prefix of the API."""
+    path, root = scope["path"], scope.get("root_path", "")
+    if root and path.startswith(f"{root}/"):
+        path = path.removeprefix(root)
+    return path.removeprefix(API)
+
+
+def shown(scope: Scope) -> set[str]:
+    """The files that the page shows everybody, such as its example pictures."""
+    app = scope.get("app")
+    blocks = app.get_blocks().blocks.values() if app is not None else ()
+    return {path for block in blocks for path in block.keep_in_cache}
 
 
 def check(scope: Scope, rules: Rules) -> None:
     """Raises Refused for an address nobody needs, another host's name, or another site's page."""
-    path, headers = scope["path"], Headers(scope=scope)
-    short = path.removeprefix(API)
-    if short.startswith(UNUSED):
+    headers = Headers(scope=scope)
+    if address(scope).startswith(UNUSED):
         raise Refused(404, "There is nothing at this address.")
     if rules.names is None:
         return
-    host = urlsplit(f"//{headers.get('host', '')}").hostname
-    if host not in rules.names:
+    if hostname(f"//{headers.get('host', '')}") not in rules.names:
         raise Refused(
             421,
             f"This server listens on this machine only and answers to {', '.join(rules.names)}. To let others in, "
             "start it with --host 0.0.0.0, or behind a proxy with --names and the proxy's host name.",
         )
     origin = headers.get("origin")
-    if origin and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).hostname not in rules.names:
-        raise Refused(403, "This server takes requests from its own page only.")
+    if origin and scope["method"] not in ("GET", "HEAD") and hostname(origin) not in rules.names:
+        raise Refused(
+            403,
+            "This server takes requests from its own page only. Behind a proxy, start it with --names and the proxy's "
+            "host name.",
+        )
+
+
+def broken(scope: Scope, error: Exception) -> Refused:
+    """What to say of a request on which the app broke off, before any work was done for it."""
+    short = address(scope)
+    if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
+        log.error("the %s", NOT_WRITTEN[error.errno], exc_info=error)
+        return Refused(
+            507, f"The server's {NOT_WRITTEN[error.errno]}. Tell whoever runs it, or try again later."
+        )
+    if short.startswith(ENDPOINTS):
+        log.warning("a request did not fit %s", short, exc_info=error)
+        return Refused(
+            422,
+            f"There is no such endpoint, or it takes other values: see {API}/info for what each one takes.",
+        )
+    if short.startswith("/upload"):
+        log.warning("an upload could not be read", exc_info=error)
+        return Refused(
+            400, "The upload cannot be read. Send each file as a part named files, with a filename."
+        )
+    return Refused(500, logged(error, f"{scope['method']} {short}"))
 
 
 def counted(scope: Scope, receive: Receive, rules: Rules) -> Receive:
-    """`receive` that raises Refused once a request is larger, or brings more files, than the rules allow."""
-    uploads = scope["path"].removeprefix(API).startswith("/upload") and scope["method"] == "POST"
+    """`receive` that raises Refused once a request is larger, or brings more files or values, than the rules allow."""
+    uploads = address(scope).startswith("/upload") and scope["method"] == "POST"
     most = rules.upload_bytes if uploads else rules.request_bytes
-    total, files, tail = 0, 0, b""
-    mark = b"filename="
-
-    def too_large() -> Refused:
-        return Refused(413, f"This request is too large; at most {most / 2**20:.0f} MiB are taken at once.")
+    total, parts, values, tail = 0, 0, 0, b""
+    # Parts are counted by what divides them: a file's name can be written in many ways.
+    _, options = parse_options_header(Headers(scope=scope).get("content-type", ""))
+    mark = b"--" + options.get(b"boundary", b"")
 
     async def receive_counted() -> Message:
-        nonlocal total, files, tail
+        nonlocal total, parts, values, tail
         message = await receive()
         body = message.get("body", b"")
         total += len(body)
         if total > most:
-            raise too_large()
+            raise Refused(
+                413, f"This request is too large; at most {most / 2**20:.0f} MiB are taken at once."
+            )
         if uploads:
             # A mark may lie across two chunks; what is kept is too short to hold a whole one again.
-            files += (tail + body).count(mark)
+            parts += (tail + body).count(mark)
             tail = (tail + body)[-(len(mark) - 1) :]
-            if files > rules.upload_files:
+            if parts > rules.upload_files + 1:  # the last one ends the request
                 raise Refused(413, f"At most {rules.upload_files} files are taken at once. Send fewer.")
+        else:
+            # Gradio reads and copies the values in the one thread that serves all: millions would stop everybody.
+            values += sum(map(body.count, (b",", b"[", b"{")))
+            if values > rules.request_values:
+                raise Refused(413, f"At most {rules.request_values} values are taken at once. Send fewer.")
         return message
 
     return receive_counted
 
 
-def headers_for(path: str, rules: Rules) -> dict[str, str]:
-    """Headers that every reply gets. A file of a visitor's may be shown as a picture and runs nothing."""
+def headers_for(short: str, rules: Rules) -> dict[str, str]:
+    """Headers of every reply from an address. A file of a visitor's may be shown as a picture and runs nothing."""
     ancestors = " ".join(("'self'", *rules.framed_by))
     policy = f"frame-ancestors {ancestors}; object-src 'none'; base-uri 'self'; form-action 'self'"
-    if path.removeprefix(API).startswith("/file="):
+    if short.startswith(("/file=", "/file/")):
         policy = f"default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors {ancestors}"
     return {
         "content-security-policy": policy,
@@ -176,19 +258,6 @@ def headers_for(path: str, rules: Rules) -> dict[str, str]:
         "referrer-policy": "same-origin",
         "permissions-policy": "camera=(self), geolocation=(), microphone=(), payment=(), usb=()",
     }
-
-
-def addresses(value: Any) -> Iterable[str]:
-    """Web addresses that Gradio would fetch for the values of a request: the paths of files that are none."""
-    if isinstance(value, Mapping):
-        path = value.get("path")
-        if isinstance(path, str) and "://" in path[:40]:
-            yield path
-        for each in value.values():
-            yield from addresses(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from addresses(each)
 
 
 def bypass_proxy(host: str, env: dict[str, str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """What the server keeps of its visitors between two requests: bounded by memory, and nothing of API clients."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass
@@ -47,24 +48,41 @@ class VisitorState(SessionState):
         pass
 
 
-class SessionStore(StateHolder):
-    """The visitors' states, oldest first. Above `most_bytes` the oldest go; the newest always stays.
+MOST_EMPTY = 1000
+"""Sessions without a state that are held: they have asked for something, and it was not done yet."""
 
-    A client that leaves no state, as every client of the API, is forgotten as soon as it has been served.
+
+class SessionStore(StateHolder):
+    """The visitors' states, oldest first. Above `most_bytes` the oldest go; the newest always stays, and so do those
+    for whom work is going on.
+
+    A client that leaves no state, as every client of the API, is forgotten as soon as it has been served. A session
+    that never is (the request was refused, or given up while it waited) goes once there are many.
     """
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self.most_bytes = most_bytes
         self._bytes: dict[str, int] = {}
+        self._empty: dict[str, None] = {}
+        self._busy: Counter[str] = Counter()
 
     def __getitem__(self, session_id: str) -> SessionState:
         with self.lock:
             state = self.session_data.get(session_id)
             if state is None:
                 state = self.session_data[session_id] = VisitorState(self.blocks)
+                idle = (each for each in self._empty if each not in self._busy)
+                if len(self._empty) >= MOST_EMPTY and (oldest := next(idle, None)) is not None:
+                    self._forget(oldest)
+                self._empty[session_id] = None
             self.session_data.move_to_end(session_id)
             return state
+
+    def begin(self, session_id: str) -> None:
+        """Work for this session begins; `served` ends it."""
+        with self.lock:
+            self._busy[session_id] += 1
 
     @property
     def held(self) -> int:
@@ -74,18 +92,21 @@ class SessionStore(StateHolder):
     def served(self, session_id: str) -> None:
         """A request of this session has ended: weigh what it left, and keep within the memory."""
         state = self.session_data.get(session_id)
-        if state is None:
-            return
-        size = held_bytes(list(state.state_data.values()))
+        size = held_bytes(list(state.state_data.values())) if state is not None else 0
         with self.lock:
-            if session_id not in self.session_data:
+            self._busy[session_id] -= 1
+            if self._busy[session_id] <= 0:
+                del self._busy[session_id]
+            if state is None or session_id not in self.session_data:
                 return
-            if not state.state_data:
+            if state.state_data:
+                self._bytes[session_id] = size
+                self._empty.pop(session_id, None)
+            elif session_id not in self._busy:
                 self._forget(session_id)
-                return
-            self._bytes[session_id] = size
-            while self.held > self.most_bytes and len(self._bytes) > 1:
-                self._forget(next(each for each in self.session_data if each in self._bytes))
+            idle = [each for each in self.session_data if each in self._bytes and each not in self._busy]
+            while self.held > self.most_bytes and idle and len(self._bytes) > 1:
+                self._forget(idle.pop(0))
 
     def delete_all_expired_state(self) -> None:
         """Drop what is past its time, and with it those who closed the page and left nothing."""
@@ -100,8 +121,8 @@ class SessionStore(StateHolder):
                 self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
-        self.session_data.pop(session_id, None)
-        self._bytes.pop(session_id, None)
+        for held in (self.session_data, self._bytes, self._empty):
+            held.pop(session_id, None)
 
 
 def held_bytes(values: Iterable[Any]) -> int:
@@ -161,6 +182,8 @@ class VisitorBlocks(ReportingBlocks):
         self, *args: Any, session_hash: str | None = None, **options: Any
     ) -> dict[str, Any]:
         """As Gradio; afterwards the visitor's state is weighed."""
+        if session_hash is not None:
+            self.state_holder.begin(session_hash)
         try:
             return await super().process_api(*args, session_hash=session_hash, **options)
         finally:
