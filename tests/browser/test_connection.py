@@ -47,7 +47,8 @@ def port():
         return str(probe.getsockname()[1])
 
 
-def test_a_conversation_goes_on_after_the_server_was_started_anew(open_page, port):
+def test_a_conversation_goes_on_after_the_server_was_started_anew(open_page, port, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # of this test alone, for it deletes files there
     navigations = []
     with serve("tests.serve_fake", "--port", port) as url:
         page = open_page(url)
