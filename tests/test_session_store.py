@@ -12,7 +12,14 @@ from PIL import Image
 
 from qformer_viz import ui
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.session_store import MOST_EMPTY, SessionStore, VisitorBlocks, VisitorState, held_bytes
+from qformer_viz.ui.session_store import (
+    MOST_EMPTY,
+    MessageQueues,
+    SessionStore,
+    VisitorBlocks,
+    VisitorState,
+    held_bytes,
+)
 from tests.fakes_ui import fake_services
 
 
@@ -158,3 +165,42 @@ def test_the_store_holds_under_threads(loop):
         list(pool.map(work, range(16)))
     assert store.held <= 2000 and not store._busy
     assert set(store._bytes) <= set(store.session_data)
+
+
+def messages(most):
+    """Queues of messages beside what Gradio notes of events: `waiting`, those that are not finished; `told`, those
+    whose results were not fetched, by session."""
+    events = SimpleNamespace(pending_event_ids_session={}, event_ids_to_events={})
+    return MessageQueues(events, most), events.event_ids_to_events, events.pending_event_ids_session
+
+
+def test_a_page_that_waits_for_an_answer_keeps_its_messages_whoever_comes():
+    queues, waiting, told = messages(most=10)
+    queues["page"], told["page"], waiting["asked"] = "messages", {"asked"}, object()
+    for number in range(1000):
+        queues[f"client {number}"] = "messages"
+        told[f"client {number}"] = set()  # it has fetched its result
+    assert queues["page"] == "messages" and "page" in told
+    assert f"client {number}" in queues, "the newest is not dropped before its event is noted"
+    assert len(queues) <= 12 and len(told) <= 12
+
+
+def test_clients_that_never_fetch_their_results_are_bounded():
+    queues, waiting, told = messages(most=10)
+    for number in range(1000):
+        name = f"client {number}"
+        queues[name] = "messages"
+        told[name] = {name}
+    assert len(queues) == 20 and "client 999" in queues and "client 0" not in queues
+    waiting.update({name: object() for name in queues})
+    for number in range(1000, 1100):
+        name = f"client {number}"
+        queues[name], told[name], waiting[name] = "messages", {name}, object()
+    assert len(queues) == 120, "nobody whose event is not finished is dropped"
+
+
+def test_the_page_has_such_queues(loop):
+    async def built():
+        return ui.build(fake_services())
+
+    assert isinstance(loop.run(built())._queue.pending_messages_per_session, MessageQueues)

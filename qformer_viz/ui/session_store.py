@@ -1,10 +1,11 @@
 """What the server keeps of its visitors between two requests: bounded by memory, and nothing of API clients."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from gradio.blocks import Blocks
 from gradio.data_classes import BlocksConfigDict
+from gradio.queueing import Queue
 from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 from PIL import Image
@@ -155,6 +157,39 @@ def held_bytes(values: Iterable[Any]) -> int:
     return total
 
 
+class MessageQueues(OrderedDict[str, Any]):
+    """What Gradio has to tell each session. Gradio keeps the newest 2000 sessions, so that a page which waits for an
+    answer loses it when 2000 API calls have begun since it was opened. Here those go that wait for nothing, and of
+    clients that never fetch their results the oldest, once there are many."""
+
+    def __init__(self, queue: Queue, most: int = 2000) -> None:
+        super().__init__()
+        self.events, self.most = queue, most
+
+    def __setitem__(self, session_id: str, messages: Any) -> None:
+        super().__setitem__(session_id, messages)
+        if len(self) <= self.most:
+            return
+        told = self.events.pending_event_ids_session
+        self._drop(each for each in self if each != session_id and not told.get(each))
+        finished = (
+            each
+            for each in self
+            if each != session_id
+            and not any(event in self.events.event_ids_to_events for event in told.get(each, ()))
+        )
+        self._drop(islice(finished, max(0, len(self) - 2 * self.most)))
+
+    def __delitem__(self, session_id: str) -> None:
+        if session_id in self:  # Gradio deletes a session whose page has gone, which may have been dropped
+            super().__delitem__(session_id)
+
+    def _drop(self, sessions: Iterable[str]) -> None:
+        for each in list(sessions):
+            del self[each]
+            self.events.pending_event_ids_session.pop(each, None)
+
+
 class VisitorBlocks(ReportingBlocks):
     """Blocks that keep their visitors in a SessionStore of `most_bytes`."""
 
@@ -170,6 +205,12 @@ class VisitorBlocks(ReportingBlocks):
         app.state_holder = SessionStore(self.most_bytes)
         app.state_holder.set_blocks(self)
         self._app = app
+
+    def queue(self, *args: Any, **options: Any) -> "VisitorBlocks":
+        """As Gradio, with messages for as many sessions as wait for one."""
+        super().queue(*args, **options)
+        self._queue.pending_messages_per_session = MessageQueues(self._queue)
+        return self
 
     def get_config_file(self) -> BlocksConfigDict:
         """As Gradio, without the address in memory of each state's callback."""
