@@ -88,7 +88,9 @@ async def references(url: str) -> dict[tuple[str, str], Any]:
 async def api_user(url: str, until: float, seed: int, expected: dict, tally: Counter, times: list) -> None:
     """One client that calls again and again, with the pictures and endpoints in an order of its own."""
     order, images = random.Random(seed), pictures()
-    async with httpx.AsyncClient(timeout=300) as client:
+    # A connection for each request, as the Gradio client makes them: a kept one may end while a request is on its way.
+    kept = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=300, limits=kept) as client:
         while time.time() < until:
             title, name = order.choice(list(images)), order.choice(list(CALLS))
             began, kind, found = time.time(), "refused", None
@@ -103,6 +105,8 @@ async def api_user(url: str, until: float, seed: int, expected: dict, tally: Cou
                     ] += 1
                     await asyncio.sleep(PAUSE)
             times.append(time.time() - began)
+            if kind in ("lost", "error"):
+                print(f"{kind}: {name} of {title}: {found}"[:300], flush=True)
             right = kind == "complete" and comparable(name, found) == expected[name, title]
             tally["right" if right else "wrong" if kind == "complete" else kind] += 1
             await asyncio.sleep(order.expovariate(1 / PAUSE))
