@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(folder, capsys, monkeypatch):
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(overlay, "contact_sheet", lambda *_: Sheet())
+    monkeypatch.setattr(overlay, "contact_sheet", lambda *_, **__: Sheet())
     code, _ = run("explain", "in/red.png", "--out", "out", "--methods")
     err = capsys.readouterr().err
     assert code == 2 and err.splitlines()[-1].startswith(
