@@ -54,22 +54,60 @@
   };
 
   // Every event of the page is a request to join the queue. None is lost, so no chain of events is cut.
+  const unfinished = new Set();
+  const join = async (input, options) => {
+    const reply = await patiently(() => send(input instanceof Request ? input.clone() : input, options));
+    const { event_id: id } = await reply.clone().json().catch(() => ({}));
+    if (id) unfinished.add(id);
+    return reply;
+  };
   window.fetch = (input, options) => {
-    if (path(input).endsWith("/app_id")) return reconnect();
-    if (!path(input).endsWith("/queue/join")) return send(input, options);
-    return patiently(() => send(input instanceof Request ? input.clone() : input, options));
+    if (path(input).endsWith("/queue/join")) return join(input, options);
+    if (path(input).endsWith("/queue/data")) return results(input, options);
+    return send(input, options);
   };
 
-  // Once the server is gone, Gradio asks for its number every two seconds and reloads the page when it answers: all that
-  // the page shows would be lost. It is told that the server is gone still; the next question goes on from the page.
-  const connection = {};
-  const reconnect = async () => {
-    const answers = await send(`${root()}/gradio_api/app_id`, { cache: "no-store" }).then((reply) => reply.ok, () => false);
-    tell(connection, answers ? "" : GONE);
-    for (const toast of answers ? document.querySelectorAll(".toast-body.error") : []) {
-      toast.querySelector(".toast-close")?.click();
-    }
-    throw new TypeError("the page is kept");
+  // What came of the events arrives in one stream. Where it breaks off, because the server has gone, Gradio opens no other:
+  // it waits until the server is back and loads the page anew, with nothing on it. Here the events that are not finished are
+  // said to have failed and the stream to be over, so that the next event opens another and the page stays as it is.
+  const LOST = "The server went away before this was done. Try again.";
+  const results = async (input, options) => {
+    const reply = await send(input, options);
+    const signal = options?.signal ?? input.signal;
+    const reader = reply.body.getReader();
+    const decoder = new TextDecoder();
+    let line = "";
+    const read = (chunk) => {
+      const lines = (line + decoder.decode(chunk, { stream: true })).split("\n");
+      line = lines.pop();
+      for (const each of lines.filter((text) => text.includes("process_completed"))) {
+        const id = /"event_id":\s*"(\w+)"/.exec(each);
+        if (id) unfinished.delete(id[1]);
+      }
+    };
+    const said = (message) => new TextEncoder().encode(`data: ${JSON.stringify(message)}\n\n`);
+    const body = new ReadableStream({
+      async pull(controller) {
+        try {
+          const { done, value } = await reader.read();
+          if (!done) {
+            read(value);
+            controller.enqueue(value);
+            return;
+          }
+        } catch (error) {
+          if (signal?.aborted) return controller.error(error);
+        }
+        for (const id of unfinished) {
+          controller.enqueue(said({ msg: "process_completed", event_id: id, output: { error: LOST }, success: false }));
+        }
+        unfinished.clear();
+        controller.enqueue(said({ msg: "close_stream" }));
+        controller.close();
+      },
+      cancel: (reason) => reader.cancel(reason),
+    });
+    return new Response(body, { status: reply.status, statusText: reply.statusText, headers: reply.headers });
   };
 
   // The path of the picture in the image box, "" for none. What the server has deleted meanwhile is uploaded again, as
