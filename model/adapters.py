@@ -73,9 +73,9 @@ def put_on(model: torch.nn.Module, adapter: Adapter, merge: bool) -> str:
                     f"The adapter {adapter.name!r} ({adapter.kind}) changes the prompt, not the layers of a model, "
                     "which is not supported. Give one that does, such as LoRA."
                 )
-            worn = PeftModel.from_pretrained(model, str(adapter.folder))
+            wrapped = PeftModel.from_pretrained(model, str(adapter.folder))
             if merge:
-                worn.merge_and_unload(safe_merge=True)
+                wrapped.merge_and_unload(safe_merge=True)
     except CheckpointError:
         raise
     except Exception as error:  # PEFT and torch share no base class for what does not fit

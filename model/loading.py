@@ -153,12 +153,12 @@ def _open(
             model, info = _attempt(checkpoint, library_class.from_pretrained, location, **options)
         if saved is not None:
             to_float(model, how.precision, None if how.quantization is None else memory.FLOAT)
-        worn = "" if adapter is None else f", {put_on(model, adapter, merge=how.quantization is None)}"
+        adapted = "" if adapter is None else f", {put_on(model, adapter, merge=how.quantization is None)}"
         weight_checks.check(checkpoint.id, model, info)
-        return model.eval().requires_grad_(False), worn
+        return model.eval().requires_grad_(False), adapted
 
-    model, worn = apart(read)
-    reason += worn
+    model, adapted = apart(read)
+    reason += adapted
     print(f"{checkpoint.title}: {reason}")
     return model, how.quantization, reason, place
 

@@ -33,16 +33,16 @@ class ReportingBlocks(gr.Blocks):
         """As Gradio; values that do not fit the handler's inputs are the client's to mend. Gradio would fetch the web
         addresses among them here, before any component sees them: they are refused."""
         if any(addresses(inputs)):
-            raise told(block_fn, FETCHES_NOTHING)
+            raise client_error(block_fn, FETCHES_NOTHING)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **options)
         except gr.Error:
             raise
         except self.user_errors as error:
-            raise told(block_fn, str(error)) from None
+            raise client_error(block_fn, str(error)) from None
         except Exception as error:
             log.warning("a request did not fit %s", named(block_fn), exc_info=error)
-            raise told(block_fn, unfit(block_fn)) from None
+            raise client_error(block_fn, unfit(block_fn)) from None
 
     async def call_function(self, block_fn: BlockFunction, *args: Any, **options: Any) -> dict[str, Any]:
         """As Gradio, with the errors of the handler reported."""
@@ -51,9 +51,9 @@ class ReportingBlocks(gr.Blocks):
         except gr.Error:
             raise
         except self.user_errors as error:
-            raise told(block_fn, str(error)) from None
+            raise client_error(block_fn, str(error)) from None
         except Exception as error:
-            raise told(block_fn, logged(error, named(block_fn))) from None
+            raise client_error(block_fn, logged(error, named(block_fn))) from None
 
     async def postprocess_data(self, block_fn: BlockFunction, *args: Any, **options: Any) -> list[Any]:
         """As Gradio; what a handler returned and a component cannot show is a defect."""
@@ -62,7 +62,7 @@ class ReportingBlocks(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            raise told(block_fn, logged(error, named(block_fn))) from None
+            raise client_error(block_fn, logged(error, named(block_fn))) from None
 
 
 def addresses(values: Any) -> Iterator[str]:
@@ -108,6 +108,6 @@ def is_public(block_fn: BlockFunction) -> bool:
     return block_fn.api_visibility == "public"
 
 
-def told(block_fn: BlockFunction, message: str) -> gr.Error:
+def client_error(block_fn: BlockFunction, message: str) -> gr.Error:
     """The message for the client. The page renders it as HTML; a program gets it as it is."""
     return gr.Error(message if is_public(block_fn) else escape(message), print_exception=False)

@@ -24,7 +24,7 @@ from .error_reports import ReportingBlocks
 class VisitorState(SessionState):
     """Gradio's state of one visitor, without the copy of every component's configuration that its deep links need.
 
-    That copy took 0.1 s for each new client, in the one thread that serves all, and 0.3 MB.
+    Gradio makes that copy for each new client, in the one thread that serves all.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -170,13 +170,13 @@ class MessageQueues(OrderedDict[str, Any]):
         super().__setitem__(session_id, messages)
         if len(self) <= self.most:
             return
-        told = self.events.pending_event_ids_session
-        self._drop(each for each in self if each != session_id and not told.get(each))
+        unfetched = self.events.pending_event_ids_session
+        self._drop(each for each in self if each != session_id and not unfetched.get(each))
         finished = (
             each
             for each in self
             if each != session_id
-            and not any(event in self.events.event_ids_to_events for event in told.get(each, ()))
+            and not any(event in self.events.event_ids_to_events for event in unfetched.get(each, ()))
         )
         self._drop(islice(finished, max(0, len(self) - 2 * self.most)))
 
