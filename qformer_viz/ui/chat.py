@@ -1,6 +1,6 @@
 """The left column: image, examples, scene maker, conversation and its settings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -195,9 +195,17 @@ def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
         yield grown, messages(grown)
 
 
-def pose(services: Services, session: Session, question: str, *shown: Any) -> tuple:
-    """(session, chat, question box): the box is emptied once the question has been taken. shown: what `Shown` holds."""
-    session = recovered(services, session, Shown(*shown))
+def pose(
+    services: Services,
+    session: Session,
+    question: str,
+    picture: str,
+    bubbles: Sequence[dict],
+    model: str | None = None,
+) -> tuple:
+    """(session, chat, question box): the box is emptied once the question has been taken. picture, bubbles, model: what
+    the page shows, as in `Shown`."""
+    session = recovered(services, session, Shown(picture, bubbles, model))
     if session.growing():
         gr.Info("The answer is still being written. Wait for its end or press Stop.")
         return gr.skip(), gr.skip(), gr.skip()
@@ -205,14 +213,18 @@ def pose(services: Services, session: Session, question: str, *shown: Any) -> tu
     return session, messages(session), "" if session.lines[-1].kind == "question" else gr.skip()
 
 
-def pose_caption(services: Services, session: Session, *shown: Any) -> tuple:
-    session = conversation.pose_caption(recovered(services, session, Shown(*shown)))
+def pose_caption(
+    services: Services, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
+) -> tuple:
+    session = conversation.pose_caption(recovered(services, session, Shown(picture, bubbles, model)))
     return session, messages(session)
 
 
-def retry(services: Services, session: Session, *shown: Any) -> tuple:
+def retry(
+    services: Services, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
+) -> tuple:
     """Take the last answer away, so that its question is answered again."""
-    session = recovered(services, session, Shown(*shown))
+    session = recovered(services, session, Shown(picture, bubbles, model))
     if session.last_question() is None:
         gr.Info("There is no question to ask again yet.")
     session = conversation.retried(session)
