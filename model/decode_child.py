@@ -23,6 +23,8 @@ from model.images import Decoded
 
 SLACK = 0.1
 """Seconds by which the system's own limit comes before the one that is watched from here."""
+SLOW = 0.25
+"""Seconds of processor time after which a file gives way: its child runs only where nothing else wants to."""
 START = 60.0
 """Seconds after which a child is ended that is not ready for a first file."""
 TOO_LONG = (
@@ -57,6 +59,7 @@ class Child:
 
     def __init__(self, seconds: float, wall: float, memory: int) -> None:
         self.limits, self.reason, self.began, self.asked = (seconds, wall, memory), "", 0.0, False
+        self.slow = False
         self._ready, self._idle_memory, self._spent = False, 0, 0.0
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # -P: a folder in which somebody starts the server is no place to import from.
@@ -97,7 +100,8 @@ class Child:
         self.process.kill()
 
     def look(self) -> None:
-        """End the child where it is over a limit. For another thread, again and again while `ask` waits."""
+        """End the child where it is over a limit, and let it give way to others where its file is slow. For another
+        thread, again and again while `ask` waits."""
         seconds, wall, memory = self.limits
         if not self.began:
             return
@@ -109,6 +113,9 @@ class Child:
             self.kill(TOO_LONG)
         elif self._ready and held - self._idle_memory > memory:
             self.kill(TOO_LARGE)
+        elif self._ready and spent - self._spent > SLOW and not self.slow:
+            self.slow = True
+            _give_way(self.process.pid)
 
     def why(self, ended: bool) -> str:
         """What to tell the owner of the file that this child did not survive. ended: whether it has ended by itself."""
@@ -187,6 +194,14 @@ def _usage(pid: int) -> tuple[float, int]:
             return times.user + times.system, process.memory_info().rss
     except psutil.Error:
         return 0.0, 0
+
+
+def _give_way(pid: int) -> None:
+    """Give a process the lowest priority; for good, since only an administrator may raise one again."""
+    import psutil
+
+    with suppress(psutil.Error):  # it has ended, or the system does not let us
+        psutil.Process(pid).nice(getattr(psutil, "IDLE_PRIORITY_CLASS", 19))
 
 
 def _end(process: subprocess.Popen, owner: int) -> None:

@@ -26,8 +26,11 @@ from model.errors import ImageError
 from model.image_files import MAX_BYTES, file_bytes
 from model.images import Decoded
 
-CHILDREN = 3
-"""Files that are decoded at once; a further one waits for the next free child."""
+CHILDREN = 8
+"""Files that are decoded at once; a further one waits for the next free child. More than there are processors, so that
+several slow files leave room for the quick ones of others."""
+IDLE = 2
+"""Children that are kept for the next files."""
 SECONDS = 1.25
 """Processor time for one file; with what the server spends on it, and on a new child if need be, it stays below 2."""
 WALL = 30.0
@@ -186,14 +189,15 @@ class Pool:
             return child
 
     def _give(self, child: Child) -> None:
-        """Take a child back, or in place of one that has ended start the next, so that nobody waits for that."""
+        """Keep a child for the next file, or end it: where it is slow for good, or enough are kept. Where none is left,
+        start the next, so that nobody waits for that."""
         with self._changed:
             self._busy.discard(child)
-            if self._closed:
-                child.close()
-            elif child.alive:
+            if not self._closed and child.alive and not child.slow and len(self._idle) < IDLE:
                 self._idle.append(child)
-            elif not self._idle:
+                return
+            child.close()
+            if not self._closed and not self._idle:
                 with suppress(ImageError):  # logged; whoever comes next is told, if it still fails then
                     self._idle.append(self._start())
 

@@ -19,14 +19,14 @@ def url():
 
 
 def test_many_clients_get_what_one_gets(url):
-    expected = asyncio.run(crowd.references(url))
+    expected = crowd.run(crowd.references(url))
     tally, times = crowd.api_users(url, time.time() + 3, 12, expected)
     assert tally["right"] >= 12 and set(tally) == {"right"}, tally
     assert len(times) == tally["right"]
 
 
 def test_a_wrong_reply_is_counted_as_wrong(url):
-    expected = asyncio.run(crowd.references(url))
+    expected = crowd.run(crowd.references(url))
     expected = {key: "something else" for key in expected}
     tally, _ = crowd.api_users(url, time.time() + 0.5, 3, expected)
     assert set(tally) == {"wrong"}
@@ -42,7 +42,7 @@ def test_who_is_refused_tries_again_and_the_place_is_counted():
                 await asyncio.wait_for(crowded, 3)
             return tally
 
-        tally = asyncio.run(one())
+        tally = crowd.run(one())
     assert tally["refused, place named"] >= 2 and set(tally) == {"refused, place named"}
 
 
@@ -81,5 +81,5 @@ def test_waiting_times_are_taken_by_kind():
 
     page = SimpleNamespace(_queue=SimpleNamespace(process_events=process))
     waits = crowd.waits_by_kind(page)
-    asyncio.run(page._queue.process_events([event("chat"), event("140230")], False, 0.0, None))
+    crowd.run(page._queue.process_events([event("chat"), event("140230")], False, 0.0, None))
     assert set(waits) == {"chat", "light"} and all(values[0] >= 1 for values in waits.values())

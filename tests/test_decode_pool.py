@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,50 @@ def test_nobody_waits_for_anothers_bomb(pool):
         pool.decode(small())
     assert thread.is_alive()
     thread.join()
+
+
+@linux
+def test_bombs_at_the_same_moment_leave_room_for_others():
+    """A fourth file is decoded while three bombs are under way, whose children have the lowest priority."""
+    with contextlib.closing(Pool(seconds=20)) as pool:
+        threads = [busy(pool, SLOW, []) for _ in range(3)]
+        with pool._changed:
+            while len(pool._busy) < 3:
+                assert pool._changed.wait(30)
+            bombs_at_work = [child.process for child in pool._busy]
+        while not all(child.slow for child in tuple(pool._busy)):
+            assert all(thread.is_alive() for thread in threads)
+            time.sleep(0.01)
+        for process in bombs_at_work:
+            assert psutil.Process(process.pid).nice() == 19
+            process.send_signal(signal.SIGSTOP)
+        others = [threading.Thread(target=pool.decode, args=(small(),), daemon=True) for _ in range(4)]
+        for thread in others:
+            thread.start()
+        for thread in others:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in others) and len(pool._busy) == 3
+        for process in bombs_at_work:
+            process.send_signal(signal.SIGCONT)
+        for thread in threads:
+            thread.join()
+
+
+def test_a_child_of_low_priority_is_not_used_again():
+    with contextlib.closing(Pool(seconds=20)) as pool:
+        pool.decode(small())
+        (child,) = pool.processes()
+        busy(pool, SLOW, []).join()
+        assert pool.processes() not in ([], [child])
+
+
+def test_few_idle_children_are_kept(monkeypatch):
+    monkeypatch.setattr(decode_child, "SLOW", 60)
+    with contextlib.closing(Pool(seconds=20)) as pool:
+        threads = [busy(pool, SLOW, []) for _ in range(decode_pool.IDLE + 2)]
+        for thread in threads:
+            thread.join()
+        assert len(pool.processes()) == decode_pool.IDLE
 
 
 def test_no_more_children_than_there_may_be(pool):

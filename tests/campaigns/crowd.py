@@ -18,10 +18,11 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Coroutine
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -35,6 +36,16 @@ CALLS = {
 }
 PAUSE = 1.0
 """Seconds that a user of the API thinks before the next call, on average."""
+
+
+Result = TypeVar("Result")
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine, run in a thread of its own: a loop may already run in the caller's, as Playwright's
+    does in the tests."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def pictures() -> dict[str, dict[str, Any]]:
@@ -120,7 +131,7 @@ def api_users(url: str, until: float, users: int, expected: dict) -> tuple[Count
     async def all_of_them() -> None:
         await asyncio.gather(*(api_user(url, until, seed, expected, tally, times) for seed in range(users)))
 
-    asyncio.run(all_of_them())
+    run(all_of_them())
     return tally, times
 
 
@@ -188,7 +199,7 @@ async def browse(url: str, until: float, browsers: int, expected: dict[int, tupl
 
 
 def browsers_of(url: str, until: float, browsers: int, expected: dict[int, tuple]) -> dict[str, Any]:
-    return asyncio.run(browse(url, until, browsers, expected))
+    return run(browse(url, until, browsers, expected))
 
 
 def folder_bytes(folder: Path) -> int:
@@ -293,7 +304,7 @@ def campaign(users: int, browsers: int, seconds: float, folder: Path) -> int:
         prevent_thread_lock=True,
     )
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        expected = asyncio.run(references(url))
+        expected = run(references(url))
         alone = pool.submit(browsers_of, url, 0.0, 1, {}).result()
         print(
             f"alone: {len(expected)} calls, {alone['visits']} visits, trouble: {alone['trouble'] or 'none'}"
