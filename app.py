@@ -23,10 +23,10 @@ if os.environ.get("SPACES_ZERO_GPU"):
         """ZeroGPU stops a Space that declares nothing for the GPU; a bundled model needs none."""
 
 
-from model import decode_pool
 from qformer_viz.__main__ import backend
-from qformer_viz.cli import load, precision
-from qformer_viz.options import PRECISIONS, model_arguments
+from qformer_viz.cli.arguments import PRECISIONS, model_arguments
+from qformer_viz.cli.dispatch import load, precision
+from qformer_viz.media import decode_pool
 
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
 FILM_IS_NEW = (
@@ -113,10 +113,10 @@ def make_services(
     `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
     of this model.
     """
-    from model.baseline import reference_images
-    from model.shelf import Shelf
-    from model.types import Decoding
-    from qformer_viz.ui.services import Services
+    from qformer_viz.attribution.reference_activations import reference_images
+    from qformer_viz.runtime.model_cache import Shelf
+    from qformer_viz.types import Decoding
+    from qformer_viz.ui.app_context import Services
 
     shared = backend()
     bundled = is_bundled(pipe.checkpoint)
@@ -152,8 +152,8 @@ def is_bundled(checkpoint: Any) -> bool:
 
 def speaker(pipe: Any) -> Any:
     """A loaded pipeline as a model that chats, with what there is to say about its world."""
-    from model.remote import RemotePipeline
-    from qformer_viz.ui.services import Speaker
+    from qformer_viz.runtime.zerogpu import RemotePipeline
+    from qformer_viz.ui.app_context import Speaker
 
     bundled = is_bundled(pipe.checkpoint)
     return Speaker(
@@ -170,7 +170,7 @@ def speaker(pipe: Any) -> Any:
 def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """The precisions in which the model that chats could be loaded beside itself, and what loads each; the last one
     stays."""
-    from model.shelf import Shelf
+    from qformer_viz.runtime.model_cache import Shelf
 
     if os.environ.get("SPACES_ZERO_GPU"):
         return {}  # there is one model, read before the page opens
@@ -199,7 +199,7 @@ def load_placed(args: argparse.Namespace, name: str) -> Any:
 def hosted(args: argparse.Namespace) -> argparse.Namespace:
     """The options as a ZeroGPU Space wants them: bundled models need no share of the GPU. Beside others they take one,
     for a gradient computed in the process that serves would keep its forks from the GPU."""
-    from model.checkpoints import resolve
+    from qformer_viz.runtime.checkpoints import resolve
 
     if os.environ.get("SPACES_ZERO_GPU") and args.device is None:
         chosen = [resolve(name, tuple(args.allow)) for name in (args.model, *args.offer)]
@@ -211,7 +211,7 @@ def hosted(args: argparse.Namespace) -> argparse.Namespace:
 
 def placed(pipe: Any) -> Any:
     """The pipeline itself, or where the GPU is lent by the call, one that makes such calls."""
-    from model.remote import RemotePipeline, zero_gpu
+    from qformer_viz.runtime.zerogpu import RemotePipeline, zero_gpu
 
     gpu = zero_gpu()
     return pipe if gpu is None or pipe.device.type != "cuda" else RemotePipeline(pipe, gpu)
@@ -219,7 +219,7 @@ def placed(pipe: Any) -> Any:
 
 def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
     """The other bundled checkpoints that chat, where a bundled one does, and what loads the pipeline of each."""
-    from model import CHECKPOINTS
+    from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
     if not is_bundled(pipe.checkpoint):
         return {}
@@ -236,7 +236,7 @@ def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[]
 def offered(args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
     """The checkpoints that the operator puts on the page, and what loads the pipeline of each. Nothing is read yet but
     a folder's config.json, which says whether its Q-Former reads the question."""
-    from model.checkpoints import resolve
+    from qformer_viz.runtime.checkpoints import resolve
 
     return {resolve(name, tuple(args.allow)): partial(load_placed, args, name) for name in args.offer}
 
@@ -247,7 +247,7 @@ def is_here(checkpoint: Any) -> bool:
 
 def default_matcher(pipe: Any) -> str | None:
     """The bundled retrieval checkpoint, where a bundled model chats."""
-    from model import CHECKPOINTS
+    from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
     entry = CHECKPOINTS.get(MATCHER)
     return MATCHER if entry and is_bundled(pipe.checkpoint) and is_here(entry) else None
@@ -255,17 +255,17 @@ def default_matcher(pipe: Any) -> str | None:
 
 def load_matcher(name: str, args: argparse.Namespace) -> Any:
     """A retrieval model, with the attention of every comparison recorded."""
-    import model
-    from qformer_viz.capture import capture
+    import qformer_viz
+    from qformer_viz.hooks.recording import capture
 
     # Where the GPU is lent by the call, it is lent to the model that chats.
     device = "cpu" if os.environ.get("SPACES_ZERO_GPU") else args.device
-    return model.load_matcher(name, device=device, allow=tuple(args.allow), observe=capture)
+    return qformer_viz.load_matcher(name, device=device, allow=tuple(args.allow), observe=capture)
 
 
 def geometry(config: Any) -> Any:
     """The Q-Former's layers, cross-attention layers, heads and queries from a model's configuration."""
-    from qformer_viz.ui.services import Geometry
+    from qformer_viz.ui.app_context import Geometry
 
     qformer = config.qformer_config
     layers = qformer.num_hidden_layers
@@ -291,7 +291,7 @@ def gallery() -> dict[str, Any]:
 
 def incomplete(folder: str, why: object) -> Exception:
     """The error for a folder of this repository that is not what it was."""
-    from model.errors import CheckpointError
+    from qformer_viz.errors import CheckpointError
 
     return CheckpointError(
         f"{folder} cannot be read ({why}). Get the repository complete: git checkout -- {folder}"
@@ -303,31 +303,41 @@ def scene_maker() -> Any:
     import torch
 
     try:
-        from model.emoji import drawn
+        from qformer_viz.domains.emoji import scene_registry
     except (OSError, ValueError) as error:
         raise incomplete("assets/emoji", error) from error
-    from model.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, Scene, layout_scene, render
-    from model.emoji.truths import masks
-    from model.films import FRAMES
-    from qformer_viz.ui.services import Drawn, SceneMaker
+    from qformer_viz.domains.emoji.ground_truth import masks
+    from qformer_viz.domains.emoji.scenes import (
+        LAYOUTS,
+        MAX_OBJECTS,
+        NOUNS,
+        STYLES,
+        Scene,
+        layout_scene,
+        render,
+    )
+    from qformer_viz.media.video import FRAMES
+    from qformer_viz.ui.app_context import Drawn, SceneMaker
 
-    scenes = drawn.DrawnScenes(map(Scene.from_dict, gallery().values()))
+    scenes = scene_registry.DrawnScenes(map(Scene.from_dict, gallery().values()))
 
     def draw(nouns, layout, style):
         return scenes.draw(layout_scene(nouns, layout, style))
 
     def film(nouns, layout, style):
-        return [render(scene).image for scene in drawn.walk(layout_scene(nouns, layout, style), FRAMES)]
+        return [
+            render(scene).image for scene in scene_registry.walk(layout_scene(nouns, layout, style), FRAMES)
+        ]
 
     def recall(image):
         scene = scenes.recall(image)
         if scene is None:
             return None
         return Drawn(
-            drawn.names(scene),
+            scene_registry.names(scene),
             {noun: torch.from_numpy(mask) for noun, mask in masks(scene, render(scene)).items()},
-            lambda index: scenes.draw(drawn.without(scene, index)),
-            lambda index, x, y: scenes.draw(drawn.moved(scene, index, x, y)),
+            lambda index: scenes.draw(scene_registry.without(scene, index)),
+            lambda index, x, y: scenes.draw(scene_registry.moved(scene, index, x, y)),
         )
 
     return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS, recall, film)
@@ -336,12 +346,12 @@ def scene_maker() -> Any:
 def unfamiliar(folder: Path | None) -> Any:
     """A function that says when an image is unlike the bundled world, by a probe on its ViT features."""
     try:
-        from model.emoji.familiar import load_familiar
+        from qformer_viz.domains.emoji.ood_detector import load_familiar
 
         known = load_familiar(folder)
     except (ImportError, OSError):
         return None
-    from qformer_viz.ui.about import PHOTO_COMMAND
+    from qformer_viz.ui.inspector.about_view import PHOTO_COMMAND
 
     def notice(encoded: Any) -> str | None:
         found = known(encoded.vision[:1].float().cpu())  # of a film the first frame
@@ -424,7 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from qformer_viz.ui import build, launch_options
     from qformer_viz.ui.request_guard import bypass_proxy
 
-    # For the page's own sums, which are small: workers of theirs would keep the model's from their work (model.lane).
+    # For the page's own sums, which are small: workers of theirs would keep the model's from their work (runtime.device_queue).
     torch.set_num_threads(1)
     others = bundled_beside(pipe, args) | further
     try:

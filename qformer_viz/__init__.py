@@ -1,40 +1,22 @@
-"""See inside Q-Former models. Importing this loads torch, and neither transformers, gradio nor plotly."""
+"""See inside Q-Former models.
+
+    import qformer_viz
+    pipe = qformer_viz.load("blip2-emoji", observe=qformer_viz.capture)
+    encoded = pipe.encode("scene.png")
+    qformer_viz.explain(pipe, encoded, pipe.caption(encoded))
+
+Importing this loads torch, and neither transformers, gradio nor plotly: what needs them is imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import torch
 
-from . import export, heads, information, interplay, verdict
-from .across import Across, across
-from .apart import Apart, apart
-from .attention import (
-    centre_of_mass,
-    cls_share,
-    effective_patches,
-    entropy,
-    focus,
-    js_distance,
-    patches,
-    select,
-)
-from .attribution import METHODS, Case, Method
-from .capture import Recording, capture
-from .errors import (
-    BadArchive,
-    BadSelection,
-    BadShape,
-    BadValues,
-    CannotWrite,
-    GridMismatch,
-    IncompleteCase,
-    InsideCompiled,
-    ManyCaptured,
-    NotAQFormer,
-    NothingCaptured,
-    QFormerVizError,
-    StillRecording,
-)
-from .explain import attribute, explain, prepare
-from .show import View, show
-from .similarity import (
+from qformer_viz.analysis import head_ablation, information, query_sets
+from qformer_viz.analysis.compare_models import Apart, apart
+from qformer_viz.analysis.image_sets import Across, across
+from qformer_viz.analysis.query_similarity import (
     Collapse,
     attention_similarity,
     between_image_share,
@@ -50,19 +32,66 @@ from .similarity import (
     specialisation,
     winner_entropy,
 )
-from .statistics import QueryStatistics, query_statistics
-from .types import Attribution, Capture
+from qformer_viz.analysis.query_statistics import QueryStatistics, query_statistics
+from qformer_viz.attention_maps import (
+    centre_of_mass,
+    cls_share,
+    effective_patches,
+    entropy,
+    focus,
+    js_distance,
+    patches,
+    select,
+)
+from qformer_viz.attribution import METHODS, Case, Method
+from qformer_viz.attribution.explanation import attribute, explain, prepare
+from qformer_viz.errors import (
+    BadArchive,
+    BadSelection,
+    BadShape,
+    BadValues,
+    CannotWrite,
+    GridMismatch,
+    IncompleteCase,
+    InsideCompiled,
+    ManyCaptured,
+    NotAQFormer,
+    NothingCaptured,
+    QFormerVizError,
+    StillRecording,
+)
+from qformer_viz.evaluation import assessment
+from qformer_viz.hooks.recording import Recording, capture
+from qformer_viz.media.images import Decoded, decode
+from qformer_viz.runtime.checkpoints import CHECKPOINTS, Checkpoint
+from qformer_viz.types import Answer, Attribution, Capture, Decoding, EncodedImage, Match, Turn
+from qformer_viz.version import __version__ as __version__
+from qformer_viz.view import archive
+from qformer_viz.view.notebook import View, show
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from qformer_viz.runtime.loading import load, load_matcher
+    from qformer_viz.runtime.matcher import Matcher
+    from qformer_viz.runtime.pipeline import Pipeline
+
 
 # What `torch.save` wrote of these, `torch.load` reads, which runs no code that a file brings along.
 torch.serialization.add_safe_globals(
     [Across, Apart, Attribution, Capture, Collapse, QueryStatistics, Recording]
 )
 
+_ON_FIRST_USE = {
+    "Matcher": "qformer_viz.runtime.matcher",
+    "Pipeline": "qformer_viz.runtime.pipeline",
+    "load": "qformer_viz.runtime.loading",
+    "load_matcher": "qformer_viz.runtime.loading",
+}
+
 __all__ = [
+    "CHECKPOINTS",
     "METHODS",
     "Across",
+    "Answer",
     "Apart",
     "Attribution",
     "BadArchive",
@@ -72,21 +101,31 @@ __all__ = [
     "CannotWrite",
     "Capture",
     "Case",
+    "Checkpoint",
     "Collapse",
+    "Decoded",
+    "Decoding",
+    "EncodedImage",
     "GridMismatch",
     "IncompleteCase",
     "InsideCompiled",
     "ManyCaptured",
+    "Match",
+    "Matcher",
     "Method",
     "NotAQFormer",
     "NothingCaptured",
+    "Pipeline",
     "QFormerVizError",
     "QueryStatistics",
     "Recording",
     "StillRecording",
+    "Turn",
     "View",
     "across",
     "apart",
+    "archive",
+    "assessment",
     "attention_similarity",
     "attribute",
     "between_image_share",
@@ -98,25 +137,38 @@ __all__ = [
     "complementarity",
     "content_dependence",
     "cosine",
+    "decode",
     "effective_patches",
     "effective_rank",
     "entropy",
     "explain",
-    "export",
     "focus",
-    "heads",
+    "head_ablation",
     "information",
-    "interplay",
     "js_distance",
     "leaf_order",
+    "load",
+    "load_matcher",
     "patches",
     "prepare",
+    "query_sets",
     "query_statistics",
     "redundancy",
     "redundancy_reference",
     "select",
     "show",
     "specialisation",
-    "verdict",
     "winner_entropy",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(
+            f"module 'qformer_viz' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
+    return getattr(import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,36 +3,35 @@
 import sys
 from typing import Any
 
-from . import terminal
-from .cli import Backend, main, stopped
+from qformer_viz.cli import terminal
+from qformer_viz.cli.dispatch import Backend, main, stopped
 
 
 def load(name: str, **options: Any) -> Any:
-    """`model.load` with the attention recorded on every pass through the Q-Former."""
-    import model
+    """`qformer_viz.load` with the attention recorded on every pass through the Q-Former."""
+    import qformer_viz
+    from qformer_viz.hooks.recording import capture
 
-    from .capture import capture
-
-    return model.load(name, observe=capture, **options)
+    return qformer_viz.load(name, observe=capture, **options)
 
 
 def decode(source: Any) -> Any:
-    """`model.decode`, imported when the first image comes."""
-    import model
+    """`qformer_viz.decode`, imported when the first image comes."""
+    import qformer_viz
 
-    return model.decode(source)
+    return qformer_viz.decode(source)
 
 
 def truths(scenes: int) -> Any:
     """Scenes of the bundled world with what an explanation should find in them."""
-    from model.emoji.truths import truths
+    from qformer_viz.domains.emoji.ground_truth import truths
 
     return truths(scenes)
 
 
 def labelled(scenes: int) -> Any:
     """Scenes of the bundled world with what a probe may read off them."""
-    from model.emoji.truths import labelled
+    from qformer_viz.domains.emoji.ground_truth import labelled
 
     return labelled(scenes)
 
@@ -41,7 +40,7 @@ def pictures(pipe: Any, count: int) -> Any:
     """Images of a model's own world: rendered scenes, or the shipped photographs."""
     from itertools import islice
 
-    from model.baseline import reference_images
+    from qformer_viz.attribution.reference_activations import reference_images
 
     return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
 
@@ -56,25 +55,23 @@ def unseen(pipe: Any, count: int) -> Any:
 
 def checkpoints(device: str | None) -> tuple[list[dict[str, Any]], float]:
     """The list, with what fits into the free memory of a device, and how many bytes that is."""
-    from model import memory
-    from model.loading import choose_device
+    from qformer_viz.runtime import device_memory
+    from qformer_viz.runtime.loading import choose_device
 
-    free = memory.free(choose_device(device)[0])
-    return memory.listing(free), free
+    free = device_memory.free(choose_device(device)[0])
+    return device_memory.listing(free), free
 
 
 def backend() -> Backend:
     """Loader, decoder and the errors that carry a message for the user."""
-    from model.checkpoints import ASSETS
-    from model.errors import ModelError
-
-    from .errors import UserError
+    from qformer_viz.asset_folder import ASSETS
+    from qformer_viz.errors import UserError
 
     photograph = ASSETS / "photographs" / "astronaut.jpg"
     return Backend(
         load,
         decode,
-        (ModelError, UserError),
+        (UserError,),
         truths,
         pictures,
         photograph,

@@ -69,3 +69,39 @@ class BadArchive(QFormerVizError, ValueError):
 
 class CannotWrite(QFormerVizError):
     """A file or folder that cannot be written: a full disk, a folder without permission, a name that is taken."""
+
+
+class ImageError(UserError):
+    """The upload is not an image this program will open."""
+
+
+class QuestionError(UserError):
+    """The question or the conversation cannot be put to the language model."""
+
+
+class SceneError(UserError, ValueError):
+    """A scene of the bundled world that cannot be drawn."""
+
+
+class DecodingError(UserError):
+    """A decoding setting is outside its range, or two settings exclude one another."""
+
+
+class CheckpointError(UserError):
+    """The checkpoint is unknown, not allowed, incomplete, unreadable or out of reach."""
+
+
+class GradientError(UserError):
+    """The weights are held in a form that no gradient passes through."""
+
+
+class AttentionError(UserError):
+    """The language model has no attention that could be read."""
+
+
+class CompiledError(UserError):
+    """The model is compiled, and what was asked for changes a pass through hooks, which compiled code passes over."""
+
+
+class MemoryError_(UserError):
+    """The device ran out of memory; the caches have been emptied and the pipeline can be used again."""

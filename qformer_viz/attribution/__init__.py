@@ -10,8 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import gradient, integrated, knockout, occlusion, raw, rise, rollout, valued
-from .case import Case
+from qformer_viz.attribution import (
+    gradient,
+    integrated_gradients,
+    knockout,
+    norm_based,
+    occlusion,
+    raw_attention,
+    rise,
+    rollout,
+)
+from qformer_viz.attribution.context import Case
 
 __all__ = ["METHODS", "Case", "Method"]
 
@@ -59,7 +68,7 @@ METHODS = {
         Method(
             "integrated",
             "Integrated gradients",
-            integrated.compute,
+            integrated_gradients.compute,
             "nats",
             "What each patch adds on the way from the average image to this one; all shares add up to the whole.",
             "The images on that way are none that the model was made for, and noise adds up too.",
@@ -91,7 +100,7 @@ METHODS = {
         Method(
             "raw",
             "Raw attention",
-            raw.compute,
+            raw_attention.compute,
             "of the attention",
             "Where the language model looked among the queries, and where those looked in the image.",
             "Attention is not use: what was looked at need not have changed the word. The first query may be a sink.",
@@ -99,7 +108,7 @@ METHODS = {
         Method(
             "difference",
             "Raw attention, less the usual",
-            raw.difference,
+            raw_attention.difference,
             "of the attention",
             "Raw attention less what the same word pays to queries that say what they say of any image.",
             "Attention is still not use; only what every image gets is taken out.",
@@ -107,7 +116,7 @@ METHODS = {
         Method(
             "valued",
             "Value-weighted attention",
-            valued.compute,
+            norm_based.compute,
             "of the attention",
             "Raw attention where a patch counts by the length of what it hands over, not by being looked at alone.",
             "Long vectors may cancel one another or say nothing that matters to the word.",

@@ -7,8 +7,8 @@ One backward pass for every word asked for; gradients never pile up from word to
 import torch
 from torch import Tensor
 
-from ..attention import patches
-from .case import Case
+from qformer_viz.attention_maps import patches
+from qformer_viz.attribution.context import Case
 
 
 def relevance(

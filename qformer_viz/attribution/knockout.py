@@ -6,7 +6,7 @@ Replaced, never removed: the positions of all other tokens stay as they were.
 import torch
 from torch import Tensor
 
-from .case import Case
+from qformer_viz.attribution.context import Case
 
 
 def ends(case: Case) -> Tensor:

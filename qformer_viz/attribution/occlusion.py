@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .case import Case
+from qformer_viz.attribution.context import Case
 
 
 def shown(scorer: Any, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:

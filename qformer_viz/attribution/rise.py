@@ -7,8 +7,8 @@ log-probability with the patch shown less that with it hidden, so its unit is na
 import torch
 from torch import Tensor
 
-from .case import Case
-from .occlusion import shown
+from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.occlusion import shown
 
 MASKS, CELLS, SEED = 512, 6, 0
 

@@ -6,9 +6,9 @@ Where the Q-Former also reads text, what went to text is left out and the rows a
 import torch
 from torch import Tensor
 
-from ..attention import patches
-from .case import Case
-from .raw import to_queries
+from qformer_viz.attention_maps import patches
+from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.raw_attention import to_queries
 
 
 def rollout(own: Tensor, cross: Tensor, cross_layers: tuple[int, ...]) -> Tensor:

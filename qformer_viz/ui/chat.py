@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..files import atomic_write
-from . import conversation
-from .components import UploadedImage, uploaded
-from .conversation import Session, messages
-from .export import fresh_folder
-from .lanes import CHAT, LIGHT
-from .services import Limits, Services
-from .session_recovery import Shown, recovered
+from qformer_viz.atomic_files import atomic_write
+from qformer_viz.ui import conversation
+from qformer_viz.ui.app_context import Limits, Services
+from qformer_viz.ui.components import UploadedImage, uploaded
+from qformer_viz.ui.conversation import Session, messages
+from qformer_viz.ui.event_groups import CHAT, LIGHT
+from qformer_viz.ui.inspector.export_view import fresh_folder
+from qformer_viz.ui.session_recovery import Shown, recovered
 
 # Send and Stop change places in the browser.
 BUSY, IDLE = "() => window.qfvBusy(true)", "() => window.qfvBusy(false)"

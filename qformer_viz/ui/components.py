@@ -13,8 +13,8 @@ from gradio.components.plot import PlotData
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
-from ..errors import UserError
-from ..view.page import canvas_script, canvas_style, why_script, why_style
+from qformer_viz.errors import UserError
+from qformer_viz.view.standalone_page import canvas_script, canvas_style, why_script, why_style
 
 STATIC = Path(__file__).parent / "static"
 FIGURE = {"doubleClick": False, "doubleClickDelay": 0, "displayModeBar": False}

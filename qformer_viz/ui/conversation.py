@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
-from ..view.placement import of
-from .services import Limits, Services, Speaker
+from qformer_viz.runtime.map_placement import of
+from qformer_viz.ui.app_context import Limits, Services, Speaker
 
 EMPTY = (
     "The model ended its answer before the first word. Ask in other words, or retry with sampled decoding."

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.block_function import BlockFunction
 
-from ..errors import UserError
+from qformer_viz.errors import UserError
 
 log = logging.getLogger("qformer_viz")
 FETCHES_NOTHING = (

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .error_reports import logged
+from qformer_viz.ui.error_reports import logged
 
 log = logging.getLogger("qformer_viz")
 

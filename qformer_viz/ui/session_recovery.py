@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from html import unescape
 from typing import Any
 
-from . import conversation
-from .components import uploaded
-from .conversation import CAPTION, ENDINGS, NOTICE, Line, Session
-from .services import Limits, Services
+from qformer_viz.ui import conversation
+from qformer_viz.ui.app_context import Limits, Services
+from qformer_viz.ui.components import uploaded
+from qformer_viz.ui.conversation import CAPTION, ENDINGS, NOTICE, Line, Session
 
 RECOVERED = (
     "The server had let go of this conversation. It goes on from the picture and the words on this page."

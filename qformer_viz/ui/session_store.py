@@ -18,7 +18,7 @@ from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 from PIL import Image
 
-from .error_reports import ReportingBlocks
+from qformer_viz.ui.error_reports import ReportingBlocks
 
 
 class VisitorState(SessionState):

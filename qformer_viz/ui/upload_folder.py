@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gradio.utils import get_upload_folder
 
-from ..files import cannot_write, check_folder
+from qformer_viz.atomic_files import cannot_write, check_folder
 
 FRESH = 60
 """Seconds for which a file is left alone, if it can be: it may be on its way to a visitor."""

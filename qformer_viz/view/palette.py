@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from ..errors import BadSelection
+from qformer_viz.errors import BadSelection
 
 LEVELS = 256
 

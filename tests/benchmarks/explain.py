@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-import model
 import qformer_viz
-from model import Decoding, scoring
-from model.loading import choose_device
 from qformer_viz import METHODS
+from qformer_viz.analysis.head_ablation import heads, talk
+from qformer_viz.attribution import scorer
+from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.attribution.knockout import replaced
-from qformer_viz.explain import attribute, prepare
-from qformer_viz.heads import heads, talk
+from qformer_viz.runtime.loading import choose_device
+from qformer_viz.types import Decoding
 from tests.benchmarks.speed import published, synchronised
 
 
@@ -51,7 +51,7 @@ def main(arguments=None):
     pipe = (
         published(device)
         if options.published
-        else model.load("blip2-emoji", device=device, observe=qformer_viz.capture)
+        else qformer_viz.load("blip2-emoji", device=device, observe=qformer_viz.capture)
     )
     pipe.model.language_model.generation_config.min_new_tokens = options.tokens
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
@@ -166,7 +166,7 @@ def matrix_rate(pipe, rounds=5):
     language = pipe.model.language_model
     matrices = [w for w in language.get_decoder().layers[0].parameters() if w.dim() == 2]
     weight = max(matrices, key=lambda w: w.numel())
-    rows = torch.randn(scoring.REUSE_STEP * 43, weight.shape[1]).to(weight)
+    rows = torch.randn(scorer.REUSE_STEP * 43, weight.shape[1]).to(weight)
     best = 0.0
     for _ in range(rounds + 2):
         synchronised(weight.device)

@@ -15,18 +15,17 @@ from pathlib import Path
 
 import torch
 
-import model
 import qformer_viz
-from model import Decoding
-from model.baseline import reference_images
-from model.errors import ModelError
-from model.loading import choose_device
-from qformer_viz import doctor
+from qformer_viz.attribution.explanation import attribute, prepare
+from qformer_viz.attribution.reference_activations import reference_images
 from qformer_viz.cli import precision
-from qformer_viz.explain import attribute, prepare
-from qformer_viz.options import PRECISIONS
-from tests import published
+from qformer_viz.cli.arguments import PRECISIONS
+from qformer_viz.errors import UserError
+from qformer_viz.evaluation import doctor
+from qformer_viz.runtime.loading import choose_device
+from qformer_viz.types import Decoding
 from tests.benchmarks.speed import synchronised
+from tests.support import published
 
 TOKENS, ROUNDS = 10, 5
 
@@ -47,7 +46,7 @@ def main(arguments=None):
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
     device, named = choose_device(options.device)
-    image = model.decode(next(iter(reference_images("photographs")))).image
+    image = qformer_viz.decode(next(iter(reference_images("photographs")))).image
     rows = []
     for name in options.ids:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -89,7 +88,7 @@ def measured(folder, kind, device, image, taken):
 
     def load():
         asked = {} if kind == "auto" else precision(kind)
-        pipe = model.load(folder, device=device, observe=qformer_viz.capture, **asked)
+        pipe = qformer_viz.load(folder, device=device, observe=qformer_viz.capture, **asked)
         # Random weights may end at once; these write words.
         pipe.model.language_model.generation_config.min_new_tokens = TOKENS
         pipes.append(pipe)
@@ -97,7 +96,7 @@ def measured(folder, kind, device, image, taken):
 
     try:
         report = doctor.examine(load, image)
-    except ModelError as error:
+    except UserError as error:
         return {"refused": str(error)}
     (pipe,) = pipes
     decoding = Decoding(max_new_tokens=TOKENS)

@@ -13,11 +13,10 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
-import model
 import qformer_viz
-from model.baseline import reference_images
-from qformer_viz import fidelity
-from tests import published as shapes
+from qformer_viz.analysis import compare_precisions
+from qformer_viz.attribution.reference_activations import reference_images
+from tests.support import published as shapes
 
 WORDS = 8
 
@@ -30,7 +29,9 @@ def main(arguments=None):
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
-    images = [model.decode(each).image for each in islice(reference_images("photographs"), options.images)]
+    images = [
+        qformer_viz.decode(each).image for each in islice(reference_images("photographs"), options.images)
+    ]
     report = {}
     with tempfile.TemporaryDirectory() as folder:
         shapes.save(folder, "Salesforce/blip2-opt-2.7b")
@@ -38,8 +39,10 @@ def main(arguments=None):
         plain = load(folder, options.device, quantization=None, dtype="float32")
         for kind in ("8bit", "4bit"):
             other = load(folder, options.device, quantization=kind, dtype="bfloat16")
-            found = fidelity.compare(plain, other, images)
-            print(f"\n{kind} against float32, {other.reason}\n\n{fidelity.table(found)}", flush=True)
+            found = compare_precisions.compare(plain, other, images)
+            print(
+                f"\n{kind} against float32, {other.reason}\n\n{compare_precisions.table(found)}", flush=True
+            )
             report[kind] = {"divergence": found.divergence.mean().item(), "peaks": found.peaks.mean().item()}
             report[kind] |= {"captions": found.captions, "nats": found.nats.abs().mean().item()}
             del other
@@ -51,7 +54,7 @@ def main(arguments=None):
 
 def load(folder, device, **options):
     """Random weights may end at once; these write words to compare."""
-    pipe = model.load(folder, device=device, observe=qformer_viz.capture, **options)
+    pipe = qformer_viz.load(folder, device=device, observe=qformer_viz.capture, **options)
     pipe.model.language_model.generation_config.min_new_tokens = WORDS
     return pipe
 

@@ -25,16 +25,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-import model
 import qformer_viz
-from model import Decoding
-from model.checkpoints import Checkpoint
-from model.loading import choose_device
-from model.memory import weight_bytes
-from model.pipeline import Pipeline
-from qformer_viz.export import TENSORS
-from qformer_viz.view.payload import canvas_payload
-from tests import published as shapes
+from qformer_viz.runtime.checkpoints import Checkpoint
+from qformer_viz.runtime.device_memory import weight_bytes
+from qformer_viz.runtime.loading import choose_device
+from qformer_viz.runtime.pipeline import Pipeline
+from qformer_viz.types import Decoding
+from qformer_viz.view.archive import TENSORS
+from qformer_viz.view.stage_payload import canvas_payload
+from tests.support import published as shapes
 
 TURNS = ("what is in the picture?", "how many are there?", "where is it?")
 
@@ -58,7 +57,7 @@ def main(arguments=None):
     pipe = (
         published(device)
         if options.published
-        else model.load(options.checkpoint, device=device, observe=qformer_viz.capture)
+        else qformer_viz.load(options.checkpoint, device=device, observe=qformer_viz.capture)
     )
     # Both sides write the same number of tokens.
     pipe.model.language_model.generation_config.min_new_tokens = options.tokens
@@ -221,7 +220,7 @@ def comparisons(pipe, tokens):
             return list(pool.map(lambda each: pipe.caption(each, decoding), pictures))
 
     def one_after_another():
-        # From a thread of a server's, too: a script's main thread runs its model itself (model.lane).
+        # From a thread of a server's, too: a script's main thread runs its model itself (qformer_viz.runtime.device_queue).
         with ThreadPoolExecutor(1) as pool:
             return list(pool.map(lambda each: pipe.caption(each, decoding), pictures))
 

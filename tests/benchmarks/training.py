@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.training [--scale S] [--least N] [--one-by-one] [--precision P] [--out DIR]
                                     [--json FILE]
 
-How long the bundled models' recipe takes on this machine: all of it at a small scale, as `python -m model.emoji train`
+How long the bundled models' recipe takes on this machine: all of it at a small scale, as `python -m model train`
 runs it, and from the pace of every stage the minutes at full scale. The first 50 steps are left out of a pace where
 there are more: on a GPU they wait for its kernels and for the processes that draw, whose first batches the next 48 find
 drawn, so that N should be 150 there.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from model.emoji import recipe, waves
-from model.emoji.loop import Schedule
-from model.emoji.options import DEFAULT
+from model import parallel_stages, recipe
+from model.recipe_options import DEFAULT
+from model.training_loop import Schedule
 
 
 def main(arguments=None):
@@ -34,9 +34,11 @@ def main(arguments=None):
     threads, order, rest = torch.get_num_threads(), [], {}
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or Path(folder)
-        for wave in waves.waves(DEFAULT, 1 if options.one_by_one else threads, 1):
+        for wave in parallel_stages.waves(DEFAULT, 1 if options.one_by_one else threads, 1):
             began = time.monotonic()
-            waves.train_wave(wave, threads, out, options.scale, options.precision, DEFAULT, options.least)
+            parallel_stages.train_wave(
+                wave, threads, out, options.scale, options.precision, DEFAULT, options.least
+            )
             spent = (time.monotonic() - began) / 60
             # Features, gates, loading, saving: what is not a step.
             rest[" beside ".join(wave)] = spent - max(trained(stage, out) for stage in wave)

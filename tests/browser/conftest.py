@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.chromium import launch
+from tests.support.chromium import launch
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
-from tests.browser.test_show import view  # noqa: F401
-from tests.screenshots import IDLE, converse
-from tests.serving import serve
+from tests.browser.test_notebook import view  # noqa: F401
+from tests.support.screenshots import IDLE, converse
+from tests.support.serving import serve
 
 pytestmark = pytest.mark.browser
 RULES = {"rules": {"target-size": {"enabled": True}}, "resultTypes": ["violations"]}

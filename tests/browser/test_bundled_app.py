@@ -12,9 +12,9 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from qformer_viz.export import load_npz
-from tests.serving import call, serve
-from tests.yardstick import slowness
+from qformer_viz.view.archive import load_npz
+from tests.support.serving import call, serve
+from tests.support.yardstick import slowness
 
 pytestmark = pytest.mark.browser
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"

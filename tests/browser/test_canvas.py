@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qformer_viz import attention
+from qformer_viz import attention_maps
 from qformer_viz.view import palette
-from qformer_viz.view.page import standalone_page
-from qformer_viz.view.payload import canvas_payload, error_bound, unpack
-from tests.planted import blobs, home, picture
+from qformer_viz.view.stage_payload import canvas_payload, error_bound, unpack
+from qformer_viz.view.standalone_page import standalone_page
+from tests.support.planted import blobs, home, picture
 
 pytestmark = pytest.mark.browser
 
@@ -65,13 +65,13 @@ def centre(page, patch):
 
 
 def weights(query, layer=None, head=None):
-    return attention.select(CAPTURE.cross_attention, layer, head)[0, query, 1:].numpy()
+    return attention_maps.select(CAPTURE.cross_attention, layer, head)[0, query, 1:].numpy()
 
 
 def focused():
     """The query whose map in the last cross-attention layer, averaged over heads, has the lowest entropy."""
-    maps = attention.select(CAPTURE.cross_attention, layer=2)[0]
-    return int(attention.entropy(attention.patches(maps)).argmin())
+    maps = attention_maps.select(CAPTURE.cross_attention, layer=2)[0]
+    return int(attention_maps.entropy(attention_maps.patches(maps)).argmin())
 
 
 def drawn(page):
@@ -145,11 +145,11 @@ def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload
             "([l, h]) => (qfvHandle.select({layer: l, head: h}), qfvHandle.stats())", [layer, head]
         )
         index = None if layer == "mean" else CAPTURE.cross_layers.index(layer)
-        chosen = attention.select(CAPTURE.cross_attention, index, None if head == "mean" else head)[0]
-        parts = attention.patches(chosen)
-        assert np.allclose(shown["cls"], attention.cls_share(chosen), atol=1e-4)
-        assert np.allclose(shown["entropy"], attention.entropy(parts), atol=0.02)
-        assert np.allclose(shown["effective"], attention.effective_patches(parts), rtol=0.02)
+        chosen = attention_maps.select(CAPTURE.cross_attention, index, None if head == "mean" else head)[0]
+        parts = attention_maps.patches(chosen)
+        assert np.allclose(shown["cls"], attention_maps.cls_share(chosen), atol=1e-4)
+        assert np.allclose(shown["entropy"], attention_maps.entropy(parts), atol=0.02)
+        assert np.allclose(shown["effective"], attention_maps.effective_patches(parts), rtol=0.02)
         peaks = chosen[:, 1:].amax(-1).numpy()
         assert np.allclose(shown["peak"], peaks, rtol=error_bound(payload["levels"]) + 1e-3)
 
@@ -354,7 +354,7 @@ def test_sorting_orders_the_sheet_and_the_steps(explorer):
 def test_the_legend_speaks_in_real_numbers(explorer):
     page = explorer()
     ticks = lambda: [float(t) for t in page.locator(".qfv-ticks span").all_inner_texts()]  # noqa: E731
-    top = float(attention.select(CAPTURE.cross_attention)[0, :, 1:].max())
+    top = float(attention_maps.select(CAPTURE.cross_attention)[0, :, 1:].max())
     assert ticks() == pytest.approx([0, top / 2, top], rel=0.01)
     assert "one scale for all 32 maps" in page.locator(".qfv-caption").inner_text()
     page.get_by_label("Scale", exact=True).select_option("raw")
@@ -369,7 +369,7 @@ def test_the_legend_speaks_in_real_numbers(explorer):
 
 def test_cls_is_always_shown(explorer):
     page = explorer()
-    share = 100 * float(attention.select(CAPTURE.cross_attention)[0, 0, 0])
+    share = 100 * float(attention_maps.select(CAPTURE.cross_attention)[0, 0, 0])
     assert f"{share:.1f} %" in page.locator(".qfv-cls").first.inner_text()
     assert f"{share:.1f} % on CLS" in page.locator(".qfv-status").inner_text()
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from gradio.utils import get_upload_folder
 
-from tests.serving import serve
+from tests.support.serving import serve
 
 pytestmark = pytest.mark.browser
 
@@ -50,7 +50,7 @@ def port():
 def test_a_conversation_goes_on_after_the_server_was_started_anew(open_page, port, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # of this test alone, for it deletes files there
     navigations = []
-    with serve("tests.serve_fake", "--port", port) as url:
+    with serve("tests.support.serve_fake", "--port", port) as url:
         page = open_page(url)
         page.on("framenavigated", lambda frame: navigations.append(frame.url.split("#")[0]))
         choose(page)
@@ -69,7 +69,7 @@ def test_a_conversation_goes_on_after_the_server_was_started_anew(open_page, por
     shutil.rmtree(upload.rsplit("/", 1)[0])
     ask(page, "what else?")
     page.locator("#qfv-waiting").get_by_text("does not answer").wait_for()
-    with serve("tests.serve_fake", "--port", port):
+    with serve("tests.support.serve_fake", "--port", port):
         says(page, "you asked what else?")
         text = page.locator("#chat").inner_text()
         assert shown in text and "you asked how many?" in text, "the bubbles stay"
@@ -85,7 +85,7 @@ def test_a_conversation_goes_on_after_the_server_was_started_anew(open_page, por
 
 
 def test_who_was_let_go_is_told_and_goes_on(open_page):
-    with serve("tests.serve_fake", "--memory", "1") as url:
+    with serve("tests.support.serve_fake", "--memory", "1") as url:
         first = open_page(url)
         choose(first)
         ask(first, "how many?")
@@ -104,7 +104,7 @@ def test_who_was_let_go_is_told_and_goes_on(open_page):
 
 
 def test_a_refused_event_is_sent_again_and_no_chain_is_cut(open_page):
-    with serve("tests.serve_fake") as url:
+    with serve("tests.support.serve_fake") as url:
         page = open_page(url)
         refused = []
 
@@ -128,7 +128,7 @@ def test_a_refused_event_is_sent_again_and_no_chain_is_cut(open_page):
 
 
 def test_a_full_queue_is_refused_in_the_words_that_the_page_reads():
-    with serve("tests.serve_fake", "--queue", "0") as url:
+    with serve("tests.support.serve_fake", "--queue", "0") as url:
         config = httpx.get(f"{url}config").json()
         number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "caption")
         body = {"data": [None], "fn_index": number, "session_hash": "x"}

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import TimeoutError
 
-from tests import checkpoint_factory as factory
-from tests.serving import serve
+from tests.support import checkpoint_factory as factory
+from tests.support.serving import serve
 
 pytestmark = pytest.mark.browser
 IDLE = """n => document.querySelectorAll('#chat .message').length >= n

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from PIL import Image
 
-from tests.browser.test_app import captioned, open_page, url  # noqa: F401
+from tests.browser.test_page import captioned, open_page, url  # noqa: F401
 
 pytestmark = pytest.mark.browser
 PLOT = "document.querySelector('#similarity-plot .js-plotly-plot')"

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from qformer_viz import attention
-from qformer_viz.view.page import standalone_page
-from qformer_viz.view.payload import canvas_payload
+from qformer_viz import attention_maps
+from qformer_viz.view.stage_payload import canvas_payload
+from qformer_viz.view.standalone_page import standalone_page
 from tests.browser.test_canvas import drawn, state
-from tests.fakes_ui import QUERIES
-from tests.planted import blobs, home, picture
-from tests.serving import serve
+from tests.support.fakes_ui import QUERIES
+from tests.support.planted import blobs, home, picture
+from tests.support.serving import serve
 
 pytestmark = pytest.mark.browser
 
@@ -67,7 +67,7 @@ def strip(page):
 def test_every_frame_is_in_the_strip_and_says_when_it_is_and_how_far_the_map_moved(explorer):
     page = explorer()
     assert [text.split("\n")[0] for text in strip(page).all_inner_texts()] == MOMENTS
-    maps = attention.patches(attention.select(CAPTURE.cross_attention))[:, 3]
+    maps = attention_maps.patches(attention_maps.select(CAPTURE.cross_attention))[:, 3]
     moved = [float((one - other).abs().sum() / 2) for one, other in pairwise(maps)]
     told = [float(text.split("moved ")[1]) for text in strip(page).all_inner_texts()[1:]]
     assert told == pytest.approx(moved, abs=0.011) and told[0] == 0 and told[1] > 0.3
@@ -85,7 +85,7 @@ def test_a_chosen_frame_is_drawn_with_its_own_picture_maps_and_words(explorer):
     source = page.locator(".qfv-image").get_attribute("src")
     assert source == page.locator(".qfv-frame img").nth(2).get_attribute("src")
     shown = page.evaluate("qfvHandle.stats()")
-    cls = attention.cls_share(attention.select(CAPTURE.cross_attention, 1, 1)[2])
+    cls = attention_maps.cls_share(attention_maps.select(CAPTURE.cross_attention, 1, 1)[2])
     assert np.allclose(shown["cls"], cls, atol=1e-4)
 
 
@@ -134,7 +134,7 @@ def test_queries_are_sorted_by_how_far_they_move(explorer):
     page = explorer()
     page.get_by_role("radio", name="movement").click()
     order = [int(q) for q in page.locator(".qfv-item").evaluate_all("all => all.map((i) => i.dataset.query)")]
-    maps = attention.patches(attention.select(CAPTURE.cross_attention))
+    maps = attention_maps.patches(attention_maps.select(CAPTURE.cross_attention))
     moved = (maps[1:] - maps[:-1]).abs().sum(-1).mean(0) / 2
     ranked = moved[order]
     assert (ranked[:-1] - ranked[1:]).min() > -0.02 and ranked[0] > ranked[-1] + 0.05
@@ -174,7 +174,7 @@ def test_a_still_picture_has_no_strip(open_page, tmp_path):
 
 @pytest.fixture(scope="module")
 def served():
-    with serve("tests.serve_fake") as address:
+    with serve("tests.support.serve_fake") as address:
         yield address
 
 

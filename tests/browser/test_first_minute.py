@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.test_app import ask, captioned, open_page, picture, said, text, url  # noqa: F401
+from tests.browser.test_page import ask, captioned, open_page, picture, said, text, url  # noqa: F401
 
 pytestmark = pytest.mark.browser
 FRAMED = "body:not(.qfv-no-example) #examples button.thumbnail-item.selected"

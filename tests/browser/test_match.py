@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.test_app import ask, captioned, open_page, picture, said, url  # noqa: F401
+from tests.browser.test_page import ask, captioned, open_page, picture, said, url  # noqa: F401
 
 pytestmark = pytest.mark.browser
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.placement import Placement
-from qformer_viz.view.page import STATIC, canvas_script, canvas_style, why_style
-from qformer_viz.view.payload import canvas_payload, embed
-from tests.planted import capture_of
+from qformer_viz.runtime.input_placement import Placement
+from qformer_viz.view.stage_payload import canvas_payload, embed
+from qformer_viz.view.standalone_page import STATIC, canvas_script, canvas_style, why_style
+from tests.support.planted import capture_of
 
 pytestmark = pytest.mark.browser
 

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import TimeoutError
 
-from tests.browser.test_app import ask, captioned, open_page, picture, url  # noqa: F401
+from tests.browser.test_page import ask, captioned, open_page, picture, url  # noqa: F401
 
 pytestmark = pytest.mark.browser
 

@@ -21,9 +21,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from model import decode_pool, films, images
-from model.errors import ImageError
-from model.images import Decoded
+from qformer_viz.errors import ImageError
+from qformer_viz.media import decode_pool, images, video
+from qformer_viz.media.images import Decoded
 from tests.campaigns import seeds
 from tests.campaigns.bombs import BOMBS
 
@@ -119,7 +119,7 @@ def _judge(name: str, data: bytes, decoded: Decoded, findings: Findings, compare
         same = images.decode(data)
         if (same.sha256, same.size, same.notices) != (decoded.sha256, decoded.size, decoded.notices):
             findings.unlike.append(name)
-    if films.container(data):
+    if video.container(data):
         return
     size, whole = reread(data, decoded)
     if decoded.size not in (size, size[::-1]):

@@ -7,7 +7,7 @@
   const { el, label, number, percent, words } = QFV.parts;
   const MAX_OUTLINES = 8;
   // No layer: the last that cross-attends. No query: the one whose map is most focused there. On scenes whose objects are
-  // known that map lies on an object in all but a few, one averaged over layers no more often (tests/test_bundled.py).
+  // known that map lies on an object in all but a few, one averaged over layers no more often (tests/models/test_bundled.py).
   const DEFAULTS = { queries: [], layer: null, head: "mean", patch: null, pinned: false, sort: "index",
     palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false, frame: 0 };
 

@@ -1,0 +1,95 @@
+"""Inside the Q-Former: what each head is worth to a word, and what queries tell one another. Over a `Case`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qformer_viz.attribution.context import Case
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Nats that every word loses when heads hand on what they do for other images, signed.
+
+    cross [t, l, h], own [t, L, h]              each head of cross- and self-attention alone
+    cross_layers [t, l], own_layers [t, L]      all heads of a layer together
+    """
+
+    cross: Tensor
+    own: Tensor
+    cross_layers: Tensor
+    own_layers: Tensor
+
+
+def heads(case: Case) -> Heads:
+    """Mean ablation (Wang et al. 2022, arXiv 2211.00593) of every head, and of every layer's heads together: what they
+    hand to the output projection is replaced, for every query, by its mean over other images. Heads that do the same
+    hide one another. Computed once.
+    """
+
+    def compute() -> Heads:
+        layers, _, count = case.capture.cross_attention.shape[:3]
+        every = len(case.capture.self_attention)
+        single = torch.eye((layers + every) * count, dtype=torch.bool).unflatten(1, (-1, count))
+        whole = torch.eye(layers + every, dtype=torch.bool)[..., None].expand(-1, -1, count)
+        rows = torch.cat([torch.zeros(1, layers + every, count, dtype=torch.bool), single, whole])
+        cross, own = rows.split([layers, every], 1)
+        scores = case.scorer.silenced(own, cross, case.usual(), case.told)
+        alone, together = _lost(scores).split([(layers + every) * count, layers + every], 1)
+        alone = alone.unflatten(1, (-1, count))
+        return Heads(alone[:, :layers], alone[:, layers:], together[:, :layers], together[:, layers:])
+
+    return case.once("heads", compute)
+
+
+@dataclass(frozen=True, eq=False)
+class Talk:
+    """Nats that every word loses, signed, when inside the Q-Former, in every layer,
+
+    queries [t, q]   a query tells the others what it tells of any image; the language model still reads it as it is
+    apart   [t]      every query hears that of all others
+    text    [t, s]   a token of the text that the Q-Former reads goes unread there; s is 0 where it reads none
+    """
+
+    queries: Tensor
+    apart: Tensor
+    text: Tensor
+
+
+def talk(case: Case) -> Talk:
+    """What queries tell one another, and what the text tells them.
+
+    Keys and values of a query are replaced by their means over other images. They are not masked, as in attention
+    knock-out (Geva et al. 2023, arXiv 2304.14767): where one query takes most of the attention, a mask sends that
+    elsewhere, and the damage says nothing of what was told. A token of text is masked as padding is. Computed once.
+    """
+
+    def compute() -> Talk:
+        count, text = case.capture.query_tokens.shape[0], case.capture.text_attention
+        usual = case.usual()
+        scores = case.scorer.hushed(_none_and_each(count), usual, case.told)
+        apart = scores[0] - case.scorer.apart(usual)[0]
+        read = scores[:1]
+        if text is not None:
+            read = case.scorer.unread(~_none_and_each(text.shape[-1]), case.told)
+        return Talk(_lost(scores), apart, _lost(read))
+
+    return case.once("talk", compute)
+
+
+def _none_and_each(count: int) -> Tensor:
+    """[1 + count, count] bool: none of them, then each alone."""
+    return torch.cat([torch.zeros(1, count, dtype=torch.bool), torch.eye(count, dtype=torch.bool)])
+
+
+def _lost(scores: Tensor) -> Tensor:
+    """[t, n] from scores [1 + n, t], the first of which are as it was."""
+    return (scores[:1] - scores[1:]).T
+
+
+def shares(own: Tensor, text: Tensor | None = None) -> tuple[float, float, float]:
+    """(itself, other queries, text): where self-attention [q, q], and that to text [q, s], goes; means over the queries
+    that add up to one."""
+    itself, whole = own.diagonal().mean().item(), own.sum(-1).mean().item()
+    return itself, whole - itself, 0.0 if text is None else text.sum(-1).mean().item()

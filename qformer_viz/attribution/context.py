@@ -1,0 +1,83 @@
+"""What a method works on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from qformer_viz.attention_maps import patches, select
+from qformer_viz.errors import IncompleteCase
+from qformer_viz.types import Capture
+
+
+def _missing(name: str, what: str) -> Callable[[], Any]:
+    def ask() -> Any:
+        raise IncompleteCase(
+            f"a Case without `{name}`",
+            what,
+            "make the case with qformer_viz.prepare(pipe, encoded, answer), or pass "
+            f"{name}=lambda: ... as qformer_viz.Case tells",
+        )
+
+    return ask
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One answer about one image.
+
+    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `shown(keep [n, f, p], told=None) -> [n, t]` and
+              `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_slopes` and
+              `vision_slopes`, see `qformer_viz.attribution.scorer.Scorer`
+    capture   of the Q-Former pass that the answer came from
+    baseline  [1, q, d] mean queries of other images, at the language model's width
+    features  () -> [1, p, d] mean ViT outputs of other images; asked for by integrated gradients
+    usual     () -> what is said inside the Q-Former for other images, on average, see `qformer_viz.hooks.interventions.Usual`; asked for by
+              `qformer_viz.analysis.head_ablation`. Without one of the two, what asks for it raises IncompleteCase
+    layer     index along the cross-attention layers whose maps say where a query looked; None is their mean
+    asked     the words to explain, by index; None for all
+    told      told(done, of) after each part of long work; raise from it to stop
+    """
+
+    scorer: Any
+    capture: Capture
+    baseline: Tensor
+    features: Callable[[], Tensor] | None = None
+    usual: Callable[[], Any] | None = None
+    layer: int | None = None
+    asked: Sequence[int] | None = None
+    told: Callable[[int, int], Any] = lambda done, of: None
+    memory: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, what in _MEANS.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, _missing(name, what))
+
+    @property
+    def words(self) -> list[int]:
+        """The words to explain; a method returns a row for each."""
+        return list(range(len(self.scorer.words)) if self.asked is None else self.asked)
+
+    @property
+    def frames(self) -> int:
+        """f: of a film, or 1."""
+        return self.capture.cross_attention.shape[1]
+
+    def looked(self) -> Tensor:
+        """Where each query looked: [q, N], the patch part as a probability, heads averaged; of a film, frame by frame
+        [f·q, N]."""
+        return patches(select(self.capture.cross_attention, self.layer)).flatten(0, 1)
+
+    def once(self, what: Any, compute: Callable[[], Any]) -> Any:
+        """compute(), or what it gave before, also to a method that reads another layer or other words."""
+        if what not in self.memory:
+            self.memory[what] = compute()
+        return self.memory[what]
+
+
+_MEANS = {
+    "features": "the mean ViT outputs of other images, to start from",
+    "usual": "what the Q-Former's heads and queries say of other images, on average, to put in the place of theirs",
+}

@@ -1,0 +1,105 @@
+"""The only orchestrator: from a pipeline, an encoded image and its answer to an Attribution."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from qformer_viz.attention_maps import cls_share, select
+from qformer_viz.attribution import METHODS, Case
+from qformer_viz.attribution.knockout import ends
+from qformer_viz.errors import BadSelection
+from qformer_viz.types import Attribution, Capture
+
+DEFAULT = "knockout"
+
+
+def explain(
+    pipe: Any,
+    encoded: Any,
+    answer: Any,
+    method: str | None = None,
+    baseline: Tensor | None = None,
+    layer: int | str | None = None,
+    words: Sequence[int] | None = None,
+) -> Attribution:
+    """Which queries and patches every word of an answer came from.
+
+    pipe: offers `scorer(encoded, answer)`, and for a question `mean_queries`, `mean_features` and `usual`, as
+        `qformer_viz.Pipeline` does.
+    encoded: with the capture of its Q-Former pass in `record` (`qformer_viz.load(..., observe=qformer_viz.capture)`).
+    method: a name of `qformer_viz.METHODS`; None is the one that measured best on the bundled model, query knock-out.
+    baseline: [1, q, d] that stands for "no image"; None: the model's mean over reference images.
+    layer: number of the cross-attention layer that says where a query looked, or "mean"; None is the last, which
+        measured best on the bundled model.
+    words: which words, by index; None for all. Gradient methods run one backward pass for each.
+    Raises BadSelection for an unknown method, layer or word, or without a capture.
+    """
+    return attribute(prepare(pipe, encoded, answer, baseline), method, layer, words)
+
+
+def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None) -> Case:
+    """What every method works on; keep it to ask for several, for it remembers what they share."""
+    capture = captured(encoded)
+    if baseline is None:
+        baseline = pipe.mean_queries(encoded.question)
+    scorer = pipe.scorer(encoded, answer)
+    baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
+    features, usual = (partial(mean, encoded.question) for mean in (pipe.mean_features, pipe.usual))
+    return Case(scorer, capture, baseline, features, usual)
+
+
+def captured(encoded: Any) -> Capture:
+    """What was recorded of an encoded image; BadSelection where nothing was."""
+    if encoded.record is None:
+        raise BadSelection(
+            "an image encoded without its attention",
+            "a capture in encoded.record",
+            "load the model with observe=qformer_viz.capture",
+        )
+    return encoded.record.result
+
+
+def attribute(
+    case: Case,
+    method: str | None = None,
+    layer: int | str | None = None,
+    words: Sequence[int] | None = None,
+    told: Callable[[int, int], Any] | None = None,
+) -> Attribution:
+    """`explain` for a case that is kept. told(done, of): called during long work; raise from it to stop."""
+    chosen = METHODS.get(method or DEFAULT)
+    if chosen is None:
+        raise BadSelection(f"method {method!r}", ", ".join(METHODS), "choose one of them, or None")
+    capture, count = case.capture, len(case.scorer.words)
+    layer = capture.cross_layers[-1] if layer is None else layer
+    if layer != "mean" and layer not in capture.cross_layers:
+        raise BadSelection(
+            f"layer {layer!r}", f'one of {capture.cross_layers}, or "mean"', "choose a cross-attention layer"
+        )
+    if words is not None and not (len(words) and all(0 <= word < count for word in words)):
+        raise BadSelection(
+            f"words {list(words)}", f"some of 0..{count - 1}", "choose words of the answer, or None"
+        )
+    index = None if layer == "mean" else capture.cross_layers.index(layer)
+    case = replace(case, layer=index, asked=words, told=told or case.told)
+    began = time.perf_counter()
+    found = chosen.compute(case)
+    scores, note = found if isinstance(found, tuple) else (found, "")
+    logprobs, blank = ends(case)[:, case.words]
+    return Attribution(
+        words=tuple(case.scorer.words[word] for word in case.words),
+        scores=scores,
+        logprobs=logprobs,
+        gains=logprobs - blank,
+        method=chosen.name,
+        layer=layer,
+        cls=cls_share(select(capture.cross_attention, index)).flatten(),
+        grid=capture.grid,
+        frames=case.frames,
+        seconds=time.perf_counter() - began,
+        note=note,
+    )

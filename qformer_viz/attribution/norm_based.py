@@ -1,0 +1,20 @@
+"""Value-weighted attention: ‖Σ_h A[h,q,p] v_p^h W_O^h‖ in place of A (Kobayashi et al. 2020, "Attention is not only a
+weight"). Attention to a token of tiny value counts for nothing."""
+
+import torch
+from torch import Tensor
+
+from qformer_viz.attention_maps import patches
+from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.raw_attention import to_queries
+
+
+def norms(cross: Tensor, values: Tensor) -> Tensor:
+    """[..., q, p] of attention [..., h, q, p] and values [..., h, p, D] that went through the output projection."""
+    return torch.einsum("...hqp,...hpd->...qpd", cross, values).norm(dim=-1)
+
+
+def compute(case: Case) -> Tensor:
+    layers = range(len(case.capture.cross_layers)) if case.layer is None else [case.layer]
+    looked = [patches(norms(case.capture.cross_attention[i], case.scorer.values(i))) for i in layers]
+    return to_queries(case)[case.words, :, None] * torch.stack(looked).mean(0).flatten(0, 1)

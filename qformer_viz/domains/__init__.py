@@ -1,0 +1,1 @@
+"""What a model was trained on: its pictures, words and known truths."""

@@ -1,0 +1,1 @@
+"""Whether a map is true, and whether a checkpoint works here."""

@@ -1,0 +1,151 @@
+"""Is this map true? One word's map against random order, the centre prior and the model itself, with a verdict."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.knockout import compute as knockout
+from qformer_viz.attribution.knockout import effects
+from qformer_viz.attribution.occlusion import shown
+from qformer_viz.errors import BadSelection
+from qformer_viz.evaluation.faithfulness import area, curves, dilate, mass, pointing, spearman
+from qformer_viz.types import Attribution
+
+FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+ERASER = (0.01, 0.05, 0.1, 0.2, 0.5)
+RANDOM, SEED, TIE = 5, 0, 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """deletion, insertion: {order: log-probabilities at `fractions`}; the orders are MAP, CENTRE and RANDOM_ORDER,
+    whose curve is the mean of several. `areas` {order: (deletion, insertion)}, of a whole image as 1 and none as 0;
+    None where no patch makes a difference. `comprehensiveness` and `sufficiency` at `ERASER` shares of the patches, in
+    nats (DeYoung et al. 2020). `agreement`: rank correlation with query knock-out, None for itself; `of_queries`:
+    whether of the weights of queries, else of patches. `pointing`, `mass` and the `chance` of pointing: where the
+    object's mask is known. `better` (deletion, insertion): whether the map's area beats every random order, and the
+    centre or ties with it, as it does where the object is in the centre."""
+
+    word: str
+    method: str
+    fractions: tuple[float, ...]
+    deletion: dict[str, list[float]]
+    insertion: dict[str, list[float]]
+    areas: dict[str, tuple[float, float]] | None
+    comprehensiveness: tuple[float, ...]
+    sufficiency: tuple[float, ...]
+    agreement: float | None
+    of_queries: bool
+    pointing: float | None
+    mass: float | None
+    chance: float | None
+    better: tuple[bool, bool]
+
+    @property
+    def sentence(self) -> str:
+        """What to believe, in one sentence."""
+        ten = ERASER.index(0.1)
+        lost = round(self.comprehensiveness[ten], 1)
+        verb = "brings" if lost < 0 else "costs"
+        cost = f"hiding its strongest tenth {verb} “{self.word}” {abs(lost):.1f} nats"
+        if self.areas is None:
+            return f"Cannot be told: hiding the whole image from the queries does not make “{self.word}” less probable."
+        if all(self.better):
+            return f"Believe it: it finds the patches that matter, and not by chance or for being central; {cost}."
+        if any(self.better):
+            sooner, later = ("shown alone", "hidden") if self.better[1] else ("hidden", "shown alone")
+            return (
+                f"Believe it in part: its patches matter more than chance and centre when {sooner}, but not when "
+                f"{later}; {cost}."
+            )
+        return f"Do not believe it: its patches matter no more than random ones or the centre; {cost}."
+
+
+MAP, CENTRE, RANDOM_ORDER = "this map", "the centre first", "random order"
+
+
+def judge(
+    case: Case,
+    found: Attribution,
+    word: int,
+    mask: Tensor | None = None,
+    told: Callable[[int, int], Any] = lambda done, of: None,
+) -> Verdict:
+    """The verdict on one word (its index in the answer) of an attribution of this case.
+
+    mask: bool [gh, gw], where the word's object is, if that is known. told(done, of): raise from it to stop.
+    """
+    spoken = case.scorer.words[word]
+    if spoken not in found.words:
+        raise BadSelection(
+            f"a map without “{spoken}”", "the word among those explained", "explain this word first"
+        )
+    row = word if len(found.words) == len(case.scorer.words) else found.words.index(spoken)
+    patches = found.by_frame[row]
+    orders = _orders(patches)
+
+    def score(keep: Tensor) -> Tensor:
+        return shown(case.scorer, keep.unflatten(1, (case.frames, -1)), told)[:, word]
+
+    both = curves(list(orders.values()), score, FRACTIONS)
+    drawn = dict(zip(orders, both, strict=True))
+    blank, whole = drawn[MAP][1][[0, -1]].tolist()
+    tell = whole - blank > 0.1
+    areas = {
+        name: tuple(area(curve, whole, blank, FRACTIONS) for curve in pair) for name, pair in drawn.items()
+    }
+    chance = [areas[name] for name in orders if name not in (MAP, CENTRE)]
+    at = [FRACTIONS.index(share) for share in ERASER]
+    deletion, insertion = drawn[MAP]
+    agreement, of_queries = _agreement(case, found, row, word)
+    return Verdict(
+        word=spoken,
+        method=found.method,
+        fractions=FRACTIONS,
+        deletion=_mean(drawn, 0),
+        insertion=_mean(drawn, 1),
+        areas=_merged(areas, chance) if tell else None,
+        comprehensiveness=tuple((whole - deletion[at]).tolist()),
+        sufficiency=tuple((whole - insertion[at]).tolist()),
+        agreement=agreement,
+        of_queries=of_queries,
+        pointing=None if mask is None else pointing(found.patches[row], mask),
+        mass=None if mask is None else mass(found.patches[row], mask),
+        chance=None if mask is None else dilate(mask).float().mean().item(),
+        better=(
+            areas[MAP][0] < min(areas[CENTRE][0] + TIE, *(each[0] for each in chance)),
+            areas[MAP][1] > max(areas[CENTRE][1] - TIE, *(each[1] for each in chance)),
+        ),
+    )
+
+
+def _orders(patches: Tensor) -> Mapping[str, Tensor]:
+    rows, columns = patches.shape[-2:]
+    y, x = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
+    rng = torch.Generator().manual_seed(SEED)
+    chance = {f"{RANDOM_ORDER} {i}": torch.rand(patches.shape, generator=rng) for i in range(RANDOM)}
+    return {MAP: patches, CENTRE: torch.exp(-(x**2 + y**2)).expand_as(patches), **chance}
+
+
+def _mean(drawn: Mapping[str, tuple[Tensor, Tensor]], which: int) -> dict[str, list[float]]:
+    chance = torch.stack([pair[which] for name, pair in drawn.items() if name.startswith(RANDOM_ORDER)])
+    curves_ = {MAP: drawn[MAP][which], CENTRE: drawn[CENTRE][which], RANDOM_ORDER: chance.mean(0)}
+    return {name: curve.tolist() for name, curve in curves_.items()}
+
+
+def _merged(areas: dict, chance: list) -> dict[str, tuple[float, float]]:
+    mean = tuple(sum(each[which] for each in chance) / len(chance) for which in (0, 1))
+    return {MAP: areas[MAP], CENTRE: areas[CENTRE], RANDOM_ORDER: mean}
+
+
+def _agreement(case: Case, found: Attribution, row: int, word: int) -> tuple[float | None, bool]:
+    if found.method == "knockout":
+        return None, True
+    if found.of_queries:
+        return spearman(found.queries[row], effects(case)[word]), True
+    by_frame = knockout(case)[word].unflatten(0, (case.frames, -1)).sum(1)
+    return spearman(found.by_frame[row].flatten(), by_frame.flatten()), False

@@ -1,0 +1,271 @@
+"""The benchmark of truth: every method over words whose object is known, beside controls that prove the measures.
+
+A word counts when it is certified: its log-probability falls by more than one nat when its object is re-rendered away,
+and does not when another object is.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qformer_viz.attribution import METHODS
+from qformer_viz.attribution.explanation import DEFAULT, attribute, explain, prepare
+from qformer_viz.attribution.knockout import ends
+from qformer_viz.attribution.occlusion import shown
+from qformer_viz.errors import BadSelection
+from qformer_viz.evaluation.faithfulness import deletion_insertion, lift, pointing, spearman, steps
+from qformer_viz.runtime.map_placement import box, of
+from qformer_viz.types import VISUAL_GAIN
+
+CERTAIN = 1.0
+REDRAWN = 0.1
+FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "of", ","))
+MEASURES = {
+    "pointing": "peak in the object",
+    "lift": "lift over area",
+    "deletion": "deletion ↓",
+    "insertion": "insertion ↑",
+    "redrawn": "nats lost when its top 10 % is redrawn empty ↑",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """One scene: the image; for each noun that it shows once, its mask [gh, gw] and the image without it; and the image
+    without any object."""
+
+    image: Any
+    masks: dict[str, Tensor]
+    without: dict[str, Any]
+    empty: Any
+
+
+@dataclass
+class Result:
+    """rows: {map: {measure: one figure a certified word}}; images: the scene of each word, by number; `likeness`:
+    Spearman correlation of the default maps of two words of one scene; `gains`: visual gain of every function word, by
+    word; `seconds` of every method a scene."""
+
+    rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    images: dict[str, list[int]] = field(default_factory=dict)
+    likeness: list[float] = field(default_factory=list)
+    gains: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, number: int, title: str, figures: dict[str, float]) -> None:
+        for measure, figure in figures.items():
+            self.rows.setdefault(title, {}).setdefault(measure, []).append(figure)
+            self.images.setdefault(measure, [])
+            if title == next(iter(self.rows)):
+                self.images[measure].append(number)
+
+
+def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None) -> Result:
+    """Rows are methods (None: all) with the layer they read, then controls."""
+    result = Result()
+    rng = torch.Generator().manual_seed(0)
+    for number, truth in enumerate(truths):
+        encoded = pipe.encode(truth.image)
+        if box(of(encoded)):
+            raise BadSelection(
+                f"a model that is shown another part than the whole of a scene ({of(encoded).notice})",
+                "one whose image processor squashes the picture, for the masks of objects lie on its whole",
+                "choose another checkpoint",
+            )
+        answer = pipe.caption(encoded)
+        if not answer.token_ids:
+            continue
+        case = prepare(pipe, encoded, answer)
+        certified = dict(_certified(pipe, case.scorer, truth))
+        gains = ends(case)[0] - ends(case)[1]
+        for word, gain in zip(case.scorer.words, gains.tolist(), strict=True):
+            if word in FUNCTION_WORDS:
+                result.gains.setdefault(word, []).append(gain)
+        if not certified:
+            continue
+        found: dict[str, Tensor] = {}
+        for name in METHODS if methods is None else methods:
+            method, began = METHODS[name], time.perf_counter()
+            for layer in ("mean", None) if method.layered else (None,):
+                each = attribute(case, name, layer, list(certified))
+                title = method.title + (f", {_layer(each.layer)}" if method.layered else "")
+                found[title] = each.patches
+                if name == DEFAULT and layer is None:
+                    result.likeness += [spearman(a, b) for a, b in combinations(each.patches, 2)]
+            result.seconds.setdefault(method.title, []).append(time.perf_counter() - began)
+        for row, (word, noun) in enumerate(certified.items()):
+            maps = {title: patches[row] for title, patches in found.items()}
+            maps |= controls(truth.masks[noun], rng)
+            for title, figures in _measured(pipe, case.scorer, truth, word, noun, maps):
+                result.add(number, title, figures)
+    return result
+
+
+def controls(mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+    """Maps that know nothing, and the planted truth with its inverse."""
+    rows, columns = mask.shape
+    y, x = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
+    return {
+        "control: even": torch.ones(mask.shape),
+        "control: random": torch.rand(mask.shape, generator=rng),
+        "control: centre": torch.exp(-(x**2 + y**2)),
+        "control: the true mask": mask.float(),
+        "control: the true mask and its rim": _blurred(mask.float()),
+        "control: its inverse": 1 - mask.float(),
+    }
+
+
+def _blurred(mask: Tensor, sigma: float = 0.6) -> Tensor:
+    """The mask with soft edges: it ranks the cells inside an object, and those beside it, which know of it too."""
+    reach = torch.arange(-2, 3).float()
+    weight = torch.exp(-(reach**2) / (2 * sigma**2))
+    weight = weight / weight.sum()
+    wide = torch.nn.functional.conv2d(mask[None, None], weight.view(1, 1, 1, -1), padding=(0, 2))
+    return torch.nn.functional.conv2d(wide, weight.view(1, 1, -1, 1), padding=(2, 0))[0, 0]
+
+
+def _layer(layer: Any) -> str:
+    return "mean of layers" if layer == "mean" else f"layer {layer}"
+
+
+def _certified(pipe: Any, scorer: Any, truth: Truth) -> Iterator[tuple[int, str]]:
+    nouns = list(truth.without)
+    queries = torch.cat([scorer.queries, *(pipe.encode(truth.without[noun]).queries for noun in nouns)])
+    scores = scorer.score(queries)
+    for index, noun in enumerate(nouns):
+        if scorer.words.count(noun) != 1:
+            continue
+        word = scorer.words.index(noun)
+        fall = scores[0, word] - scores[1:, word]
+        others = [fall[other].item() for other in range(len(nouns)) if other != index]
+        if fall[index] > CERTAIN and all(other <= CERTAIN for other in others):
+            yield word, noun
+
+
+def _measured(
+    pipe: Any, scorer: Any, truth: Truth, word: int, noun: str, maps: dict[str, Tensor]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    def score(keep: Tensor) -> Tensor:
+        return shown(scorer, keep[:, None])[:, word]
+
+    redrawn = [
+        pipe.encode(_redraw(truth, steps(patches, (REDRAWN,))[0].view_as(patches))).queries
+        for patches in maps.values()
+    ]
+    scores = scorer.score(torch.cat([scorer.queries, *redrawn]))[:, word]
+    blank, whole = score(torch.tensor([[False], [True]]).expand(-1, truth.masks[noun].numel()))
+    for (title, patches), after in zip(maps.items(), scores[1:], strict=True):
+        mask = truth.masks[noun]
+        figures = {
+            "pointing": pointing(patches, mask),
+            "lift": lift(patches, mask),
+            "redrawn": (scores[0] - after).item(),
+        }
+        if whole - blank > CERTAIN:
+            figures["deletion"], figures["insertion"] = deletion_insertion(patches, score)
+        yield title, figures
+
+
+def _redraw(truth: Truth, cells: Tensor) -> Any:
+    """The image with these cells as they look without any object."""
+    from PIL import Image
+
+    size = truth.image.size
+    mask = Image.fromarray(cells.numpy().astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+    return Image.composite(truth.empty, truth.image, mask)
+
+
+def interval(
+    values: Sequence[float], images: Sequence[int] | None = None, draws: int = 1000
+) -> tuple[float, float, float]:
+    """Mean with a bootstrap interval of 95 %, drawn over images (those of `values`; None: each its own)."""
+    data = np.asarray(values)
+    _, group = np.unique(np.arange(len(data)) if images is None else images, return_inverse=True)
+    sums, counts = np.bincount(group, data), np.bincount(group)
+    drawn = np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return float(data.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
+
+
+def summary(result: Result) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """{map: {measure: (mean, low, high)}}, intervals over images."""
+    return {
+        title: {measure: interval(figures[measure], result.images[measure]) for measure in MEASURES}
+        for title, figures in result.rows.items()
+    }
+
+
+def table(result: Result) -> str:
+    """The rows as Markdown, every figure with its interval."""
+    lines = ["| map | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    for title, figures in summary(result).items():
+        cells = ["{:.3f} ({:.2f} to {:.2f})".format(*figures[measure]) for measure in MEASURES]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def facts(result: Result) -> str:
+    """Negative controls and times, a line each. Function words that foretell a noun or a number hang on the image."""
+    lines = []
+    for word, gains in sorted(result.gains.items()):
+        none = np.mean(np.asarray(gains) < VISUAL_GAIN)
+        lines.append(
+            f"“{word}”, {len(gains)} times: {none:.1%} get no map; visual gain {np.mean(gains):.2f} nats."
+        )
+    if result.likeness:
+        mean, low, high = interval(result.likeness)
+        lines.append(
+            f"Maps of two words of one scene ({METHODS[DEFAULT].title}) correlate at {mean:.2f} ({low:.2f} to "
+            f"{high:.2f}), Spearman; equal maps would give 1."
+        )
+    lines += [f"{title}: {np.median(each):.2f} s a scene, median." for title, each in result.seconds.items()]
+    return "\n".join(lines)
+
+
+def sanity(pipe: Any, truths: Sequence[Truth]) -> dict[str, list[float]]:
+    """Does the map hang on what was learned? (Adebayo et al. 2018) {what has been re-initialised so far: Spearman
+    correlation of the default map to the original, one figure a word with a map}.
+
+    From the projection down through the Q-Former's layers, each step on top of the last. The answers stay the original
+    ones. The model is destroyed: load another afterwards.
+    """
+    cases = []
+    for truth in truths:
+        encoded = pipe.encode(truth.image)
+        answer = pipe.caption(encoded)
+        if answer.token_ids:
+            found = explain(pipe, encoded, answer)
+            cases.append((truth.image, encoded.question, answer, found))
+    rows: dict[str, list[float]] = {}
+    torch.manual_seed(0)
+    for title, module in _downwards(pipe.model):
+        _reinitialise(module)
+        pipe.forget()
+        for image, question, answer, before in cases:
+            after = explain(pipe, pipe.encode(image, question), answer)
+            for word in before.visual.nonzero()[:, 0].tolist():
+                rows.setdefault(title, []).append(spearman(before.patches[word], after.patches[word]))
+    return rows
+
+
+def _downwards(model: Any) -> Iterator[tuple[str, Any]]:
+    yield "projection", model.language_projection
+    layers = model.qformer.encoder.layer
+    for number in reversed(range(len(layers))):
+        yield f"… and Q-Former layer {number}", layers[number]
+
+
+def _reinitialise(module: Any) -> None:
+    """Weights drawn anew with the spread that they had, biases nought, norms one."""
+    for name, parameter in module.named_parameters():
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                parameter.normal_(0, parameter.float().std().item())
+            else:
+                parameter.fill_(1.0 if "LayerNorm.weight" in name else 0.0)

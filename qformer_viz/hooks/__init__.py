@@ -1,0 +1,1 @@
+"""Every hook on a model: recording what a Q-Former attends to, and replacing what it hands on."""

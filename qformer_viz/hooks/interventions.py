@@ -1,0 +1,111 @@
+"""Inside a running Q-Former: what its heads hand on and what its queries tell one another, read or replaced.
+
+The only hooks that change a pass. They are set for one pass in the lane and gone when its block ends. What they change
+is the same whatever computes the attention (eager, SDPA, ...).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qformer_viz.errors import CompiledError
+
+
+class Usual(NamedTuple):
+    """What is said inside the Q-Former on average over other images; heads side by side in D.
+
+    own [L, s, D], cross [l, q, D]     what the heads of self- and cross-attention hand to their layer's projection
+    keys [L, s, D], values [L, s, D]   of self-attention: by what each is found by the others, and what it tells them;
+                                       s is the queries, then the tokens of text that an InstructBLIP's Q-Former reads
+    """
+
+    own: Tensor
+    cross: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+@contextlib.contextmanager
+def reading(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
+    """The fields of `Usual` in this pass, for each image of the batch: lists over layers of [b, s or q, D]."""
+    found: dict[str, list[Tensor]] = {name: [] for name in Usual._fields}
+
+    def read(name: str, layer: int, said: Tensor) -> Tensor:
+        found[name].append(said)
+        return said
+
+    with _changing(qformer, {name: partial(read, name) for name in found}):
+        yield found
+
+
+def silenced(
+    qformer: Any, own: Tensor, cross: Tensor, usual: Usual
+) -> contextlib.AbstractContextManager[None]:
+    """In row n of a batch the heads chosen by own [n, L, h] and cross [n, l, h] (bool) hand on what is usual."""
+
+    def replace(chosen: Tensor, instead: Tensor, layer: int, said: Tensor) -> Tensor:
+        heads = chosen.shape[-1]
+        rows = chosen[:, layer, None, :, None].to(said.device)
+        parts, others = (each.unflatten(-1, (heads, -1)) for each in (said, instead[layer].to(said)))
+        return torch.where(rows, others, parts).flatten(-2)
+
+    return _changing(
+        qformer, {"own": partial(replace, own, usual.own), "cross": partial(replace, cross, usual.cross)}
+    )
+
+
+def hushed(qformer: Any, chosen: Tensor, usual: Usual) -> contextlib.AbstractContextManager[None]:
+    """In row n of a batch the queries of chosen [n, q] (bool) tell the others, and themselves, what is usual."""
+
+    def replace(instead: Tensor, layer: int, said: Tensor) -> Tensor:
+        rows = F.pad(chosen, (0, said.shape[1] - chosen.shape[1]))
+        return torch.where(rows[..., None].to(said.device), instead[layer].to(said), said)
+
+    return _changing(
+        qformer, {"keys": partial(replace, usual.keys), "values": partial(replace, usual.values)}
+    )
+
+
+@contextlib.contextmanager
+def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor]]) -> Iterator[None]:
+    """change(layer, what is said there) for some fields of `Usual`; cross-attention has layers of its own count."""
+    _refuse_compiled(qformer)
+    layers = qformer.encoder.layer
+    own = [layer.attention.attention for layer in layers]
+    where = {
+        "own": own,
+        "cross": [layer.crossattention.attention for layer in layers if layer.has_cross_attention],
+        "keys": [attention.key for attention in own],
+        "values": [attention.value for attention in own],
+    }
+
+    def hook(change: Callable[[Tensor], Tensor], module: Any, args: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    handles = []
+    try:
+        for name, change in changes.items():
+            for layer, module in enumerate(where[name]):
+                handles.append(module.register_forward_hook(partial(hook, partial(change, layer))))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refuse_compiled(qformer: Any) -> None:
+    """A warm compiled module calls no hooks, and one that is compiled now would keep them: either would be silent."""
+    for module in qformer.modules():
+        if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
+            raise CompiledError(
+                f"Found a Q-Former compiled by torch.compile (in {type(module).__name__}); expected one that runs as "
+                "it was written, for what its heads and queries say is read and replaced. Fix: load the model again, "
+                "and compile nothing of its Q-Former."
+            )

@@ -1,0 +1,1 @@
+"""Pictures and videos: what is accepted, and decoding it."""

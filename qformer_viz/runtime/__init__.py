@@ -1,0 +1,1 @@
+"""Checkpoints and the pipeline: load, encode an image, caption, ask, stream."""

@@ -1,0 +1,153 @@
+"""What the interface needs from outside: a pipeline, a decoder of uploads, and the limits of this server.
+
+The interface knows no model code; `app.py` fills these in, and tests fill in a fake.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from qformer_viz.errors import UserError
+
+
+class Pipeline(Protocol):
+    """The part of `qformer_viz.Pipeline` that the interface uses; see there for what each call returns."""
+
+    name: str
+    family: str
+    quantization: str | None
+    reason: str
+
+    def encode(self, image: Any, question: str | None = None) -> Any: ...
+    def caption(self, image: Any, decoding: Any = ...) -> Any: ...
+    def ask(self, image: Any, question: str, history: Sequence = (), decoding: Any = ...) -> Any: ...
+    def stream_caption(self, image: Any, decoding: Any = ..., stop: Any = None) -> Iterator[Any]: ...
+    def stream_ask(
+        self, image: Any, question: str, history: Sequence = (), decoding: Any = ..., stop: Any = None
+    ) -> Iterator[Any]: ...
+    def scorer(self, image: Any, answer: Any) -> Any: ...
+    def mean_queries(self, question: str | None = None) -> Any: ...
+    def mean_features(self, question: str | None = None) -> Any: ...
+    def usual(self, question: str | None = None) -> Any: ...
+    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]: ...
+    def hidden(self, encoded: Any, keep: Any, where: str = "qformer") -> Any: ...
+    def describe(self) -> dict: ...
+
+
+class Matcher(Protocol):
+    """The part of `qformer_viz.Matcher` that the Match tab uses; every match carries the capture of its pass."""
+
+    def rank(self, image: Any, texts: Sequence[str]) -> list[Any]: ...
+    def describe(self) -> dict: ...
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The Q-Former's layers, which of them cross-attend, heads and queries."""
+
+    layers: int
+    cross_layers: tuple[int, ...]
+    heads: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps enforced on the server, whatever a client sends."""
+
+    max_new_tokens: int = 100
+    max_beams: int = 5
+    max_question: int = 600
+    max_turns: int = 40
+    upload: str = "20mb"
+    queue: int = 200
+    cache_seconds: int = 3600
+    session_bytes: int = 10**9
+    disk: int = 10**9
+    images: int = 24
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scene whose parts are known: `objects`, a name for each; `masks` {noun: bool [gh, gw]}, for nouns shown once;
+    `without(index)` and `moved(index, x, y)` draw it again, with x and y from 0 to 1."""
+
+    objects: tuple[str, ...]
+    masks: Mapping[str, Any]
+    without: Callable[[int], Image.Image]
+    moved: Callable[[int, float, float], Image.Image]
+
+
+@dataclass(frozen=True)
+class SceneMaker:
+    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`, `film` with the same
+    arguments the frames of one that moves; `recall(image)` is what is known of a scene that it drew, or that is an
+    example, or None."""
+
+    nouns: tuple[str, ...]
+    layouts: tuple[str, ...]
+    styles: tuple[str, ...]
+    render: Callable[[Sequence[str], str, str | None], Image.Image]
+    max_objects: int = 4
+    recall: Callable[[Image.Image], Drawn | None] = lambda image: None
+    film: Callable[[Sequence[str], str, str | None], Sequence[Image.Image]] | None = None
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that chats, and what the page says about it. `familiar(encoded) -> notice or None` says when an image is
+    unlike the model's world; `unknown(question)` lists the words that the model has never read; `quick`:
+    whether it is so small that its answers are taken apart unasked."""
+
+    pipe: Pipeline
+    geometry: Geometry
+    world: str = ""
+    familiar: Callable[[Any], str | None] | None = None
+    unknown: Callable[[str], Sequence[str]] | None = None
+    quick: bool = False
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether the Q-Former reads the question, so that every question has maps of its own."""
+        return self.pipe.family == "instructblip"
+
+
+@dataclass(frozen=True)
+class Services:
+    """`speaker` answers until a visitor chooses another of `speakers` (name to what loads it, once); `decode(path or
+    data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
+    `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
+    `compares_questions`: whether any model on offer reads the question in its Q-Former; `precisions`: further ones of
+    the speaker's model, by name, and what loads each, once; `album(world)`: pictures of a model's world, for where a
+    visitor has chosen none."""
+
+    speaker: Speaker
+    decode: Callable[[Any], Any]
+    decoding: Callable[..., Any]
+    user_errors: tuple[type[Exception], ...] = (UserError,)
+    examples: tuple[tuple[Path, str], ...] = ()
+    scene_maker: SceneMaker | None = None
+    matcher: Matcher | None = None
+    speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
+    compares_questions: bool = False
+    precisions: Mapping[str, Callable[[], Pipeline]] = field(default_factory=dict)
+    album: Callable[[str], Iterable[Any]] = lambda world: ()
+    limits: Limits = field(default_factory=Limits)
+
+    @cached_property
+    def example_titles(self) -> dict[str, str]:
+        """The examples' titles by the digest of their pixels: what a link may name."""
+        return {self.decode(str(path)).sha256: title for path, title in self.examples}
+
+    def mask(self, image: Image.Image, word: str) -> Any:
+        """bool [gh, gw] where a word's object is, on a scene that is known; None anywhere else."""
+        drawn = self.scene_maker.recall(image) if self.scene_maker else None
+        return drawn.masks.get(word) if drawn else None
+
+    def of(self, session: Any) -> Speaker:
+        """The model that this visitor talks to."""
+        return self.speaker if session.model is None else self.speakers[session.model]()

@@ -1,0 +1,76 @@
+"""Tab: what this page shows and what it does not, and the header that names the model."""
+
+from html import escape
+
+import gradio as gr
+
+from qformer_viz.ui.app_context import Services, Speaker
+
+PHOTO_COMMAND = "python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit"
+
+
+def header(speaker: Speaker, offers: bool = False) -> str:
+    """Which model is speaking, where and how precisely; text from the model's description is escaped.
+    `offers`: the page has a picker of models, so that no command is needed to change."""
+    pipe = speaker.pipe
+    about = pipe.describe()
+    precision = pipe.quantization or str(about.get("precision", ""))
+    chips = "".join(
+        f"<span title='{escape(tip)}'>{escape(text)}</span>"
+        for text, tip in (
+            (str(about.get("title") or pipe.name), speaker.world and f"Knows {speaker.world}"),
+            (str(about.get("device", "")), pipe.reason),
+            (precision, pipe.reason),
+        )
+        if text
+    )
+    change = (
+        f"<details><summary>{'other models' if offers else 'change'}</summary><p>To look into a model that is not on "
+        "this page, stop the program and start it with its name, for example for photographs:"
+        f"<code>{escape(PHOTO_COMMAND)}</code>A folder works as well. "
+        "<code>python app.py --help</code> lists what is supported.</p></details>"
+    )
+    return f"<div class='qfv-header'><h1>QFormer-Viz</h1><div class='qfv-chips'>{chips}</div>{change}</div>"
+
+
+TEXT = """
+<div class='qfv-about'>
+<p><b>What is drawn.</b> BLIP-2's Q-Former turns an image into a few dozen vectors, the queries, which are all
+the language model ever gets to see of it. In every second layer each query looks at the image: a share for
+each patch and one for the CLS token, summing to one. The canvas shows these shares over the true patch grid.
+CLS is left out of the picture, never out of the numbers: its share is always printed.</p>
+<p><b>What it does not say.</b> %s A bright patch was looked at; whether it mattered for a word is another
+question. A query's number carries no meaning of its own, and queries exchange what they hold in the layers
+between: the last map alone does not tell what a query knows.</p>
+<p><b>Scale.</b> Raw shows shares as they are; shared uses one range for all maps; per map stretches each map
+to its own range, so that magnitudes no longer compare. The legend says which, in real numbers.</p>
+<p><b>Likeness.</b> Cosine is centred by default: a common offset makes raw cosines high even where the
+queries differ. Redundancy counts pairs above your threshold; the Images tab says from where two queries are alike by
+more than chance.</p>
+<p><b>Heads.</b> A head is silenced by handing every query what that head hands on for other images, on average; a
+query is unheard when the other queries find and hear of it what it tells of other images, while the language model
+reads it as it is. Losses are in nats of the word's log-probability: one nat makes it 2.7 times less probable. A word
+that the model is sure of loses little until much is gone.</p>
+<p><b>Many images.</b> How far a query follows the picture is the Kullback–Leibler divergence of its maps from their
+mean over the set, as a share of the most there can be, the logarithm of the number of pictures: 0 for the same patches
+every time, 1 where no two pictures share any. Compare figures over equally many pictures only.</p>
+<p><b>Films.</b> Models of the InstructBLIP family see four frames of a moving picture, each through the Q-Former alone;
+the strip above the canvas chooses the frame that canvas and tabs are about. How far a map has moved is half the summed
+difference to the frame before. The published weights were trained on single pictures.</p>
+<p><b>Privacy.</b> Images and conversation stay in this server's memory for this browser tab, files for
+at most an hour. Nothing is sent elsewhere, nothing is kept in the browser.</p>
+</div>
+"""
+PER_IMAGE = (
+    "This model's Q-Former never sees the question: the maps belong to the image and stay as they are."
+)
+PER_QUESTION = "This model's Q-Former reads the question: the maps belong to image and question together."
+
+
+def tab(services: Services) -> gr.HTML:
+    return gr.HTML(text(services.speaker))
+
+
+def text(speaker: Speaker) -> str:
+    """What the maps of this model show and what they do not."""
+    return TEXT % (PER_QUESTION if speaker.reads_questions else PER_IMAGE)

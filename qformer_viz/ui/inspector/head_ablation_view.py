@@ -1,0 +1,262 @@
+"""Tab: inside the Q-Former. What each head is worth to a word of the last answer, what queries tell one another, and
+whom each attends to."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.analysis.head_ablation import Heads, Talk, heads, shares, talk
+from qformer_viz.analysis.query_similarity import cosine, leaf_order
+from qformer_viz.attribution.knockout import effects, ends
+from qformer_viz.ui.app_context import Geometry, Services
+from qformer_viz.ui.components import Figure, alert, facts, word_row
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LIGHT, LONG, lasting, once_answered, pauses
+from qformer_viz.ui.explanation_cache import current, of, telling
+from qformer_viz.ui.inspector.similarity_view import INDEX, LEAF, MEAN
+from qformer_viz.view.word_payload import first_word
+
+
+def tab(services: Services) -> dict:
+    """A button, a word, four figures and their facts."""
+    gr.HTML(
+        "<p class='qfv-note'>Every head in turn hands on what it does for other images, and every query tells the "
+        "other queries what it tells of other images: what does the word lose? Heads that do the same hide one "
+        "another; the column “all” takes a whole layer. A click on a head of cross-attention shows its maps on the "
+        "canvas.</p>",
+        apply_default_css=False,
+    )
+    row = word_row("heads", "Silence the heads")
+    told = gr.HTML(elem_id="heads-told", apply_default_css=False)
+    with gr.Row():
+        cross, own = (
+            Figure(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
+            for name, label in (("cross", "Heads of cross-attention"), ("own", "Heads of self-attention"))
+        )
+    said = Figure(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
+    gr.HTML(
+        "<p class='qfv-note'>Whom each query attends to in self-attention: a row adds up to one, together with the "
+        "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above.</p>",
+        apply_default_css=False,
+    )
+    geometry = services.speaker.geometry
+    with gr.Row(elem_classes="qfv-controls"):
+        layer, head = (
+            gr.Dropdown(_choices(count), value=MEAN, label=label, elem_id=f"heads-{label}", min_width=100)
+            for label, count in (("Layer", geometry.layers), ("Head", geometry.heads))
+        )
+        order = gr.Dropdown([INDEX, LEAF], value=INDEX, label="Order by", min_width=110)
+    with gr.Row():
+        attention = Figure(
+            show_label=False, label="Self-attention", elem_id="heads-attention", scale=3, min_width=320
+        )
+        with gr.Column(scale=2, min_width=260):
+            split = gr.HTML(elem_id="heads-shares", apply_default_css=False)
+    return row | {
+        "told": told,
+        "figures": [cross, own, said],
+        "controls": [layer, head, order],
+        "attention": [attention, split],
+    }
+
+
+def _choices(count: int) -> list[str]:
+    return [MEAN, *map(str, range(count))]
+
+
+def refit(geometry: Geometry) -> list:
+    """Updates of the controls for a model of this geometry."""
+    return [
+        *(gr.update(choices=_choices(n), value=MEAN) for n in (geometry.layers, geometry.heads)),
+        gr.skip(),
+    ]
+
+
+def silenced(services: Services, session: Session, progress: gr.Progress) -> list:
+    """(told, words, three figures) of the last answer; trouble is told instead."""
+    try:
+        kept = of(services, session)
+        case = replace(kept.case, told=telling(session, progress, "Silencing heads"))
+        heads(case)
+        talk(case)
+        if case.frames == 1:
+            effects(case)
+        gains = ends(case)[0] - ends(case)[1]
+    except services.user_errors as error:
+        return [alert(str(error)), *[gr.skip()] * 4]
+    first = first_word(case.scorer.words, gains)
+    choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(case.scorer.words)]
+    told, *figures = for_word(services, session, first)
+    return [told, gr.update(choices=choices, value=first), *figures]
+
+
+def for_word(services: Services, session: Session, word: Any) -> list:
+    """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
+    from qformer_viz.view.figures import heads_figure, query_labels, talk_figure
+
+    kept = current(session)
+    known = kept is not None and {"heads", "talk"} <= kept.case.memory.keys()
+    if not known or type(word) is not int or not 0 <= word < len(kept.case.scorer.words):
+        return [gr.skip()] * 4
+    case = kept.case
+    found, said = heads(case), talk(case)
+    cross, own = case.capture.cross_layers, range(len(case.capture.self_attention))
+    parts = (found.cross[word], found.cross_layers[word]), (found.own[word], found.own_layers[word])
+    top = max(float(values.abs().max()) for part in parts for values in part)
+    pieces = _read(services, session)
+    queries = query_labels(len(said.queries[word]))
+    alone = effects(case)[word] if case.frames == 1 else None
+    figures = (
+        heads_figure(*parts[0], cross, "Cross-attention", top),
+        heads_figure(*parts[1], own, "Self-attention", top),
+        talk_figure(said.queries[word], alone, queries, said.text[word], pieces),
+    )
+    told = facts(summary(found, said, word, cross, pieces), lead=f"“{case.scorer.words[word]}”")
+    return [told, *(gr.update(value=figure, visible=True) for figure in figures)]
+
+
+def summary(
+    found: Heads, said: Talk, word: int, cross_layers: Sequence[int], pieces: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """The rows of facts about one word."""
+    from qformer_viz.view.figures import LEAST
+
+    cross, own = found.cross[word], found.own[word]
+    count = sum(int((values.abs() >= LEAST).sum()) for values in (cross, own))
+    single = {
+        f"head {head} of {kind} in layer {layer}": value
+        for kind, layers, values in (
+            ("cross-attention", cross_layers, cross),
+            ("self-attention", range(len(own)), own),
+        )
+        for layer, row in zip(layers, values.tolist(), strict=True)
+        for head, value in enumerate(row)
+    }
+    whole = {
+        f"all heads of {kind} in layer {layer}": value
+        for kind, layers, values in (
+            ("cross-attention", cross_layers, found.cross_layers[word]),
+            ("self-attention", range(len(own)), found.own_layers[word]),
+        )
+        for layer, value in zip(layers, values.tolist(), strict=True)
+    }
+    queries = {f"query {q:02d}, unheard by the others": v for q, v in enumerate(said.queries[word].tolist())}
+    rows = [
+        (
+            "Heads that count",
+            f"{count} of {len(single)}",
+            f"change the word's log-probability by {LEAST} nats or more, each alone",
+        ),
+        _greatest("Strongest head", single),
+        _greatest("Strongest layer", whole),
+        (
+            "Queries among themselves",
+            f"{float(said.apart[word]):.2f} nats",
+            "lost when every query hears of the others only what they tell of other images: the word needs them, which "
+            "does not say that they tell it",
+        ),
+        _greatest("Loudest query", queries),
+    ]
+    if len(pieces):
+        text = dict(zip(pieces, said.text[word].tolist(), strict=True))
+        rows.append(
+            _greatest("Piece of the text", {f"“{k}”, unread by the Q-Former": v for k, v in text.items()})
+        )
+    return rows
+
+
+def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
+    """A row of facts about what costs the word most."""
+    from qformer_viz.view.figures import LEAST
+
+    most = max(lost, key=lambda each: lost[each])
+    if lost[most] < LEAST:
+        return name, "none", f"each alone costs the word less than {LEAST} nats"
+    return name, f"{lost[most]:.2f} nats", most
+
+
+def attended(services: Services, session: Session, layer: str, head: str, order: str) -> list:
+    """(figure, facts) of the self-attention of one layer and head, or their means."""
+    from qformer_viz.view.figures import self_attention_figure
+
+    if session.encoded is None:
+        return [None, ""]
+    capture = session.capture
+    own, text = (
+        None if maps is None else _selected(maps[:, 0], layer, head)
+        for maps in (capture.self_attention, capture.text_attention)
+    )
+    sequence = (
+        leaf_order(cosine(own)) if order == LEAF else range(len(own))
+    )  # like are those who attend alike
+    pieces = _read(services, session)
+    itself, others, read = shares(own, text)
+    rows = [
+        ("On themselves", f"{itself:.1%}", "of the queries' self-attention, mean over queries"),
+        (
+            "On other queries",
+            f"{others:.1%}",
+            f"even over all queries would be {(len(own) - 1) / len(own):.1%}",
+        ),
+    ]
+    if text is not None:
+        rows.append(("On the text", f"{read:.1%}", "the question, or the prompt of a caption"))
+    most = own.mean(0)
+    rows.append(
+        (
+            "Most attended query",
+            f"{int(most.argmax()):02d}",
+            f"{float(most.max()):.1%} of the attention, mean over queries",
+        )
+    )
+    return [self_attention_figure(own, text, list(sequence), pieces), facts(rows)]
+
+
+def _read(services: Services, session: Session) -> list[str]:
+    """The pieces of text that the Q-Former reads, each with a name of its own."""
+    return unlike(services.of(session).pipe.read_by_qformer(session.encoded.question))
+
+
+def unlike(pieces: Sequence[str]) -> list[str]:
+    """Names of pieces of text, those that come again with their place in the text, from 1."""
+    again = Counter(pieces)
+    return [f"{piece} ({at})" if again[piece] > 1 else piece for at, piece in enumerate(pieces, 1)]
+
+
+def _selected(maps: Any, layer: str, head: str) -> Any:
+    """[q, k] of maps [L, h, q, k]."""
+    maps = maps.mean(0) if layer == MEAN else maps[int(layer)]
+    return maps.mean(0) if head == MEAN else maps[int(head)]
+
+
+def forget(session: Session) -> list:
+    """Another image, model or answer: what was found is of no more use."""
+    kept = current(session)
+    if kept is not None and "talk" in kept.case.memory:
+        return [gr.skip()] * 5
+    return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3]
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
+    """Connect the tab; returns what must run after a new image, and what after that and every answer."""
+
+    # Closures, because Gradio reads no type hints off a partial.
+    def silence(session: Session, progress=gr.Progress()):  # noqa: B008
+        return lasting(session, lambda: silenced(services, session, progress))
+
+    def attend(session: Session, layer: str, head: str, order: str) -> list:
+        return attended(services, session, layer, head, order)
+
+    everything = [parts["told"], parts["word"], *parts["figures"]]
+    once_answered(parts["run"].click, silence, session, everything, show_progress_on=parts["told"], **LONG)
+    parts["word"].input(
+        partial(for_word, services), [session, parts["word"]], [parts["told"], *parts["figures"]], **LIGHT
+    )
+    pauses(parts["stop"], session)
+    drawing = (attend, [session, *parts["controls"]], parts["attention"])
+    gr.on([control.input for control in parts["controls"]], *drawing, trigger_mode="always_last", **LIGHT)
+    return drawing, (forget, session, everything)

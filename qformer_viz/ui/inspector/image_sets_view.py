@@ -1,0 +1,161 @@
+"""Tab: every query over a set of images, to see which follow the picture and which look at a place."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.analysis.image_sets import Across, across
+from qformer_viz.errors import UserError
+from qformer_viz.runtime.map_placement import of
+from qformer_viz.ui.app_context import Services, Speaker
+from qformer_viz.ui.components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LONG, pauses
+from qformer_viz.ui.explanation_cache import telling
+from qformer_viz.ui.stage_updates import as_json
+from qformer_viz.view.palette import STOPS
+from qformer_viz.view.stage_payload import embed, pack
+
+SIDE = 256
+"""Pixels of the longer side of a picture in the album."""
+
+
+def tab(services: Services) -> dict:
+    """Two ways to a set of images, a heat map beside the figures, and the pictures."""
+    gr.HTML(
+        "<p class='qfv-note'>One picture does not tell whether a query looks at a thing or at a place. Here is the "
+        "query of the canvas on a whole set, and how far each query's map changes from picture to picture. That a "
+        "query follows the picture does not say that the model uses what it finds.</p>",
+        apply_default_css=False,
+    )
+    chosen = picture_row("across", "Look at", services.limits.images)
+    plot, told = plot_and_facts("across", "How far queries follow the picture")
+    view = live_view("across", "across-view")
+    return {**chosen, "told": told, "view": view, "plot": plot}
+
+
+def looked(
+    services: Services, session: Session, files: Sequence[str] | None, progress: gr.Progress
+) -> tuple[str, str, Any]:
+    """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
+    from qformer_viz.view.figures import measure_figure
+
+    try:
+        speaker, told = services.of(session), telling(session, progress, "Looking", outdates=False)
+        seen = encoded(services, session, speaker, files, told)
+        found = across([each.record.result for each in seen])
+    except services.user_errors as error:
+        return alert(str(error)), "", gr.update(visible=False)
+    names = [row if row == "mean" else f"layer {row}" for row in found.rows]
+    plot = measure_figure(found.follows, names, "follows the picture", "0 to 1")
+    warning = (
+        "Signs of collapse: " + "; ".join(found.collapse.reasons) + "." if found.collapse.warning else ""
+    )
+    title = speaker.pipe.describe()["title"]
+    return (
+        facts(figures(found), warning, f"{title} over {found.images} images:"),
+        as_json(album(seen, found)),
+        gr.update(value=plot, visible=True),
+    )
+
+
+def encoded(
+    services: Services,
+    session: Session,
+    speaker: Speaker,
+    files: Sequence[str] | None,
+    told: Callable[[int, int], None],
+) -> list[Any]:
+    """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
+    files, pictures of the world of the model that chats. UserError says what to do instead."""
+    most = services.limits.images
+    if files and not 2 <= len(files) <= most:
+        raise UserError(f"{len(files)} images were chosen. Choose 2 to {most}.")
+    sources = files or [*islice(services.album(services.of(session).world), most)]
+    question = session.last_question() if speaker.reads_questions else None
+    pictures, seen = (read(services, source) for source in sources) if files else sources, []
+    for each in speaker.pipe.encode_each(pictures, question or None):
+        seen.append(each)
+        told(len(seen), len(sources))
+    return seen
+
+
+def read(services: Services, path: str) -> Any:
+    """An uploaded file's picture; trouble names the file."""
+    try:
+        return services.decode(str(uploaded(path))).still()
+    except services.user_errors as error:
+        raise UserError(f"{Path(path).name}: {error}") from error
+
+
+def album(seen: Sequence[Any], found: Across) -> dict[str, Any]:
+    """What the view draws: pictures with their maps, averaged over heads, and how far each query follows them."""
+    first = seen[0].record.result
+    images = []
+    for each in seen:
+        cross = each.record.result.cross_attention[:, 0].mean(1, keepdim=True).numpy()
+        small = each.image.copy()
+        small.thumbnail((SIDE, SIDE))
+        shape = [*cross.shape[:3], cross.shape[3] - 1]
+        about = {"shape": shape, "grid": list(first.grid), "cross_layers": list(first.cross_layers)}
+        images.append(about | pack(cross) | {"image": embed(small, of(each))})
+    follows = [[round(value, 3) for value in row] for row in found.follows.tolist()]
+    return {"images": images, "follows": follows, "colours": list(STOPS["viridis"])}
+
+
+def figures(found: Across) -> list[tuple[str, str, str]]:
+    """The rows of facts over the whole set."""
+    last = found.follows[-1]
+    most, least = int(last.argmax()), int(last.argmin())
+    kept = found.collapse.between_image_share
+    return [
+        (
+            "Follows the picture",
+            f"{last.mean():.2f}",
+            "mean over queries, layers averaged; 0: the same patches in every "
+            "picture, 1: no two pictures share any",
+        ),
+        (
+            "Most and least",
+            f"{most:02d} · {least:02d}",
+            f"queries, at {last[most]:.2f} and {last[least]:.2f}",
+        ),
+        (
+            "What the image decides",
+            f"{kept:.0%}",
+            "of the variance of the last states; the rest tells queries apart whatever is shown",
+        ),
+        (
+            "Alike by chance",
+            f"{found.reference:.2f}",
+            "99 % of pairs of queries of different pictures are less alike "
+            "(centred cosine of the last states): a threshold for redundancy in the Similarity tab",
+        ),
+        ("Effective rank", f"{found.collapse.effective_rank:.1f}", "of the last states, mean over pictures"),
+    ]
+
+
+def forget() -> tuple[str, str, Any]:
+    """Another model: what the last one saw is of no more use."""
+    return "", "", gr.update(visible=False)
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after another model was chosen."""
+
+    # Closures, because Gradio reads no type hints off a partial.
+    def look(session: Session, progress=gr.Progress()):  # noqa: B008
+        return looked(services, session, None, progress)
+
+    def look_at(session: Session, files: list[str], progress=gr.Progress()):  # noqa: B008
+        return looked(services, session, files, progress)
+
+    shown = [parts["told"], parts["view"], parts["plot"]]
+    told = {"show_progress_on": parts["view"], **LONG}
+    parts["run"].click(look, session, shown, **told)
+    parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
+    pauses(parts["stop"], session)
+    return forget, None, shown

@@ -1,0 +1,159 @@
+"""Tab: how well any text fits the image, and where the queries look while they read it."""
+
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.components import Figure, alert
+from qformer_viz.ui.conversation import Session, too_long
+from qformer_viz.ui.event_groups import LIGHT, LONG, lasting
+from qformer_viz.ui.stage_updates import VISITING, as_json, own
+from qformer_viz.view.stage_payload import canvas_payload
+
+NO_TEXT = "There is no text yet. Type one a line, for example: a cat above a dog"
+
+
+def tab(services: Services) -> dict:
+    """Texts, their ranking, and the votes of single queries for one of them."""
+    about = services.matcher.describe()
+    gr.HTML(
+        f"<p class='qfv-note'>Judged by <strong>{escape(about['title'])}</strong>, a model of its own that only "
+        "compares: the model that chats has no part in it. The probability comes from its matching head, which "
+        "reads image and text together; the similarity from its contrastive space, where the best query counts. "
+        f"{escape(about.get('caution', ''))}</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        texts = gr.Textbox(
+            lines=3,
+            max_lines=8,
+            label="Texts to compare, one a line",
+            placeholder="a cat above a dog",
+            elem_id="match-texts",
+            scale=4,
+            min_width=260,
+        )
+        compare = gr.Button("Compare", variant="primary", size="md", elem_id="match-compare", min_width=120)
+    table = gr.HTML(elem_id="match-table", apply_default_css=False)
+    with gr.Column(visible=False, elem_id="match-detail") as detail:
+        with gr.Row(elem_classes="qfv-controls"):
+            chosen = gr.Dropdown([], label="Queries and maps for", elem_id="match-chosen", min_width=220)
+            show = gr.Button("Show these maps on the canvas", elem_id="match-show", size="md", min_width=200)
+            back = gr.Button("Back to the model that chats", elem_id="match-back", size="md", min_width=200)
+        plot = Figure(show_label=False, label="Votes of queries", elem_id="match-plot")
+    return {
+        "texts": texts,
+        "compare": compare,
+        "table": table,
+        "detail": detail,
+        "chosen": chosen,
+        "show": show,
+        "back": back,
+        "plot": plot,
+    }
+
+
+def rank(services: Services, session: Session, texts: str) -> tuple:
+    """(matches, table, detail, choice, plot) for the lines of `texts`; trouble is told where the table stands."""
+    lines = list(dict.fromkeys(line.strip() for line in (texts or "").splitlines() if line.strip()))
+    if session.encoded is None:
+        return trouble(session.no_image)
+    if not lines:
+        return trouble(NO_TEXT)
+    if long := too_long("A text", max(lines, key=len), services.limits):
+        return trouble(long)
+    try:
+        matches = tuple(services.matcher.rank(session.picture, lines))
+    except services.user_errors as error:
+        return trouble(str(error))
+    choices = [(match.text, index) for index, match in enumerate(matches)]
+    return (
+        matches,
+        ranking(matches),
+        gr.update(visible=True),
+        gr.update(choices=choices, value=0),
+        draw(matches, 0),
+    )
+
+
+def trouble(message: str) -> tuple:
+    return (), alert(message), gr.update(visible=False), gr.update(choices=[], value=None), None
+
+
+def ranking(matches: tuple) -> str:
+    """The texts as a table, the most probable first."""
+    rows = "".join(
+        f"<tr><td>{escape(match.text)}</td>"
+        f"<td><meter min='0' max='1' value='{match.probability:.4f}'></meter> {match.probability:.1%}</td>"
+        f"<td>{match.similarity:.3f}</td><td>{best(match):02d}</td></tr>"
+        for match in matches
+    )
+    return (
+        "<table class='qfv-table'><thead><tr><th scope='col'>text</th><th scope='col'>true of the image</th>"
+        "<th scope='col'>similarity</th><th scope='col'>best query</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def best(match: Any) -> int:
+    """The query that is most similar to the text."""
+    return max(range(len(match.similarities)), key=match.similarities.__getitem__)
+
+
+def draw(matches: tuple, index: int | None):
+    """Similarity and vote of every query for one text."""
+    from qformer_viz.view.figures import votes_figure
+
+    if index is None or not 0 <= index < len(matches):
+        return None
+    match = matches[index]
+    return votes_figure(match.similarities, match.probabilities)
+
+
+def maps(services: Services, session: Session, matches: tuple, index: int | None) -> Any:
+    """The canvas payload of the matching pass: maps that depend on the text. They end with the next answer."""
+    if session.encoded is None or index is None or not 0 <= index < len(matches):
+        return gr.skip()
+    match, about = matches[index], services.matcher.describe()
+    session.kept[VISITING] = True
+    meta = {
+        "model": about["title"],
+        "precision": about["precision"],
+        "scope": "image and text",
+        "visiting": f"Maps of {about['title']}, for “{match.text}”: not those of the model that chats.",
+        "caption": match.text,
+        "notes": [
+            f"These maps belong to the image and to the text “{match.text}”. They are those of the retrieval model, "
+            "not of the model that chats; a text never looks at the image itself, the queries do while they read it."
+        ],
+        "facts": {
+            "image": match.sha256[:16],
+            "probability": f"{match.probability:.4f}",
+            "similarity": f"{match.similarity:.4f}",
+        },
+    }
+    placements = () if match.placement is None else (match.placement,)
+    return as_json(canvas_payload(match.record.result, match.image, meta=meta, placements=placements))
+
+
+def forget() -> tuple:
+    """Another image: what was compared is of no more use."""
+    return (), "", gr.update(visible=False), gr.update(choices=[], value=None), None
+
+
+def wire(services: Services, session: gr.State, parts: dict, view: gr.HTML) -> list:
+    """Connect the tab; returns what must run when a new image has been encoded."""
+
+    def compare(session: Session, texts: str) -> Any:
+        return lasting(session, lambda: rank(services, session, texts))
+
+    matches = gr.State((), time_to_live=services.limits.cache_seconds)
+    told = [matches, *(parts[name] for name in ("table", "detail", "chosen", "plot"))]
+    gr.on([parts["compare"].click], compare, [session, parts["texts"]], told, **LONG)
+    parts["chosen"].input(draw, [matches, parts["chosen"]], parts["plot"], **LIGHT)
+    parts["show"].click(partial(maps, services), [session, matches, parts["chosen"]], view, **LIGHT)
+    parts["back"].click(partial(own, services), session, view, **LIGHT)
+    return [(forget, None, told)]

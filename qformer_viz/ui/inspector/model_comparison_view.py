@@ -1,0 +1,154 @@
+"""In the Models tab: two models on a set of images, for instance before and after fine-tuning."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.analysis.compare_models import Apart, apart
+from qformer_viz.errors import UserError
+from qformer_viz.runtime.map_placement import box, of
+from qformer_viz.ui.app_context import Services, Speaker
+from qformer_viz.ui.components import alert, facts, picture_row, plot_and_facts
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LONG, pauses
+from qformer_viz.ui.explanation_cache import telling
+from qformer_viz.ui.inspector.image_sets_view import encoded
+from qformer_viz.ui.model_picker import pair
+from qformer_viz.view.stage_payload import embed
+
+SIDE = 96
+"""Pixels of the longer side of a picture in the list of answers that differ."""
+
+
+def section(services: Services) -> dict:
+    """Two ways to a set of images, a heat map beside the figures, and the answers that differ."""
+    gr.HTML(
+        "<h3>On a set of pictures</h3><p class='qfv-note'>One picture does not tell what a fine-tuning changed. Here "
+        "both models see a whole set: which queries look elsewhere, which tell something else of the pictures, and "
+        "which pictures get another answer to the last question, or another caption where none was asked.</p>",
+        apply_default_css=False,
+        elem_id="apart-head",
+    )
+    chosen = picture_row("apart", "Compare on", services.limits.images)
+    plot, told = plot_and_facts("apart", "How far the maps of every query have moved")
+    answers = gr.HTML(elem_id="apart-answers", apply_default_css=False)
+    return {**chosen, "plot": plot, "told": told, "answers": answers}
+
+
+def compared(
+    services: Services, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
+) -> tuple[str, Any, str]:
+    """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
+    from qformer_viz.view.figures import measure_figure
+
+    question = session.last_question()
+    told = telling(session, progress, "Comparing", outdates=False)
+
+    def look(number: int, speaker: Speaker) -> tuple[list[Any], list[Any], list[str]]:
+        """The pictures, what the Q-Former does with each, and what the model says of it."""
+        seen = encoded(
+            services, session, speaker, files, lambda done, of: told(2 * number * of + done, 4 * of)
+        )
+        said = []
+        for each in seen:
+            answer = speaker.pipe.ask(each, question) if question else speaker.pipe.caption(each)
+            said.append(answer.text)
+            told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
+        pictures = [(each.image, box(of(each))) for each in seen]
+        return pictures, [each.record.result for each in seen], said
+
+    try:
+        names = pair(services, session, name)
+        speakers = services.of(session), services.speakers[name]()
+        pictures, captures, said = zip(*map(look, (0, 1), speakers), strict=True)
+        if any(one[1] != other[1] for one, other in zip(*pictures, strict=True)):
+            raise UserError(
+                f"{names[1]} is shown other parts of these pictures than {names[0]} (their image processors cut or pad "
+                "them in other ways), so their patches cannot be compared. Choose square pictures."
+            )
+        found = apart(*captures)
+    except services.user_errors as error:
+        return alert(str(error)), gr.update(visible=False), ""
+    rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
+    plot = measure_figure(found.moved, rows, "attention that went elsewhere", "0 to 1")
+    lead = f"{names[1]} against {names[0]} on {found.images} images:"
+    return (
+        facts(figures(found, said, question), lead=lead),
+        gr.update(value=plot, visible=True),
+        differing(names, [picture for picture, _ in pictures[0]], said),
+    )
+
+
+def figures(found: Apart, said: Sequence[Sequence[str]], question: str | None) -> list[tuple[str, str, str]]:
+    """The rows of facts over the whole set."""
+    moved = found.moved[-1]
+    most, least = int(moved.argmax()), int(moved.argmin())
+    places = [f"{q:02d} → {p:02d}" for q, p in enumerate(found.partner.tolist()) if p != q]
+    same = sum(one == other for one, other in zip(*said, strict=True))
+    rows = [
+        (
+            "Looks elsewhere",
+            f"{moved.mean():.2f}",
+            "of a query's attention, layers averaged; 0: at the same patches. Between queries that have nothing to do "
+            f"with one another it is {found.unrelated[-1]:.2f}",
+        ),
+        (
+            "Most and least",
+            f"{most:02d} · {least:02d}",
+            f"queries, at {moved[most]:.2f} and {moved[least]:.2f}",
+        ),
+        (
+            "Changed places",
+            str(len(places)),
+            "queries whose maps are more like another query's of the second model than their own"
+            + (f": {', '.join(places)}" if places else ""),
+        ),
+    ]
+    known = found.alike[-1][~found.alike[-1].isnan()] if found.alike is not None else ()
+    if len(known):
+        meaning = (
+            "what the last states tell of the pictures, by CKA, mean over queries; 1: the same, 0: nothing"
+        )
+        rows.append(("Tells the same", f"{known.mean():.2f}", f"{meaning} in common"))
+    what = f"answer to “{question}”, asked without the turns before it" if question else "caption"
+    rows.append(("Says the same", f"{same} of {found.images}", f"pictures get the same {what}"))
+    return rows
+
+
+def differing(names: Sequence[str], pictures: Sequence[Any], said: Sequence[Sequence[str]]) -> str:
+    """A table of the pictures that get two answers."""
+    rows = []
+    for number, (picture, *answers) in enumerate(zip(pictures, *said, strict=True), 1):
+        if answers[0] != answers[1]:
+            small = picture.copy()
+            small.thumbnail((SIDE, SIDE))
+            cells = "".join(f"<td>{escape(answer or '(no word)')}</td>" for answer in answers)
+            rows.append(
+                f"<tr><td><img src='{embed(small)['src']}' alt='picture {number}' /></td>{cells}</tr>"
+            )
+    if not rows:
+        return ""
+    heads = "".join(f"<th scope='col'>{escape(name)}</th>" for name in names)
+    return (
+        f"<table class='qfv-table qfv-answers'><caption>Pictures that get two answers</caption><thead><tr>"
+        f"<th scope='col'>picture</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def wire(services: Services, session: gr.State, other: gr.Dropdown, parts: dict) -> None:
+    """Connect the section. What it shows names both models and the pictures, so it stays until it is asked again."""
+
+    # Closures, because Gradio reads no type hints off a partial.
+    def compare(session: Session, name: str, progress=gr.Progress()):  # noqa: B008
+        return compared(services, session, name, None, progress)
+
+    def compare_on(session: Session, name: str, files: list[str], progress=gr.Progress()):  # noqa: B008
+        return compared(services, session, name, files, progress)
+
+    shown = [parts["told"], parts["plot"], parts["answers"]]
+    told = {"show_progress_on": parts["answers"], **LONG}
+    parts["run"].click(compare, [session, other], shown, **told)
+    parts["files"].upload(compare_on, [session, other, parts["files"]], shown, **told)
+    pauses(parts["stop"], session)

@@ -1,0 +1,71 @@
+"""Tab: what a precision changes for the image at hand: maps, words and answers of two copies of one model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.analysis import compare_precisions
+from qformer_viz.errors import UserError
+from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.components import Figure, alert, compare_row, facts
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LOAD, lasting
+
+
+def tab(services: Services) -> dict:
+    """A precision to compare with, a button, and the figures."""
+    gr.HTML(
+        "<p class='qfv-note'>Loads this model a second time, in another precision, and gives both this image. The "
+        "Q-Former stays in floating point in every precision; what changes is what the ViT shows it and what the "
+        "language model makes of it.</p>",
+        apply_default_css=False,
+    )
+    other, run = compare_row("precision", list(services.precisions), 160)
+    told = gr.HTML(elem_id="precision-told", apply_default_css=False)
+    layers = Figure(
+        show_label=False, label="Divergence by layer and head", elem_id="precision-plot", visible=False
+    )
+    return {"other": other, "run": run, "told": told, "layers": layers}
+
+
+def compared(services: Services, session: Session, name: str) -> tuple[str, Any]:
+    """(figures as HTML, plot) of this image in both precisions; trouble is told instead."""
+    from qformer_viz.view.figures import divergence_figure
+
+    try:
+        if session.encoded is None:
+            raise UserError(session.no_image)
+        if session.model not in (None, next(iter(services.speakers), None)):
+            raise UserError("Only the model that the page opened with can be compared. Choose it at the top.")
+        if name not in services.precisions:
+            raise UserError("Choose a precision of the list.")
+        asked = [question for question, _ in session.turns() if question]
+        pair = services.speaker.pipe, services.precisions[name]()
+        found = compare_precisions.compare(*pair, [session.picture], asked[-1] if asked else "")
+    except services.user_errors as error:
+        return alert(str(error)), gr.update(visible=False)
+    lead = f"{name} against what the page runs ({spoken(services)}), this image:"
+    plot = divergence_figure(found.divergence, found.cross_layers)
+    return facts(compare_precisions.rows(found), lead=lead), gr.update(value=plot, visible=True)
+
+
+def spoken(services: Services) -> str:
+    pipe = services.speaker.pipe
+    return pipe.quantization or str(pipe.describe().get("precision", ""))
+
+
+def forget() -> tuple[str, Any]:
+    """Another image, model or answer: what was compared is of no more use."""
+    return "", gr.update(visible=False)
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+
+    def compare(session: Session, name: str) -> Sequence[Any]:
+        return lasting(session, lambda: compared(services, session, name))
+
+    out = [parts["told"], parts["layers"]]
+    parts["run"].click(compare, [session, parts["other"]], out, **LOAD)
+    return (forget, None, out)

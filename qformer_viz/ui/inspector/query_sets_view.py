@@ -1,0 +1,150 @@
+"""Tab: the queries together, for the last answer: their effect on every word, pairs, Shapley values, the few that are
+enough, and what single ones spell."""
+
+from dataclasses import replace
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.analysis.query_sets import pairs, shapley, smallest, spelled
+from qformer_viz.attribution import Case
+from qformer_viz.attribution.knockout import effects, ends
+from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.components import Figure, alert, word_row
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LONG, lasting, once_answered, pauses
+from qformer_viz.ui.explanation_cache import current, of, telling
+from qformer_viz.view.word_payload import first_word
+
+CLOSEST = 8
+LENS_WARNING = (
+    "The logit lens is known to mislead. A projected query is an input of the language model and never had to lie near "
+    "a word; what its output layer reads off it is not what the model reads. Take it as a hint; knock-out is the test."
+)
+
+
+def tab() -> dict:
+    """A button, a word, and four views."""
+    gr.HTML(
+        "<p class='qfv-note'>One query's effect hides behind others that say the same. Here they are taken away in "
+        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare.</p>",
+        apply_default_css=False,
+    )
+    row = word_row("together", "Weigh the queries")
+    told = gr.HTML(elem_id="together-told", apply_default_css=False)
+    matrix = Figure(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
+    with gr.Row():
+        shares = Figure(
+            show_label=False, label="Shapley values", elem_id="together-shares", visible=False, min_width=320
+        )
+        twos = Figure(show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320)
+    with gr.Accordion("What single queries spell (logit lens)", open=False, elem_id="together-lens"):
+        lens = gr.HTML(apply_default_css=False)
+    return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
+
+
+def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
+    """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
+    from qformer_viz.view.figures import effects_figure
+
+    try:
+        kept = of(services, session)
+        told = telling(session, progress, "Weighing queries")
+        case = replace(kept.case, told=told)
+        case.once("shapley", lambda: shapley(case))
+        few = case.once("smallest", lambda: smallest(case))
+        gains = ends(case)[0] - ends(case)[1]
+    except services.user_errors as error:
+        return [alert(str(error)), *[gr.skip()] * 5]
+    words = case.scorer.words
+    first = first_word(case.scorer.words, gains)
+    choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
+    names = labels(case)
+    matrix = effects_figure(effects(case), [label for label, _ in choices], names, "nats")
+    return [
+        enough([names[query] for query in few], len(names)),
+        gr.update(choices=choices, value=first),
+        gr.update(value=matrix, visible=True),
+        *for_word(services, session, first),
+        lens(case),
+    ]
+
+
+def labels(case: Case) -> list[str]:
+    """The names of the queries, of a film with the number of their frame."""
+    from qformer_viz.view.figures import query_labels
+
+    return query_labels(case.scorer.queries.shape[1], case.frames)
+
+
+def for_word(services: Services, session: Session, word: Any) -> list:
+    """(Shapley values, pairs) of one word; nothing where the answer has gone meanwhile."""
+    from qformer_viz.view.figures import pairs_figure, shapley_figure
+
+    try:
+        case = of(services, session).case
+        if type(word) is not int or not 0 <= word < len(case.scorer.words) or "shapley" not in case.memory:
+            return [gr.skip(), gr.skip()]
+        found, alone = case.memory["shapley"], effects(case)[word]
+        closest = sorted(alone.abs().topk(min(CLOSEST, len(alone))).indices.tolist())
+        both = case.once(("pairs", tuple(closest)), lambda: pairs(case, closest))[word]
+    except services.user_errors:
+        return [gr.skip(), gr.skip()]
+    spoken, names = case.scorer.words[word], labels(case)
+    shares = shapley_figure(found.values[word], found.error[word], alone, names, spoken)
+    twos = pairs_figure(both, [names[query] for query in closest], spoken)
+    return [gr.update(value=shares, visible=True), gr.update(value=twos, visible=True)]
+
+
+def enough(few: list[str], count: int) -> str:
+    """The smallest set found, by name, as HTML."""
+    if not few:
+        return "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
+    names = ", ".join(few)
+    return (
+        f"<p role='status'><b>{len(few)} of {count} queries are enough for the same answer, word for word: {names}."
+        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>"
+    )
+
+
+def lens(case: Case) -> str:
+    """The tokens that the output layer reads off every query, with the warning, as HTML."""
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
+        for name, row in zip(labels(case), spelled(case), strict=True)
+    )
+    return (
+        f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"
+        f"<th scope='col'>likeliest words, less what it spells of any image</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def forget(session: Session) -> list:
+    """Another image, model or answer: what was weighed is of no more use."""
+    kept = current(session)
+    if kept is not None and "smallest" in kept.case.memory:
+        return [gr.skip()] * 6
+    return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+
+    # A closure, because Gradio reads no type hints off a partial.
+    def weigh(session: Session, progress=gr.Progress()):  # noqa: B008
+        return lasting(session, lambda: weighed(services, session, progress))
+
+    everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
+    once_answered(parts["run"].click, weigh, session, everything, show_progress_on=parts["told"], **LONG)
+    parts["word"].input(
+        partial(for_word, services),
+        [session, parts["word"]],
+        parts["figures"][1:],
+        show_progress="hidden",
+        **LONG,
+    )
+    pauses(parts["stop"], session)
+    return (forget, session, everything)

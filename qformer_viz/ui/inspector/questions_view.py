@@ -1,0 +1,126 @@
+"""Tab: how the maps move when the question changes. For models whose Q-Former reads the question (InstructBLIP)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.errors import UserError
+from qformer_viz.runtime.map_placement import placed
+from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.components import alert, live_view
+from qformer_viz.ui.conversation import Session, too_long
+from qformer_viz.ui.event_groups import LONG, lasting
+from qformer_viz.ui.stage_updates import as_json
+from qformer_viz.view.palette import DIVERGING
+from qformer_viz.view.stage_payload import canvas_payload
+
+CAPTION = "(the caption)"
+NOT_READ = (
+    "This model's Q-Former does not read the question: its maps are the same whatever is asked. Choose a model that "
+    "does, such as InstructBLIP, at the top of the page."
+)
+
+
+def tab() -> dict:
+    """Two questions, and the view of both with their difference."""
+    gr.HTML(
+        "<p class='qfv-note'>InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
+        "the same image, side by side on one scale, and what the second moved. A moved map shows that the query read "
+        "elsewhere, not that the answer needed it.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        first, second = (
+            gr.Dropdown(
+                [CAPTION],
+                value=CAPTION,
+                allow_custom_value=True,
+                label=label,
+                elem_id=f"questions-{name}",
+                min_width=200,
+                scale=4,
+            )
+            for name, label in (("first", "First question"), ("second", "Second question"))
+        )
+        compare = gr.Button(
+            "Compare", variant="primary", size="md", elem_id="questions-compare", min_width=110
+        )
+    told = gr.HTML(elem_id="questions-told", apply_default_css=False)
+    view = live_view("difference", "questions-view")
+    return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
+
+
+def pair(services: Services, session: Session, first: str, second: str) -> tuple[str, str]:
+    """(message, view): the maps of both questions as JSON; trouble is told instead."""
+
+    def work() -> tuple[str, str]:
+        try:
+            return "", as_json(maps(services, session, first, second))
+        except services.user_errors as error:
+            return alert(str(error)), ""
+
+    return lasting(session, work)
+
+
+def maps(services: Services, session: Session, first: str, second: str) -> dict[str, Any]:
+    """Canvas payloads of both questions and the colours of their difference. UserError says what to do instead."""
+    speaker = services.of(session)
+    if session.encoded is None:
+        raise UserError(session.no_image)
+    if not speaker.reads_questions:
+        raise UserError(NOT_READ)
+    asked = [(text or "").strip() for text in (first, second)]
+    for text in asked:
+        if long := too_long("A question", text, services.limits):
+            raise UserError(long)
+    if asked[0] == asked[1]:
+        raise UserError("Both questions are the same. Choose or type another one, then compare.")
+    seen = [speaker.pipe.encode(session.encoded, None if text in ("", CAPTION) else text) for text in asked]
+    return {
+        "titles": [text or CAPTION for text in asked],
+        "second": "the second question",
+        "colours": list(DIVERGING),
+        "maps": [
+            canvas_payload(
+                each.record.result,
+                session.picture,
+                index=session.frame,
+                placements=placed(each, session.frame),
+            )
+            for each in seen
+        ],
+    }
+
+
+def offered(session: Session) -> tuple:
+    """Updates of both dropdowns: what was asked about this image, the last two chosen."""
+    asked = [question for question, _ in session.turns() if question]
+    choices = list(dict.fromkeys([CAPTION, *asked]))
+    chosen = choices if len(choices) == 1 else [*dict.fromkeys([CAPTION, *asked][::-1])][:2][::-1]
+    return gr.update(choices=choices, value=chosen[0]), gr.update(choices=choices, value=chosen[-1])
+
+
+def forget() -> tuple[str, str]:
+    """Another image or model: what was compared is of no more use."""
+    return "", ""
+
+
+def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) -> tuple:
+    """The step (fn, inputs, outputs) that runs only where an answer has brought new maps."""
+
+    def step(session: Session, *rest: Any) -> Any:
+        if services.of(session).reads_questions:
+            return fn(session, *rest)
+        return [gr.skip() for _ in outputs] if isinstance(outputs, list) else gr.skip()
+
+    return step, inputs, outputs
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple[list, list]:
+    """Connect the tab; returns what must run after a new image, and after every answer."""
+    told = [parts["told"], parts["view"]]
+    parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **LONG)
+    offering = (offered, session, [parts["first"], parts["second"]])
+    return [offering, (forget, None, told)], [offering]

@@ -1,0 +1,249 @@
+"""Tab: take away queries, patches or an object of a known scene, ask again, and see old and new side by side."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+import torch
+
+from qformer_viz.attribution.knockout import replaced
+from qformer_viz.errors import UserError
+from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.components import alert, live_view
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LONG, lasting, once_answered
+from qformer_viz.ui.explanation_cache import of
+from qformer_viz.ui.stage_updates import as_json, pictures
+from qformer_viz.view.stage_payload import embed
+
+AWAY, KEEP = "Take them away", "Keep only them"
+REMOVE, MOVE = "Take it out", "Move it"
+HIDDEN_FROM = {
+    "qformer": ("the Q-Former", "No query can look there; but the ViT has, and has told their neighbours."),
+    "vit": ("the ViT", "The ViT never gets them, nor does anyone after it."),
+}
+PLACES = {
+    "top left": (0.2, 0.2),
+    "top": (0.5, 0.2),
+    "top right": (0.8, 0.2),
+    "left": (0.2, 0.5),
+    "middle": (0.5, 0.5),
+    "right": (0.8, 0.5),
+    "bottom left": (0.2, 0.8),
+    "bottom": (0.5, 0.8),
+    "bottom right": (0.8, 0.8),
+}
+UNKNOWN_SCENE = (
+    "What is in this image is not known, so it cannot be drawn again. Pick an example or make a scene."
+)
+
+
+def tab(services: Services) -> dict:
+    """Three ways to change what the language model gets, and one place for what follows."""
+    gr.HTML(
+        "<p class='qfv-note'>Asks the last question again with something taken away. Nothing here changes the "
+        "conversation.</p>",
+        apply_default_css=False,
+    )
+    parts: dict[str, Any] = {}
+    with gr.Tabs():
+        with gr.Tab("Patches", id="whatif-patches"):
+            parts["painter"] = live_view("painter", "whatif-painter")
+        with gr.Tab("Queries", id="whatif-some-queries"), gr.Row(elem_classes="qfv-controls"):
+            parts["numbers"] = gr.Textbox(
+                label="Queries, by number",
+                placeholder="12, 17",
+                elem_id="whatif-queries",
+                min_width=180,
+                scale=2,
+            )
+            parts["how"] = gr.Radio(
+                [AWAY, KEEP], value=AWAY, label="What to do with them", min_width=220, scale=2
+            )
+            parts["again"] = gr.Button(
+                "Answer again", size="md", elem_id="whatif-again", min_width=140, scale=0
+            )
+        if services.scene_maker:
+            with gr.Tab("An object of the scene", id="whatif-scene"), gr.Row(elem_classes="qfv-controls"):
+                parts["object"] = gr.Dropdown(
+                    [], label="Object", elem_id="whatif-object", min_width=150, scale=2
+                )
+                parts["act"] = gr.Radio(
+                    [REMOVE, MOVE], value=REMOVE, label="What to do with it", min_width=180, scale=2
+                )
+                parts["place"] = gr.Dropdown(
+                    list(PLACES), value="middle", label="Where to", min_width=120, scale=1
+                )
+                parts["draw"] = gr.Button(
+                    "Draw and answer again", size="md", elem_id="whatif-draw", min_width=190, scale=0
+                )
+    parts["outcome"] = gr.HTML(elem_id="whatif-outcome", apply_default_css=False)
+    return parts
+
+
+def shown(services: Services, session: Session) -> list:
+    """For a new image: the painter's pictures, how queries are named, and a scene's objects where they are known."""
+    picture, drawn, film = "", None, False
+    if session.encoded is not None:
+        picture = as_json(
+            pictures(session.encoded) | {"grid": list(session.capture.grid), "from": HIDDEN_FROM}
+        )
+        drawn, film = _drawn(services, session), len(session.encoded.frames) > 1
+    named = gr.update(placeholder=f"12, 17{' or, of frame 2 alone, 2·17' if film else ''}")
+    names = list(drawn.objects) if drawn else []
+    objects = [gr.update(choices=names, value=names[0] if names else None)] if services.scene_maker else []
+    return [picture, named, *objects]
+
+
+def without_queries(services: Services, session: Session, numbers: str, how: str) -> str:
+    """Some queries say what they say of any image."""
+    of(services, session)
+    encoded = session.encoded
+    mean = services.of(session).pipe.mean_queries(encoded.question)
+    frames = len(encoded.frames)
+    away = torch.zeros(1, frames * mean.shape[1], dtype=torch.bool)
+    away[0, parsed(numbers, mean.shape[1], frames)] = True
+    away = ~away if how == KEEP else away
+    changed = replace(encoded, queries=replaced(encoded.queries, mean.repeat(1, frames, 1), away))
+    lead = f"With {int(away.sum())} of {away.numel()} queries{_of(frames)} saying what they say of any image:"
+    return consequence(services, session, changed, lead)
+
+
+def without_patches(services: Services, session: Session, data: Any) -> str:
+    """Painted patches, numbered row by row and frame after frame, are hidden from the Q-Former or from the ViT."""
+    of(services, session)
+    rows, columns = session.capture.grid
+    frames = len(session.encoded.frames)
+    keep = torch.ones(frames, rows * columns, dtype=torch.bool)
+    hidden, where = (data.get("patches"), data.get("where")) if isinstance(data, dict) else (None, None)
+    whole = isinstance(hidden, list) and all(type(p) is int and 0 <= p < keep.numel() for p in hidden)
+    if not whole or not hidden or not isinstance(where, str) or where not in HIDDEN_FROM:
+        raise UserError("Paint at least one patch on the image, then ask again.")
+    keep.view(-1)[hidden] = False
+    changed = services.of(session).pipe.hidden(session.encoded, keep, where)
+    many = f"{int((~keep).sum())} of {keep.numel()} patches{_of(frames)}"
+    lead = f"With {many} hidden from {HIDDEN_FROM[where][0]}:"
+    return consequence(services, session, changed, lead)
+
+
+def _drawn(services: Services, session: Session) -> Any:
+    """What is known of the scene in the image; of a film nothing is."""
+    known = services.scene_maker and len(session.encoded.frames) == 1
+    return services.scene_maker.recall(session.encoded.image) if known else None
+
+
+def _of(frames: int) -> str:
+    return f" of {frames} frames" if frames > 1 else ""
+
+
+def redrawn(services: Services, session: Session, name: str | None, act: str, place: str) -> str:
+    """An object of a known scene is taken out or moved, and everything runs again on the new picture."""
+    of(services, session)
+    drawn = _drawn(services, session)
+    if drawn is None:
+        raise UserError(UNKNOWN_SCENE)
+    if name not in drawn.objects or place not in PLACES:
+        raise UserError("Choose an object of this scene, and where to move it.")
+    index = drawn.objects.index(name)
+    image = drawn.without(index) if act == REMOVE else drawn.moved(index, *PLACES[place])
+    changed = services.of(session).pipe.encode(image, session.encoded.question)
+    lead = f"Without the {name}:" if act == REMOVE else f"With the {name} moved to the {place}:"
+    return consequence(services, session, changed, lead, (session.encoded.image, image))
+
+
+def consequence(
+    services: Services, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
+) -> str:
+    """As HTML: the new answer beside the old one, and what every word of the old one loses or gains."""
+    pipe, old = services.of(session).pipe, session.answer
+    *before, (question, _) = session.turns()
+    new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
+    scorer = of(services, session).case.scorer
+    was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
+    rows = "".join(
+        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{_signed(b - a)}</td></tr>"
+        for word, a, b in zip(scorer.words, was, now, strict=True)
+    )
+    sides = [("before", old.text), ("now, greedily", new.text or "(no word)")]
+    cells = "".join(
+        f"<div><dt>{name}</dt>{_picture(scenes, i)}<dd>{escape(text)}</dd></div>"
+        for i, (name, text) in enumerate(sides)
+    )
+    return (
+        f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
+        "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
+        f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _signed(nats: torch.Tensor) -> str:
+    """Two digits after the point, and no minus before a nought."""
+    return f"{round(nats.item(), 2) + 0.0:+.2f}"
+
+
+def _picture(scenes: tuple[Any, Any] | None, index: int) -> str:
+    if scenes is None:
+        return ""
+    alt = ("the scene as it was", "the scene drawn again")[index]
+    return f"<img src='{embed(scenes[index])['src']}' alt='{alt}'>"
+
+
+def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
+    """The queries named in a text such as "3, 12", as indices into all frames' queries: of every frame, or as "2·12" or
+    "2.12" of the second alone. UserError for none, or for one that does not exist."""
+    found = [part for part in re.split(r"[\s,;]+", (numbers or "").strip()) if part]
+    chosen: set[int] = set()
+    for part in found or [""]:
+        named = re.fullmatch(r"(?:([1-9][0-9]?)[·.])?([0-9]{1,5})", part)
+        frame, query = (named[1] and int(named[1]), int(named[2])) if named else (None, count)
+        if query >= count or (frame or 1) > frames:
+            of_one = f"; of frame 2 alone: 2·{count - 1}" if frames > 1 else ""
+            raise UserError(
+                f"Name queries by their numbers, 0 to {count - 1}, for example: 0, {count - 1}{of_one}"
+            )
+        chosen |= {count * at + query for at in (range(frames) if frame is None else (frame - 1,))}
+    return sorted(chosen)
+
+
+def told(change: Any, services: Services, session: Session, *chosen: Any) -> str:
+    """What a change brings, or the trouble with its fix."""
+
+    def work() -> str:
+        try:
+            return change(services, session, *chosen)
+        except services.user_errors as error:
+            return alert(str(error))
+
+    return lasting(session, work)
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
+    """Connect the tab; returns what must run after a new image, and after every answer."""
+
+    # A closure, because Gradio reads no type hints off a partial.
+    def paint(session: Session, event: gr.EventData) -> str:
+        return told(without_patches, services, session, event._data)
+
+    outcome, numbers = parts["outcome"], parts["numbers"]
+    queries = [session, numbers, parts["how"]]
+    once_answered(
+        partial(gr.on, [parts["again"].click, numbers.submit]),
+        partial(told, without_queries, services),
+        queries,
+        outcome,
+        **LONG,
+    )
+    parts["painter"].submit(paint, session, outcome, **LONG)
+    pictured = [parts["painter"], numbers]
+    if services.scene_maker:
+        scene = [session, parts["object"], parts["act"], parts["place"]]
+        once_answered(parts["draw"].click, partial(told, redrawn, services), scene, outcome, **LONG)
+        pictured.append(parts["object"])
+
+    def picture(session: Session) -> list:
+        return shown(services, session)
+
+    return (picture, session, pictured), (lambda: "", None, outcome)

@@ -1,0 +1,166 @@
+"""Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from qformer_viz.attribution import METHODS
+from qformer_viz.attribution.explanation import DEFAULT
+from qformer_viz.evaluation.assessment import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
+from qformer_viz.runtime.map_placement import box
+from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.components import Figure, alert, facts, live_view
+from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LONG, lasting, once_answered, pauses
+from qformer_viz.ui.explanation_cache import Explained, chosen, current, of, telling
+from qformer_viz.ui.stage_updates import as_json, pictures
+from qformer_viz.view.word_payload import words_payload
+
+
+def tab() -> dict:
+    """One button, the view of words, queries and patches, and the verdict on its map."""
+    gr.HTML(
+        "<p class='qfv-note'>Takes the last answer apart: which queries each word came from, and where those looked. "
+        "A word that the model would have said of any image says so and gets no map.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="qfv-controls"):
+        run = gr.Button(
+            "Explain the last answer", variant="primary", size="md", elem_id="why-run", min_width=200, scale=0
+        )
+        stop = gr.Button("Stop", size="md", elem_id="why-stop", min_width=80, scale=0)
+    told = gr.HTML(elem_id="why-told", apply_default_css=False)
+    view = live_view("why", "why-view")
+    sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
+    curves = Figure(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
+    return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}
+
+
+def told_and_view(
+    services: Services, session: Session, told: Callable[[int, int], Any] | None = None
+) -> tuple[str, str]:
+    """(message, view): every fast method for every word as JSON; trouble is told instead."""
+    try:
+        kept = of(services, session)
+        for name in METHODS:
+            if not METHODS[name].slow:
+                kept.map(name, 0, told)
+        return "", as_json(words(services, session, kept))
+    except services.user_errors as error:
+        return alert(str(error)), ""
+
+
+def computed(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+    """(message, view) with the chosen method for the chosen word added; trouble is told, and the view stays."""
+    try:
+        kept = of(services, session)
+        method, word = chosen(data, len(kept.case.scorer.words))
+        kept.map(method, word, telling(session, progress, METHODS[method].title))
+        return "", as_json(words(services, session, kept))
+    except services.user_errors as error:
+        return alert(str(error)), gr.skip()
+
+
+def words(services: Services, session: Session, kept: Explained) -> dict[str, Any]:
+    """What the view draws. Everything that was computed is in it, and is chosen from in the browser; of a quick model a
+    method runs by being chosen."""
+    shown = words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
+    return shown | {"quick": services.of(session).quick}
+
+
+def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+    """(sentence and figures, plot) on the map of the chosen word and method; trouble is told instead."""
+    from qformer_viz.view.figures import curves_figure
+
+    try:
+        kept = of(services, session)
+        method, word = chosen(data, len(kept.case.scorer.words))
+        told = telling(session, progress, "Hiding patches")
+        found = kept.map(method, word, told)
+        film = len(session.encoded.frames) > 1
+        untold = film or box(session.placement)  # known objects lie on the grid of a whole picture
+        mask = None if untold else services.mask(session.encoded.image, kept.case.scorer.words[word])
+        verdict = judge(kept.case, found, word, mask, told)
+    except services.user_errors as error:
+        return alert(str(error)), gr.update(visible=False)
+    about = f"“{verdict.word}” by {METHODS[method].title}. {verdict.sentence}"
+    return facts(figures(verdict), lead=about), gr.update(value=curves_figure(verdict), visible=True)
+
+
+def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
+    """The rows of facts beside the curves."""
+    rows = []
+    if verdict.areas is not None:
+        for which, (name, better) in enumerate((("Deletion", "lower"), ("Insertion", "higher"))):
+            here, chance, centre = (verdict.areas[order][which] for order in (MAP, RANDOM_ORDER, CENTRE))
+            rows.append(
+                (
+                    name,
+                    f"{here:.2f}",
+                    f"random order {chance:.2f}, centre first {centre:.2f}; {better} is better",
+                )
+            )
+    shares = " · ".join(f"{share:.0%}" for share in ERASER)
+    for name, values, meaning in (
+        ("Comprehensiveness", verdict.comprehensiveness, "nats lost with the strongest patches hidden, at"),
+        ("Sufficiency", verdict.sufficiency, "nats lost with only the strongest patches shown, at"),
+    ):
+        told = " · ".join(f"{round(value, 1) + 0.0:.1f}" for value in values)  # no minus before a nought
+        rows.append((name, told, f"{meaning} {shares}"))
+    if verdict.agreement is not None:
+        what = "weights of queries" if verdict.of_queries else "patches"
+        rows.append(
+            (
+                "Agreement with knock-out",
+                f"{verdict.agreement:.2f}",
+                f"rank correlation of the {what}, −1 to 1",
+            )
+        )
+    if verdict.pointing is not None:
+        rows.append(
+            (
+                "Peak in the object",
+                "yes" if verdict.pointing > 0.5 else "no",
+                f"give or take one patch; chance {verdict.chance:.0%}",
+            )
+        )
+        rows.append(("Weight in the object", f"{verdict.mass:.0%}", "of the weight that speaks for the word"))
+    return rows
+
+
+def follow(services: Services, session: Session) -> tuple:
+    """Another image, model or answer: what was explained is of no more use. An answer that is quickly taken apart is
+    taken apart unasked."""
+    if current(session) is not None:
+        return (gr.skip(),) * 4
+    unasked = session.answer is not None and session.answer.text and services.of(session).quick
+    told, view = told_and_view(services, session) if unasked else ("", "")
+    return told, view, "", gr.update(visible=False)
+
+
+def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+    """Connect the tab; returns what must run after a new image and after every answer."""
+
+    # Closures, because Gradio reads no type hints off a partial.
+    def start(session: Session, progress=gr.Progress()):  # noqa: B008
+        told = telling(session, progress, "Explaining")
+        return lasting(session, lambda: told_and_view(services, session, told))
+
+    def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
+        return lasting(session, lambda: computed(services, session, event._data, progress))
+
+    def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
+        return lasting(session, lambda: judged(services, session, event._data, progress))
+
+    told, view = [parts["told"], parts["view"]], parts["view"]
+    verdict = [parts["sentence"], parts["curves"]]
+    once_answered(parts["run"].click, start, session, told, show_progress_on=parts["told"], **LONG)
+    view.submit(compute, session, told, show_progress_on=parts["told"], **LONG)
+    view.apply(check, session, verdict, show_progress_on=parts["sentence"], **LONG)
+    pauses(parts["stop"], session)
+
+    def after(session: Session):
+        return lasting(session, lambda: follow(services, session))
+
+    return (after, session, [*told, *verdict])

@@ -1,0 +1,103 @@
+"""Every dotted name in the documents, the docstrings and the messages is there: as an attribute after the import that
+a reader would write, or as a module."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAME = r"(?<![\w./-])({})((?:\.[A-Za-z_]\w*)+)"
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *ROOT.glob("assets/*/README.md"),
+    *ROOT.glob("docs/**/*.md"),
+]
+SOURCES = [path for package in ("qformer_viz", "model") for path in (ROOT / package).rglob("*.py")]
+FILES = ("py", "md", "toml", "safetensors", "json")  # `model.safetensors` is a file's name
+
+# The names after `import qformer_viz, model` and nothing else, where no other test has imported a thing.
+PROBE = """
+import importlib, json, sys
+import importlib.util, qformer_viz, model
+def there(name):
+    top, *rest = name.split(".")
+    found = sys.modules[top]
+    try:
+        for part in rest:
+            found = getattr(found, part)
+        return True
+    except AttributeError:
+        pass
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+print(json.dumps([name for name in json.load(sys.stdin) if not there(name)]))
+"""
+
+
+def names(text: str, package: str) -> set[str]:
+    found = {"".join(match) for match in re.findall(NAME.format(package), text)}
+    return {name for name in found if name.rpartition(".")[2] not in FILES}
+
+
+def in_documents() -> set[str]:
+    found = set()
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        found |= names(text, "qformer_viz")
+        # `model` is also a variable in the blocks, which the README's own test runs.
+        prose = re.sub(r"```.*?```", "", text, flags=re.S)
+        found |= {name for code in re.findall(r"`([^`]+)`", prose) for name in names(code, "model")}
+    return found
+
+
+def in_sources() -> set[str]:
+    """Of the library in all strings, messages among them; of `model` where a docstring quotes it."""
+    found = set()
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= names(node.value, "qformer_viz")
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
+                arguments = [
+                    each.arg for each in getattr(node, "args", ast.arguments([], [], None, [], [])).args
+                ]
+                if "model" not in arguments:
+                    quoted = re.findall(r"`([^`]+)`", text)
+                    found |= {name for code in quoted for name in names(code, "model")}
+    return found
+
+
+def missing(found: set[str]) -> list[str]:
+    command = [sys.executable, "-c", PROBE]
+    done = subprocess.run(
+        command, cwd=ROOT, input=json.dumps(sorted(found)), capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_every_dotted_name_is_there():
+    documents, sources = in_documents(), in_sources()
+    assert len(documents) > 15 and len(sources) > 15
+    assert "qformer_viz.prepare" in documents and "qformer_viz.types.Capture" in sources
+    assert missing(documents | sources) == []
+
+
+def test_a_name_that_is_not_there_is_found():
+    assert missing(
+        {
+            "qformer_viz.explain.prepare",
+            "qformer_viz.nonsense",
+            "qformer_viz.evaluation.assessment.judge",
+        }
+    ) == [
+        "qformer_viz.explain.prepare",
+        "qformer_viz.nonsense",
+    ]
