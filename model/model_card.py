@@ -135,9 +135,9 @@ def _retrieving(metrics: dict) -> str:
         + "What stage 1 of the recipe leaves: a small BLIP-2 that compares texts with images. "
         + WORLD.format(published="BLIP-2", words=", which also reads text")
         + f"""```python
-import model
+import qformer_viz
 
-for match in model.load_matcher("assets/blip2-emoji-itm").rank(image, ["a cat above a dog", "a dog above a cat"]):
+for match in qformer_viz.load_matcher("assets/blip2-emoji-itm").rank(image, ["a cat above a dog", "a dog above a cat"]):
     print(match.text, match.probability, match.similarity)
 ```
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qformer_viz.analysis import head_ablation, information, query_sets
+from qformer_viz.analysis.attention_statistics import QueryStatistics, query_statistics
 from qformer_viz.analysis.compare_models import Apart, apart
 from qformer_viz.analysis.image_sets import Across, across
 from qformer_viz.analysis.query_similarity import (
@@ -32,7 +33,6 @@ from qformer_viz.analysis.query_similarity import (
     specialisation,
     winner_entropy,
 )
-from qformer_viz.analysis.query_statistics import QueryStatistics, query_statistics
 from qformer_viz.attention_maps import (
     centre_of_mass,
     cls_share,

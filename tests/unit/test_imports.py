@@ -30,7 +30,7 @@ LIGHT = (
     "analysis.information",
     "analysis.query_sets",
     "analysis.query_similarity",
-    "analysis.query_statistics",
+    "analysis.attention_statistics",
     "evaluation.assessment",
     "evaluation.benchmark",
     "evaluation.faithfulness",
@@ -108,7 +108,7 @@ def wrong(path: str, source: str) -> set[str]:
     package = path.split("/")[1]
     here = rank.get(package, -1)
     found = {name for name in imported(source) if name.split(".")[0] == "qformer_viz"}
-    against = {name for name in found if rank.get((name.split(".") + [""])[1], -1) > here}
+    against = {name for name in found if rank.get([*name.split("."), ""][1], -1) > here}
     return against | {name for name in imported(source) if name.split(".")[0] in ("model", "app", "tests")}
 
 

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from qformer_viz.analysis import query_statistics as measures
+from qformer_viz.analysis import attention_statistics as measures
 from qformer_viz.runtime.map_placement import aspect, box
 from qformer_viz.ui.app_context import Geometry, Services
 from qformer_viz.ui.components import Figure

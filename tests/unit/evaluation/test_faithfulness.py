@@ -9,8 +9,9 @@ import torch
 
 import qformer_viz
 from model import card_plots
-from qformer_viz import BadShape, cli
+from qformer_viz import BadShape
 from qformer_viz.__main__ import backend
+from qformer_viz.cli import dispatch as cli
 from qformer_viz.domains.emoji.ground_truth import truths
 from qformer_viz.evaluation import benchmark
 from qformer_viz.evaluation.faithfulness import (

@@ -7,7 +7,7 @@ import torch
 
 from qformer_viz import BadSelection
 from qformer_viz import attention_maps as A
-from qformer_viz.analysis.query_statistics import query_statistics
+from qformer_viz.analysis.attention_statistics import query_statistics
 from tests.support.fakes import tiny_capture
 
 
