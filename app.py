@@ -114,16 +114,16 @@ def make_services(
     of this model.
     """
     from qformer_viz.attribution.reference_activations import reference_images
-    from qformer_viz.runtime.model_cache import Shelf
+    from qformer_viz.runtime.model_cache import ModelCache
     from qformer_viz.types import Decoding
-    from qformer_viz.ui.app_context import Services
+    from qformer_viz.ui.app_context import AppContext
 
     shared = backend()
     bundled = is_bundled(pipe.checkpoint)
-    first, shelf = speaker(pipe), Shelf()
-    return Services(
-        speaker=first,
-        speakers={pipe.checkpoint.title: lambda: first}
+    first, shelf = chat_model(pipe), ModelCache()
+    return AppContext(
+        chat_model=first,
+        models={pipe.checkpoint.title: lambda: first}
         | {
             entry.title: partial(shelf.get, entry.title, partial(_spoken, load))
             for entry, load in (others or {}).items()
@@ -138,25 +138,25 @@ def make_services(
         scene_maker=scene_maker() if bundled else None,
         matcher=matcher,
         precisions=precisions or {},
-        album=reference_images,
+        sample_images=reference_images,
     )
 
 
 def _spoken(load: Callable[[], Any]) -> Any:
-    return speaker(load())
+    return chat_model(load())
 
 
 def is_bundled(checkpoint: Any) -> bool:
     return checkpoint.world == "emoji scenes"
 
 
-def speaker(pipe: Any) -> Any:
+def chat_model(pipe: Any) -> Any:
     """A loaded pipeline as a model that chats, with what there is to say about its world."""
     from qformer_viz.runtime.zerogpu import RemotePipeline
-    from qformer_viz.ui.app_context import Speaker
+    from qformer_viz.ui.app_context import ChatModel
 
     bundled = is_bundled(pipe.checkpoint)
-    return Speaker(
+    return ChatModel(
         pipe=pipe,
         geometry=geometry(pipe.model.config),
         world=pipe.checkpoint.world,
@@ -170,7 +170,7 @@ def speaker(pipe: Any) -> Any:
 def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """The precisions in which the model that chats could be loaded beside itself, and what loads each; the last one
     stays."""
-    from qformer_viz.runtime.model_cache import Shelf
+    from qformer_viz.runtime.model_cache import ModelCache
 
     if os.environ.get("SPACES_ZERO_GPU"):
         return {}  # there is one model, read before the page opens
@@ -183,7 +183,7 @@ def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[
         if name in safe and name != mine and not (name == "float16" and pipe.device.type == "cpu")
     ]
 
-    shelf, options = Shelf(most=1), {"device": args.device, "allow": tuple(args.allow)}
+    shelf, options = ModelCache(most=1), {"device": args.device, "allow": tuple(args.allow)}
     return {
         name: partial(shelf.get, name, partial(shared.load, args.model, **options, **precision(name)))
         for name in fitting
@@ -346,9 +346,9 @@ def scene_maker() -> Any:
 def unfamiliar(folder: Path | None) -> Any:
     """A function that says when an image is unlike the bundled world, by a probe on its ViT features."""
     try:
-        from qformer_viz.domains.emoji.ood_detector import load_familiar
+        from qformer_viz.domains.emoji.ood_detector import load_ood_detector
 
-        known = load_familiar(folder)
+        known = load_ood_detector(folder)
     except (ImportError, OSError):
         return None
     from qformer_viz.ui.inspector.about_view import PHOTO_COMMAND

@@ -44,8 +44,8 @@ def _contrast(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _tint(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    gains = rng.uniform(0.55, 1.3, 3)
-    return Image.fromarray(np.clip(np.asarray(picture) * gains, 0, 255).astype(np.uint8))
+    image_gain = rng.uniform(0.55, 1.3, 3)
+    return Image.fromarray(np.clip(np.asarray(picture) * image_gain, 0, 255).astype(np.uint8))
 
 
 def _swap(picture: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -15,8 +15,8 @@ import torch
 
 from qformer_viz.analysis import head_ablation, information, query_sets
 from qformer_viz.analysis.attention_statistics import QueryStatistics, query_statistics
-from qformer_viz.analysis.compare_models import Apart, apart
-from qformer_viz.analysis.image_sets import Across, across
+from qformer_viz.analysis.compare_models import ModelComparison, apart
+from qformer_viz.analysis.image_sets import ImageSetStatistics, across
 from qformer_viz.analysis.query_similarity import (
     Collapse,
     attention_similarity,
@@ -43,7 +43,7 @@ from qformer_viz.attention_maps import (
     patches,
     select,
 )
-from qformer_viz.attribution import METHODS, Case, Method
+from qformer_viz.attribution import METHODS, ExplanationContext, Method
 from qformer_viz.attribution.explanation import attribute, explain, prepare
 from qformer_viz.errors import (
     BadArchive,
@@ -52,7 +52,7 @@ from qformer_viz.errors import (
     BadValues,
     CannotWrite,
     GridMismatch,
-    IncompleteCase,
+    IncompleteContext,
     InsideCompiled,
     ManyCaptured,
     NotAQFormer,
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
 # What `torch.save` wrote of these, `torch.load` reads, which runs no code that a file brings along.
 torch.serialization.add_safe_globals(
-    [Across, Apart, Attribution, Capture, Collapse, QueryStatistics, Recording]
+    [ImageSetStatistics, ModelComparison, Attribution, Capture, Collapse, QueryStatistics, Recording]
 )
 
 _ON_FIRST_USE = {
@@ -90,9 +90,7 @@ _ON_FIRST_USE = {
 __all__ = [
     "CHECKPOINTS",
     "METHODS",
-    "Across",
     "Answer",
-    "Apart",
     "Attribution",
     "BadArchive",
     "BadSelection",
@@ -100,19 +98,21 @@ __all__ = [
     "BadValues",
     "CannotWrite",
     "Capture",
-    "Case",
     "Checkpoint",
     "Collapse",
     "Decoded",
     "Decoding",
     "EncodedImage",
+    "ExplanationContext",
     "GridMismatch",
-    "IncompleteCase",
+    "ImageSetStatistics",
+    "IncompleteContext",
     "InsideCompiled",
     "ManyCaptured",
     "Match",
     "Matcher",
     "Method",
+    "ModelComparison",
     "NotAQFormer",
     "NothingCaptured",
     "Pipeline",

@@ -55,7 +55,7 @@ class BadSelection(QFormerVizError, ValueError):
     """An image, layer, head, query or threshold that does not exist."""
 
 
-class IncompleteCase(QFormerVizError):
+class IncompleteContext(QFormerVizError):
     """A case lacks what is asked of it, such as means over other images."""
 
 
@@ -103,5 +103,5 @@ class CompiledError(UserError):
     """The model is compiled, and what was asked for changes a pass through hooks, which compiled code passes over."""
 
 
-class MemoryError_(UserError):
+class OutOfDeviceMemory(UserError):
     """The device ran out of memory; the caches have been emptied and the pipeline can be used again."""

@@ -71,7 +71,7 @@ class EncodedImage:
     """What one ViT and Q-Former pass leaves behind: the expensive thing, and the cache's value.
 
     source   the decoded upload; `seen` is what this model saw of it: f `frames`, of which `image` is the first, RGB at
-             its own geometry; `moments` says when each frame of a film is, () for a still picture; `sha256` is of the
+             its own geometry; `timestamps` says when each frame of a film is, () for a still picture; `sha256` is of the
              pixels that were seen, and `notices` say what their owner should know
     queries  [1, f·q, d] query outputs projected to the language model's width, frame by frame, on the model's device
     vision   [f, p, d] ViT output after its last LayerNorm, or None
@@ -107,8 +107,8 @@ class EncodedImage:
         return self.seen.frames
 
     @property
-    def moments(self) -> tuple[str, ...]:
-        return () if self.seen.film is None else self.seen.film.moments
+    def timestamps(self) -> tuple[str, ...]:
+        return () if self.seen.video is None else self.seen.video.timestamps
 
     @cached_property
     def fingerprint(self) -> str:
@@ -300,7 +300,7 @@ class Attribution:
     words: tuple[str, ...]
     scores: Tensor
     logprobs: Tensor
-    gains: Tensor
+    image_gain: Tensor
     method: str
     layer: int | str
     cls: Tensor
@@ -341,7 +341,7 @@ class Attribution:
     @property
     def visual(self) -> Tensor:
         """[t] whether the image brought the word at least `VISUAL_GAIN` nats."""
-        return self.gains >= VISUAL_GAIN
+        return self.image_gain >= VISUAL_GAIN
 
 
 VISUAL_GAIN = 0.5

@@ -27,7 +27,7 @@ def measure(
     pipe: Any,
     images: Iterable[Any],
     questions: Sequence[str] = (),
-    told: Callable[[int], Any] = lambda done: None,
+    on_progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, Any]:
     """Plain numbers: {"model", "images", "cross_layers", "asked": {question, "" for the caption: what was found}}.
 
@@ -60,30 +60,30 @@ def measure(
             answer = pipe.ask(encoded, question) if question else pipe.caption(encoded)
             if not answer.token_ids:
                 continue
-            case = prepare(pipe, encoded, answer)
-            lost[question].append(_losses(case))
+            context = prepare(pipe, encoded, answer)
+            lost[question].append(_losses(context))
             earlier = before.get(question)
             if earlier is not None and earlier[1].text != answer.text:
                 followed[question].append(_interchanged(pipe, *earlier, encoded, answer))
             before[question] = encoded, answer
-            layers = case.capture.cross_layers
-        told(count)
+            layers = context.capture.cross_layers
+        on_progress(count)
     asked = {question: _summary(lost[question]) | _follows(followed[question]) for question in lost}
     return {"model": pipe.name, "images": count, "cross_layers": list(layers), "asked": asked}
 
 
-def _losses(case: Any) -> dict[str, Tensor]:
+def _losses(context: Any) -> dict[str, Tensor]:
     """[t] or [t, L] for the words of an answer that came from the image."""
-    full, blank = ends(case)
+    full, blank = ends(context)
     words = full - blank >= VISUAL_GAIN
-    inside, said = heads(case), talk(case)
+    inside, said = heads(context), talk(context)
     found = {
         "head": torch.cat([inside.cross.flatten(1), inside.own.flatten(1)], 1).amax(1),
         "cross": inside.cross_layers,
         "own": inside.own_layers,
         "apart": said.apart,
         "unheard": said.queries.amax(1),
-        "unread": effects(case).amax(1),
+        "unread": effects(context).amax(1),
         "loudest": said.queries.argmax(1),
     }
     return {name: values[words] for name, values in found.items()}
@@ -98,7 +98,7 @@ def _interchanged(pipe: Any, encoded: Any, answer: Any, other: Any, instead: Any
     whole = []
     for words in (answer, instead):
         scorer = pipe.scorer(encoded, words)
-        whole.append(torch.cat([scorer.apart(said), scorer.silenced(own, cross, said)]).sum(1))
+        whole.append(torch.cat([scorer.apart(said), scorer.ablate_heads(own, cross, said)]).sum(1))
     return whole[1] > whole[0]
 
 
@@ -108,11 +108,11 @@ def _summary(lost: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         return {"words": 0}
     every = {name: torch.cat([one[name] for one in lost]) for name in lost[0]}
 
-    def told(values: Tensor) -> list[float]:
+    def on_progress(values: Tensor) -> list[float]:
         return [round(figure, 4) for figure in interval(values.tolist(), images)]
 
-    found: dict[str, Any] = {"words": len(images)} | {name: told(every[name]) for name in LOSSES}
-    found |= {name: [told(values) for values in every[name].T] for name in ("cross", "own")}
+    found: dict[str, Any] = {"words": len(images)} | {name: on_progress(every[name]) for name in LOSSES}
+    found |= {name: [on_progress(values) for values in every[name].T] for name in ("cross", "own")}
     found["needs"] = round((every["apart"] >= MUCH).float().mean().item(), 4)
     return found | {"loudest": _loudest(every["loudest"], every["unheard"])}
 

@@ -17,7 +17,7 @@ def measure(
     pipe: Any,
     examples: Iterable[tuple[Any, Mapping[str, Any]]],
     questions: Sequence[str] = (),
-    told: Callable[[str, int], Any] = lambda what, done: None,
+    on_progress: Callable[[str, int], Any] = lambda what, done: None,
 ) -> dict[str, Any]:
     """Usable information as plain numbers, the fields of `information.Usable` where it says Usable.
 
@@ -37,7 +37,7 @@ def measure(
         patches.append(encoded.vision[0].half().cpu())
         for name, label in known.items():
             labels.setdefault(name, []).append(torch.as_tensor(label))
-        told("images", done)
+        on_progress("images", done)
     labels = {name: torch.stack(rows) for name, rows in labels.items()}
     seen = {"patches": torch.stack(patches), "queries": torch.stack(queries.pop(None))}
     steps = 0
@@ -45,10 +45,10 @@ def measure(
     def step(*_: Any) -> None:
         nonlocal steps
         steps += 1
-        told("probes", steps)
+        on_progress("probes", steps)
 
     def read(features: Tensor, kind: str) -> dict[str, dict[str, float]]:
-        found = usable_information(features, labels, kind, told=step)
+        found = usable_information(features, labels, kind, on_progress=step)
         return {
             name: {key: round(value, 4) for key, value in asdict(one).items()} for name, one in found.items()
         }

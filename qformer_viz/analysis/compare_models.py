@@ -14,8 +14,8 @@ from qformer_viz.types import Capture
 
 
 @dataclass(frozen=True, eq=False)
-class Apart:
-    """Rows are the cross-attention layers in order and, last, the map averaged over layers, as in `Across`; maps are
+class ModelComparison:
+    """Rows are the cross-attention layers in order and, last, the map averaged over layers, as in `ImageSetStatistics`; maps are
     averaged over heads. b images.
 
     rows: names of the rows, for instance ("0", "2", "4", "mean"). images: b.
@@ -32,13 +32,13 @@ class Apart:
 
     rows: tuple[str, ...]
     images: int
-    moved: Tensor
-    unrelated: Tensor
-    partner: Tensor
-    alike: Tensor | None
+    attention_shift: Tensor
+    shift_between_unrelated: Tensor
+    matched_query: Tensor
+    state_cka: Tensor | None
 
 
-def apart(first: Sequence[Capture], second: Sequence[Capture]) -> Apart:
+def apart(first: Sequence[Capture], second: Sequence[Capture]) -> ModelComparison:
     """Compare two models over captures of the same images in the same order.
 
     Layers, queries and patch grid must agree; heads, widths and language models need not. A capture may hold several
@@ -52,18 +52,18 @@ def apart(first: Sequence[Capture], second: Sequence[Capture]) -> Apart:
     between = torch.cdist(*rows, p=1).mean(1) / 2  # [r, q, q]
     queries = between.shape[-1]
     own = torch.eye(queries, dtype=torch.bool)
-    _, partner = linear_sum_assignment(between[:-1].mean(0).numpy())
+    _, matched_query = linear_sum_assignment(between[:-1].mean(0).numpy())
     states = [
         torch.cat([c.query_states for c in captures], 1).transpose(1, 2) for captures in (first, second)
     ]
     images = maps[0].shape[1]
-    return Apart(
+    return ModelComparison(
         rows=(*map(str, first[0].cross_layers), "mean"),
         images=images,
-        moved=between[:, own].float(),
-        unrelated=between[:, ~own].mean(-1).float(),
-        partner=torch.from_numpy(partner),
-        alike=query_similarity.cka(*states) if images >= 4 else None,
+        attention_shift=between[:, own].float(),
+        shift_between_unrelated=between[:, ~own].mean(-1).float(),
+        matched_query=torch.from_numpy(matched_query),
+        state_cka=query_similarity.cka(*states) if images >= 4 else None,
     )
 
 
@@ -97,29 +97,33 @@ def _differences(kinds: list[tuple]) -> list[str]:
     ]
 
 
-def table(found: Apart) -> str:
+def table(found: ModelComparison) -> str:
     """By row how much attention moved and how far states are alike; then which queries, as Markdown."""
     lines = [
         "| layer | attention that went elsewhere, mean over queries | most | between unrelated queries |",
         "|---|---|---|---|",
     ]
-    for name, moved, unrelated in zip(found.rows, found.moved, found.unrelated, strict=True):
-        most = int(moved.argmax())
-        lines.append(f"| {name} | {moved.mean():.3f} | {moved[most]:.3f}, query {most} | {unrelated:.3f} |")
-    order = found.moved[-1].argsort(descending=True, stable=True).tolist()[:5]
+    for name, attention_shift, shift_between_unrelated in zip(
+        found.rows, found.attention_shift, found.shift_between_unrelated, strict=True
+    ):
+        most = int(attention_shift.argmax())
+        lines.append(
+            f"| {name} | {attention_shift.mean():.3f} | {attention_shift[most]:.3f}, query {most} | {shift_between_unrelated:.3f} |"
+        )
+    order = found.attention_shift[-1].argsort(descending=True, stable=True).tolist()[:5]
     lines += [
         "",
         "Moved most, mean of layers: "
-        + ", ".join(f"query {q} {found.moved[-1, q]:.2f}" for q in order)
+        + ", ".join(f"query {q} {found.attention_shift[-1, q]:.2f}" for q in order)
         + ".",
     ]
-    places = [f"{q} → {p}" for q, p in enumerate(found.partner.tolist()) if p != q]
+    places = [f"{q} → {p}" for q, p in enumerate(found.matched_query.tolist()) if p != q]
     lines.append(
         f"Looks like another query of the second model than its own: {', '.join(places) or 'none'} "
-        f"({len(places)} of {len(found.partner)})."
+        f"({len(places)} of {len(found.matched_query)})."
     )
-    if found.alike is not None:
-        last = found.alike[-1]
+    if found.state_cka is not None:
+        last = found.state_cka[-1]
         known = last[~last.isnan()]
         if len(known):
             least = int(last.nan_to_num(2).argmin())
@@ -130,10 +134,10 @@ def table(found: Apart) -> str:
     return "\n".join(lines)
 
 
-def figures(found: Apart) -> dict[str, Any]:
+def figures(found: ModelComparison) -> dict[str, Any]:
     """Every figure, for JSON; None where there is none."""
-    alike = None
-    if found.alike is not None:
-        alike = [[None if v != v else v for v in row] for row in found.alike.tolist()]
+    state_cka = None
+    if found.state_cka is not None:
+        state_cka = [[None if v != v else v for v in row] for row in found.state_cka.tolist()]
     tensors = {name: getattr(found, name).tolist() for name in ("moved", "unrelated", "partner")}
-    return {"rows": found.rows, "images": found.images, **tensors, "alike": alike}
+    return {"rows": found.rows, "images": found.images, **tensors, "alike": state_cka}

@@ -44,7 +44,7 @@ def compare(
     second: Any,
     images: Iterable[Any],
     question: str = "",
-    told: Callable[[int], Any] = lambda done: None,
+    on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Fidelity:
     """Two pipelines (`qformer_viz.load(..., observe=qformer_viz.capture)`) on the same images; the first is the reference.
 
@@ -69,7 +69,7 @@ def compare(
                     for pipe, (encoded, _) in zip((first, second), said, strict=True)
                 ]
                 nats.append(scores[1] - scores[0])
-        told(done)
+        on_progress(done)
     return Fidelity(
         images=len(captions),
         divergence=torch.stack(divergence).mean(0),
@@ -92,7 +92,7 @@ def _say(pipe: Any, encoded: Any, image: Any, question: str) -> tuple[Any, Any]:
 def rows(found: Fidelity) -> list[tuple[str, str, str]]:
     """(name, value, what it means) for a table."""
     worst = divmod(int(found.divergence.argmax()), found.divergence.shape[1])
-    told = [
+    on_progress = [
         (
             "Maps",
             f"{found.divergence.mean():.2g}",
@@ -107,9 +107,9 @@ def rows(found: Fidelity) -> list[tuple[str, str, str]]:
         ("Captions", f"{found.captions:.0%}", f"of {found.images} are the same, word for word"),
     ]
     if found.answers is not None:
-        told.append(("Answers", f"{found.answers:.0%}", f"of {found.images} are the same"))
+        on_progress.append(("Answers", f"{found.answers:.0%}", f"of {found.images} are the same"))
     if len(found.nats):
-        told.append(
+        on_progress.append(
             (
                 "Words",
                 f"{found.nats.abs().mean():.2g}",
@@ -117,7 +117,7 @@ def rows(found: Fidelity) -> list[tuple[str, str, str]]:
                 f"{found.nats.mean():+.2g}, greatest {found.nats.abs().max():.2g}",
             )
         )
-    return told
+    return on_progress
 
 
 def table(found: Fidelity) -> str:

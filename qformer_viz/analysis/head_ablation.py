@@ -1,15 +1,15 @@
-"""Inside the Q-Former: what each head is worth to a word, and what queries tell one another. Over a `Case`."""
+"""Inside the Q-Former: what each head is worth to a word, and what queries tell one another. Over a `ExplanationContext`."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
 
 @dataclass(frozen=True, eq=False)
-class Heads:
+class HeadAblation:
     """Nats that every word loses when heads hand on what they do for other images, signed.
 
     cross [t, l, h], own [t, L, h]              each head of cross- and self-attention alone
@@ -22,29 +22,29 @@ class Heads:
     own_layers: Tensor
 
 
-def heads(case: Case) -> Heads:
+def heads(context: ExplanationContext) -> HeadAblation:
     """Mean ablation (Wang et al. 2022, arXiv 2211.00593) of every head, and of every layer's heads together: what they
     hand to the output projection is replaced, for every query, by its mean over other images. Heads that do the same
     hide one another. Computed once.
     """
 
-    def compute() -> Heads:
-        layers, _, count = case.capture.cross_attention.shape[:3]
-        every = len(case.capture.self_attention)
+    def compute() -> HeadAblation:
+        layers, _, count = context.capture.cross_attention.shape[:3]
+        every = len(context.capture.self_attention)
         single = torch.eye((layers + every) * count, dtype=torch.bool).unflatten(1, (-1, count))
         whole = torch.eye(layers + every, dtype=torch.bool)[..., None].expand(-1, -1, count)
         rows = torch.cat([torch.zeros(1, layers + every, count, dtype=torch.bool), single, whole])
         cross, own = rows.split([layers, every], 1)
-        scores = case.scorer.silenced(own, cross, case.usual(), case.told)
+        scores = context.scorer.ablate_heads(own, cross, context.usual(), context.on_progress)
         alone, together = _lost(scores).split([(layers + every) * count, layers + every], 1)
         alone = alone.unflatten(1, (-1, count))
-        return Heads(alone[:, :layers], alone[:, layers:], together[:, :layers], together[:, layers:])
+        return HeadAblation(alone[:, :layers], alone[:, layers:], together[:, :layers], together[:, layers:])
 
-    return case.once("heads", compute)
+    return context.cached("heads", compute)
 
 
 @dataclass(frozen=True, eq=False)
-class Talk:
+class MessageAblation:
     """Nats that every word loses, signed, when inside the Q-Former, in every layer,
 
     queries [t, q]   a query tells the others what it tells of any image; the language model still reads it as it is
@@ -57,7 +57,7 @@ class Talk:
     text: Tensor
 
 
-def talk(case: Case) -> Talk:
+def talk(context: ExplanationContext) -> MessageAblation:
     """What queries tell one another, and what the text tells them.
 
     Keys and values of a query are replaced by their means over other images. They are not masked, as in attention
@@ -65,17 +65,17 @@ def talk(case: Case) -> Talk:
     elsewhere, and the damage says nothing of what was told. A token of text is masked as padding is. Computed once.
     """
 
-    def compute() -> Talk:
-        count, text = case.capture.query_tokens.shape[0], case.capture.text_attention
-        usual = case.usual()
-        scores = case.scorer.hushed(_none_and_each(count), usual, case.told)
-        apart = scores[0] - case.scorer.apart(usual)[0]
+    def compute() -> MessageAblation:
+        count, text = context.capture.query_tokens.shape[0], context.capture.text_attention
+        usual = context.usual()
+        scores = context.scorer.ablate_query_messages(_none_and_each(count), usual, context.on_progress)
+        apart = scores[0] - context.scorer.apart(usual)[0]
         read = scores[:1]
         if text is not None:
-            read = case.scorer.unread(~_none_and_each(text.shape[-1]), case.told)
-        return Talk(_lost(scores), apart, _lost(read))
+            read = context.scorer.mask_text(~_none_and_each(text.shape[-1]), context.on_progress)
+        return MessageAblation(_lost(scores), apart, _lost(read))
 
-    return case.once("talk", compute)
+    return context.cached("talk", compute)
 
 
 def _none_and_each(count: int) -> Tensor:

@@ -14,7 +14,7 @@ from qformer_viz.types import Capture
 
 
 @dataclass(frozen=True, eq=False)
-class Across:
+class ImageSetStatistics:
     """Rows are the cross-attention layers in order and, last, the map averaged over layers, as in `QueryStatistics`;
     maps are averaged over heads. b images.
 
@@ -33,7 +33,7 @@ class Across:
     collapse: query_similarity.Collapse
 
 
-def across(captures: Sequence[Capture]) -> Across:
+def across(captures: Sequence[Capture]) -> ImageSetStatistics:
     """Compare every query with itself over images that one model has looked at; two captures at least.
 
     A capture may hold several images. Few images leave little room to differ: compare figures over equally many.
@@ -49,7 +49,7 @@ def across(captures: Sequence[Capture]) -> Across:
     cross = torch.cat([c.cross_attention for c in captures], 1)
     maps = patches(torch.stack([select(cross, layer) for layer in (*range(len(cross)), None)]))
     states = torch.cat([c.query_states[-1] for c in captures])
-    return Across(
+    return ImageSetStatistics(
         rows=(*map(str, captures[0].cross_layers), "mean"),
         images=images,
         follows=torch.stack([query_similarity.content_dependence(row) for row in maps]) / math.log(images),

@@ -71,7 +71,7 @@ def usable_information(
     labels: Mapping[str, Tensor],
     kind: str = "attention",
     seed: int = 0,
-    told: Callable[[int, int], Any] = lambda done, of: None,
+    on_progress: Callable[[int, int], Any] = lambda done, of: None,
 ) -> dict[str, Usable]:
     """What a probe reads of each label off features [n, k, d], k vectors for each of n examples.
 
@@ -97,7 +97,7 @@ def usable_information(
     found = {}
     for done, (name, label) in enumerate(labels.items(), 1):
         found[name] = _read(parts, label.tensor_split([learn, stop]), seed)
-        told(done, len(labels))
+        on_progress(done, len(labels))
     return found
 
 

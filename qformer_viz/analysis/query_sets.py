@@ -1,4 +1,4 @@
-"""Queries together: pairs, Shapley values, the few that keep an answer, and what single ones spell. Over a `Case`."""
+"""Queries together: pairs, Shapley values, the few that keep an answer, and what single ones spell. Over a `ExplanationContext`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,34 +6,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 from qformer_viz.attribution.knockout import effects, replaced
 
 PERMUTATIONS, SEED = 16, 0
 
 
-def lost(case: Case, away: Tensor) -> Tensor:
+def lost(context: ExplanationContext, away: Tensor) -> Tensor:
     """[n, t]: nats that every word loses when each set of queries (bool [n, q]) says what it says of any image."""
-    queries = case.scorer.queries
+    queries = context.scorer.queries
     whole = torch.zeros(1, away.shape[1], dtype=torch.bool)
-    scores = case.scorer.score(replaced(queries, case.baseline, torch.cat([whole, away])))
+    scores = context.scorer.score(replaced(queries, context.baseline, torch.cat([whole, away])))
     return scores[:1] - scores[1:]
 
 
-def pairs(case: Case, queries: Sequence[int]) -> Tensor:
+def pairs(context: ExplanationContext, queries: Sequence[int]) -> Tensor:
     """[t, k, k] interaction I_ij = D_ij − D_i − D_j in nats, for k chosen queries; 0 on the diagonal.
 
     Positive: the two stand in for each other, so that losing both costs more than each loss told. Negative: each loss
     counts the same thing again.
     """
-    count = case.scorer.queries.shape[1]
-    single = effects(case)[:, list(queries)]
+    count = context.scorer.queries.shape[1]
+    single = effects(context)[:, list(queries)]
     at = torch.tensor([(i, j) for i in range(len(queries)) for j in range(i)]).reshape(-1, 2)
     found = torch.zeros(len(single), len(queries), len(queries))
     if len(at):
         chosen = torch.tensor(list(queries))[at]
         away = torch.zeros(len(at), count, dtype=torch.bool).scatter_(1, chosen, True)
-        both = lost(case, away).T - single[:, at[:, 0]] - single[:, at[:, 1]]
+        both = lost(context, away).T - single[:, at[:, 0]] - single[:, at[:, 1]]
         found[:, at[:, 0], at[:, 1]] = found[:, at[:, 1], at[:, 0]] = both
     return found
 
@@ -47,10 +47,10 @@ class Shapley:
     permutations: int
 
 
-def shapley(case: Case, permutations: int = PERMUTATIONS, seed: int = SEED) -> Shapley:
+def shapley(context: ExplanationContext, permutations: int = PERMUTATIONS, seed: int = SEED) -> Shapley:
     """Sampled Shapley values of the queries (Castro et al. 2009): what a query adds when it joins those before it in a
-    random order, every order beside its reverse. `case.told` hears of every order."""
-    queries = case.scorer.queries
+    random order, every order beside its reverse. `context.on_progress` hears of every order."""
+    queries = context.scorer.queries
     count, rng = queries.shape[1], torch.Generator().manual_seed(seed)
     samples = []
     for done in range(0, permutations, 2):
@@ -58,9 +58,9 @@ def shapley(case: Case, permutations: int = PERMUTATIONS, seed: int = SEED) -> S
         for each in (order, order.flip(0)):
             rank = each.argsort()
             away = rank >= torch.arange(count + 1)[:, None]  # row k: only the first k queries are there
-            scores = case.scorer.score(replaced(queries, case.baseline, away))
+            scores = context.scorer.score(replaced(queries, context.baseline, away))
             samples.append((scores[1:] - scores[:-1])[rank].T)
-        case.told(min(done + 2, permutations), permutations)
+        context.on_progress(min(done + 2, permutations), permutations)
     found = torch.stack(samples)
     # An order and its reverse are one draw: together they are less noisy than two.
     draws = found.unflatten(0, (-1, 2)).mean(1)
@@ -68,34 +68,36 @@ def shapley(case: Case, permutations: int = PERMUTATIONS, seed: int = SEED) -> S
     return Shapley(draws.mean(0), error, 2 * len(draws))
 
 
-def smallest(case: Case, order: Sequence[int] | None = None) -> list[int]:
+def smallest(context: ExplanationContext, order: Sequence[int] | None = None) -> list[int]:
     """Few queries with which alone the model says the same answer, word for word, in ascending order.
 
     Takes the first of `order` (None: by the greatest knock-out effect on any word) that are enough, then drops every
     one that is not needed. No set inside it keeps the answer, but a smaller one elsewhere may.
     """
-    queries = case.scorer.queries
+    queries = context.scorer.queries
     count = queries.shape[1]
     if order is None:
-        order = effects(case).abs().amax(0).argsort(descending=True, stable=True).tolist()
+        order = effects(context).abs().amax(0).argsort(descending=True, stable=True).tolist()
     rank = torch.tensor(list(order)).argsort()
     away = rank >= torch.arange(count + 1)[:, None]
-    enough = case.scorer.repeats(replaced(queries, case.baseline, away)).tolist()
+    enough = context.scorer.repeats(replaced(queries, context.baseline, away)).tolist()
     kept = list(order)[: enough.index(True)] if True in enough else list(order)
     # From the least on; once is enough, for a query that was needed stays so among fewer.
     for query in reversed(list(kept)):
         away = torch.ones(1, count, dtype=torch.bool)
         away[0, [each for each in kept if each != query]] = False
-        if case.scorer.repeats(replaced(queries, case.baseline, away)).item():
+        if context.scorer.repeats(replaced(queries, context.baseline, away)).item():
             kept.remove(query)
     return sorted(kept)
 
 
-def spelled(case: Case, count: int = 5, less_usual: bool = True) -> list[list[tuple[str, float]]]:
+def spelled(
+    context: ExplanationContext, count: int = 5, less_usual: bool = True
+) -> list[list[tuple[str, float]]]:
     """For every query the tokens that the language model's own output layer reads off it, with their share.
 
     The logit lens (nostalgebraist 2020) on the projected queries, by default less what they are for any image. It is
     known to mislead: a query is an input and never had to lie near a word; what it spells is not what the model reads.
     """
-    queries = case.scorer.queries
-    return case.scorer.spell(queries - case.baseline.to(queries) if less_usual else queries, count)
+    queries = context.scorer.queries
+    return context.scorer.spell(queries - context.baseline.to(queries) if less_usual else queries, count)

@@ -1,6 +1,6 @@
 """Methods that say which queries and patches a word came from, one in a file of its own.
 
-A method is a callable `(case) -> scores [t, f·q, N]`, a row for each of `case.words`, frame by frame for a film (f is 1
+A method is a callable `(context) -> scores [t, f·q, N]`, a row for each of `context.words`, frame by frame for a film (f is 1
 for a picture): `q` is 1 where it judges patches without going through single queries; N patches without CLS. It may
 return `(scores, note)`, the note for the reader.
 `METHODS` is what the app, the benchmark and `explain` offer; to add one, put it there.
@@ -20,9 +20,9 @@ from qformer_viz.attribution import (
     rise,
     rollout,
 )
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
-__all__ = ["METHODS", "Case", "Method"]
+__all__ = ["METHODS", "ExplanationContext", "Method"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Method:
 
     name: str
     title: str
-    compute: Callable[[Case], Any]
+    compute: Callable[[ExplanationContext], Any]
     unit: str
     shows: str
     hides: str

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from qformer_viz.attention_maps import patches, select
-from qformer_viz.errors import IncompleteCase
+from qformer_viz.errors import IncompleteContext
 from qformer_viz.types import Capture
 
 
 def _missing(name: str, what: str) -> Callable[[], Any]:
     def ask() -> Any:
-        raise IncompleteCase(
+        raise IncompleteContext(
             f"a Case without `{name}`",
             what,
             "make the case with qformer_viz.prepare(pipe, encoded, answer), or pass "
@@ -24,16 +24,16 @@ def _missing(name: str, what: str) -> Callable[[], Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class ExplanationContext:
     """One answer about one image.
 
-    scorer    `score(queries [n, q, d], told=None) -> [n, t]`, `shown(keep [n, f, p], told=None) -> [n, t]` and
-              `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_slopes` and
-              `vision_slopes`, see `qformer_viz.attribution.scorer.Scorer`
+    scorer    `score(queries [n, q, d], on_progress=None) -> [n, t]`, `shown(keep [n, f, p], on_progress=None) -> [n, t]` and
+              `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_gradients` and
+              `feature_gradients`, see `qformer_viz.attribution.scorer.Scorer`
     capture   of the Q-Former pass that the answer came from
     baseline  [1, q, d] mean queries of other images, at the language model's width
     features  () -> [1, p, d] mean ViT outputs of other images; asked for by integrated gradients
-    usual     () -> what is said inside the Q-Former for other images, on average, see `qformer_viz.hooks.interventions.Usual`; asked for by
+    usual     () -> what is said inside the Q-Former for other images, on average, see `qformer_viz.hooks.interventions.QFormerActivations`; asked for by
               `qformer_viz.analysis.head_ablation`. Without one of the two, what asks for it raises IncompleteCase
     layer     index along the cross-attention layers whose maps say where a query looked; None is their mean
     asked     the words to explain, by index; None for all
@@ -46,8 +46,8 @@ class Case:
     features: Callable[[], Tensor] | None = None
     usual: Callable[[], Any] | None = None
     layer: int | None = None
-    asked: Sequence[int] | None = None
-    told: Callable[[int, int], Any] = lambda done, of: None
+    word_indices: Sequence[int] | None = None
+    on_progress: Callable[[int, int], Any] = lambda done, of: None
     memory: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class Case:
     @property
     def words(self) -> list[int]:
         """The words to explain; a method returns a row for each."""
-        return list(range(len(self.scorer.words)) if self.asked is None else self.asked)
+        return list(range(len(self.scorer.words)) if self.word_indices is None else self.word_indices)
 
     @property
     def frames(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from qformer_viz.attention_maps import cls_share, select
-from qformer_viz.attribution import METHODS, Case
+from qformer_viz.attribution import METHODS, ExplanationContext
 from qformer_viz.attribution.knockout import ends
 from qformer_viz.errors import BadSelection
 from qformer_viz.types import Attribution, Capture
@@ -41,15 +41,15 @@ def explain(
     return attribute(prepare(pipe, encoded, answer, baseline), method, layer, words)
 
 
-def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None) -> Case:
+def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None) -> ExplanationContext:
     """What every method works on; keep it to ask for several, for it remembers what they share."""
     capture = captured(encoded)
     if baseline is None:
         baseline = pipe.mean_queries(encoded.question)
     scorer = pipe.scorer(encoded, answer)
     baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
-    features, usual = (partial(mean, encoded.question) for mean in (pipe.mean_features, pipe.usual))
-    return Case(scorer, capture, baseline, features, usual)
+    features, usual = (partial(mean, encoded.question) for mean in (pipe.mean_features, pipe.inside))
+    return ExplanationContext(scorer, capture, baseline, features, usual)
 
 
 def captured(encoded: Any) -> Capture:
@@ -64,17 +64,17 @@ def captured(encoded: Any) -> Capture:
 
 
 def attribute(
-    case: Case,
+    context: ExplanationContext,
     method: str | None = None,
     layer: int | str | None = None,
     words: Sequence[int] | None = None,
-    told: Callable[[int, int], Any] | None = None,
+    on_progress: Callable[[int, int], Any] | None = None,
 ) -> Attribution:
     """`explain` for a case that is kept. told(done, of): called during long work; raise from it to stop."""
     chosen = METHODS.get(method or DEFAULT)
     if chosen is None:
         raise BadSelection(f"method {method!r}", ", ".join(METHODS), "choose one of them, or None")
-    capture, count = case.capture, len(case.scorer.words)
+    capture, count = context.capture, len(context.scorer.words)
     layer = capture.cross_layers[-1] if layer is None else layer
     if layer != "mean" and layer not in capture.cross_layers:
         raise BadSelection(
@@ -85,21 +85,23 @@ def attribute(
             f"words {list(words)}", f"some of 0..{count - 1}", "choose words of the answer, or None"
         )
     index = None if layer == "mean" else capture.cross_layers.index(layer)
-    case = replace(case, layer=index, asked=words, told=told or case.told)
+    context = replace(
+        context, layer=index, word_indices=words, on_progress=on_progress or context.on_progress
+    )
     began = time.perf_counter()
-    found = chosen.compute(case)
+    found = chosen.compute(context)
     scores, note = found if isinstance(found, tuple) else (found, "")
-    logprobs, blank = ends(case)[:, case.words]
+    logprobs, blank = ends(context)[:, context.words]
     return Attribution(
-        words=tuple(case.scorer.words[word] for word in case.words),
+        words=tuple(context.scorer.words[word] for word in context.words),
         scores=scores,
         logprobs=logprobs,
-        gains=logprobs - blank,
+        image_gain=logprobs - blank,
         method=chosen.name,
         layer=layer,
         cls=cls_share(select(capture.cross_attention, index)).flatten(),
         grid=capture.grid,
-        frames=case.frames,
+        frames=context.frames,
         seconds=time.perf_counter() - began,
         note=note,
     )

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attention_maps import patches
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
 
 def relevance(
-    own: Tensor, own_slope: Tensor, cross: Tensor, cross_slope: Tensor, cross_layers: tuple[int, ...]
+    own: Tensor, own_gradient: Tensor, cross: Tensor, cross_gradient: Tensor, cross_layers: tuple[int, ...]
 ) -> Tensor:
     """[q, p] from self-attention [L, h, s, s] (queries first, then text) and cross-attention [l, h, q, p].
 
@@ -24,12 +24,12 @@ def relevance(
     unit = torch.eye(size)
     mixed, seen = unit.clone(), torch.zeros(size, tokens)
     for layer in range(len(own)):
-        weight = (own_slope[layer] * own[layer]).clamp_min(0).mean(0)
+        weight = (own_gradient[layer] * own[layer]).clamp_min(0).mean(0)
         mixed, seen = mixed + weight @ mixed, seen + weight @ seen
         if layer in cross_layers:
             index = cross_layers.index(layer)
             weight = torch.zeros(size, tokens)
-            weight[:count] = (cross_slope[index] * cross[index]).clamp_min(0).mean(0)
+            weight[:count] = (cross_gradient[index] * cross[index]).clamp_min(0).mean(0)
             rest = mixed - unit
             total = rest.sum(-1, keepdim=True)
             normal = torch.where(total > 0, rest / total.clamp_min(torch.finfo(total.dtype).tiny), 0) + unit
@@ -37,13 +37,13 @@ def relevance(
     return seen[:count]
 
 
-def compute(case: Case) -> Tensor:
-    moved = (case.scorer.queries - case.baseline.to(case.scorer.queries))[0].float().cpu()
+def compute(context: ExplanationContext) -> Tensor:
+    moved = (context.scorer.queries - context.baseline.to(context.scorer.queries))[0].float().cpu()
     rows = []
-    for done, word in enumerate(case.words):
-        found = case.scorer.attention_slopes(word)
+    for done, word in enumerate(context.words):
+        found = context.scorer.attention_gradients(word)
         frames = zip(*(each.unbind(1) for each in found.attention), strict=True)
-        seen = torch.cat([relevance(*frame, case.capture.cross_layers) for frame in frames])
+        seen = torch.cat([relevance(*frame, context.capture.cross_layers) for frame in frames])
         rows.append((found.queries * moved).sum(-1, keepdim=True) * patches(seen))
-        case.told(done + 1, len(case.words))
+        context.on_progress(done + 1, len(context.words))
     return torch.stack(rows)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
 POINTS = 24
 
@@ -26,17 +26,17 @@ def integrated(slopes, start: Tensor, end: Tensor, points: int = POINTS) -> tupl
     return shares, (shares.sum() - (y[-1] - y[-2])).item()
 
 
-def compute(case: Case) -> tuple[Tensor, str]:
-    end = case.scorer.encoded.vision.float()
-    start = case.features().float().expand_as(end)
-    rows, errors, words = [], [], case.words
+def compute(context: ExplanationContext) -> tuple[Tensor, str]:
+    end = context.scorer.encoded.vision.float()
+    start = context.features().float().expand_as(end)
+    rows, errors, words = [], [], context.words
     for done, word in enumerate(words):
         shares, error = integrated(
-            lambda vision, word=word: case.scorer.vision_slopes(word, vision), start, end
+            lambda vision, word=word: context.scorer.feature_gradients(word, vision), start, end
         )
         rows.append(shares)
         errors.append(abs(error))
-        case.told(done + 1, len(words))
+        context.on_progress(done + 1, len(words))
     shares = torch.stack(rows)
     note = (
         f"Completeness: the shares miss what the image brought by at most {max(errors):.2g} nats ({POINTS} points). "

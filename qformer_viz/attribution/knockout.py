@@ -6,30 +6,30 @@ Replaced, never removed: the positions of all other tokens stay as they were.
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
 
-def ends(case: Case) -> Tensor:
+def ends(context: ExplanationContext) -> Tensor:
     """[2, t]: log-probability of every word as it was, and with no query saying anything of this image."""
-    return case.once("ends", lambda: case.scorer.score(_both(case)))
+    return context.cached("ends", lambda: context.scorer.score(_both(context)))
 
 
-def effects(case: Case) -> Tensor:
+def effects(context: ExplanationContext) -> Tensor:
     """[t, q]: how many nats every word loses without each query. All passes, those of `ends` too, are one call of
     `score`, made once."""
 
     def compute() -> Tensor:
-        rows = torch.cat([_both(case), replaced(case.scorer.queries, case.baseline)])
-        scores = case.scorer.score(rows, case.told)
-        case.once("ends", lambda: scores[:2])
+        rows = torch.cat([_both(context), replaced(context.scorer.queries, context.baseline)])
+        scores = context.scorer.score(rows, context.on_progress)
+        context.cached("ends", lambda: scores[:2])
         return (scores[:1] - scores[2:]).T
 
-    return case.once("knock-out", compute)
+    return context.cached("knock-out", compute)
 
 
-def _both(case: Case) -> Tensor:
-    queries = case.scorer.queries
-    return torch.cat([queries, case.baseline.to(queries)])
+def _both(context: ExplanationContext) -> Tensor:
+    queries = context.scorer.queries
+    return torch.cat([queries, context.baseline.to(queries)])
 
 
 def replaced(queries: Tensor, baseline: Tensor, sets: Tensor | None = None) -> Tensor:
@@ -39,5 +39,5 @@ def replaced(queries: Tensor, baseline: Tensor, sets: Tensor | None = None) -> T
     return torch.where(sets.to(queries.device)[..., None], baseline.to(queries), queries)
 
 
-def compute(case: Case) -> Tensor:
-    return effects(case)[case.words, :, None] * case.looked()
+def compute(context: ExplanationContext) -> Tensor:
+    return effects(context)[context.words, :, None] * context.query_attention()

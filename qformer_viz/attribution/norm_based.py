@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attention_maps import patches
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 from qformer_viz.attribution.raw_attention import to_queries
 
 
@@ -14,7 +14,7 @@ def norms(cross: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("...hqp,...hpd->...qpd", cross, values).norm(dim=-1)
 
 
-def compute(case: Case) -> Tensor:
-    layers = range(len(case.capture.cross_layers)) if case.layer is None else [case.layer]
-    looked = [patches(norms(case.capture.cross_attention[i], case.scorer.values(i))) for i in layers]
-    return to_queries(case)[case.words, :, None] * torch.stack(looked).mean(0).flatten(0, 1)
+def compute(context: ExplanationContext) -> Tensor:
+    layers = range(len(context.capture.cross_layers)) if context.layer is None else [context.layer]
+    looked = [patches(norms(context.capture.cross_attention[i], context.scorer.values(i))) for i in layers]
+    return to_queries(context)[context.words, :, None] * torch.stack(looked).mean(0).flatten(0, 1)

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
 
-def shown(scorer: Any, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+def shown(scorer: Any, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
     """[n, t]: log-probabilities with only the patches in `keep` [n, f, N] as keys; CLS stays."""
-    return scorer.shown(torch.cat([torch.ones(*keep.shape[:2], 1, dtype=torch.bool), keep], 2), told)
+    return scorer.shown(torch.cat([torch.ones(*keep.shape[:2], 1, dtype=torch.bool), keep], 2), on_progress)
 
 
-def compute(case: Case) -> Tensor:
+def compute(context: ExplanationContext) -> Tensor:
     """[t, f, N]: the patches of every frame hidden one by one."""
-    count = case.frames * (case.capture.cross_attention.shape[-1] - 1)
+    count = context.frames * (context.capture.cross_attention.shape[-1] - 1)
     keep = torch.cat([torch.ones(1, count, dtype=torch.bool), ~torch.eye(count, dtype=torch.bool)])
-    keep = keep.unflatten(1, (case.frames, -1))
-    scores = case.once("occlusion", lambda: shown(case.scorer, keep, case.told))
-    return (scores[:1] - scores[1:]).T[case.words].unflatten(1, (case.frames, -1))
+    keep = keep.unflatten(1, (context.frames, -1))
+    scores = context.cached("occlusion", lambda: shown(context.scorer, keep, context.on_progress))
+    return (scores[:1] - scores[1:]).T[context.words].unflatten(1, (context.frames, -1))

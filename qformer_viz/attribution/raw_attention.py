@@ -2,20 +2,24 @@
 
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 
 
-def to_queries(case: Case) -> Tensor:
+def to_queries(context: ExplanationContext) -> Tensor:
     """[t, q]: the language model's attention for every word to each query, as a share of that to all queries."""
-    found = case.once("attention", case.scorer.attention)
+    found = context.cached("attention", context.scorer.attention)
     return found / found.sum(-1, keepdim=True)
 
 
-def compute(case: Case) -> Tensor:
-    return to_queries(case)[case.words, :, None] * case.looked()
+def compute(context: ExplanationContext) -> Tensor:
+    return to_queries(context)[context.words, :, None] * context.query_attention()
 
 
-def difference(case: Case) -> Tensor:
+def difference(context: ExplanationContext) -> Tensor:
     """Less what the same words get when every query is the mean of other images: takes a sink out. Signed."""
-    usual = case.once("usual attention", lambda: case.scorer.attention(case.baseline.to(case.scorer.queries)))
-    return (to_queries(case) - usual / usual.sum(-1, keepdim=True))[case.words, :, None] * case.looked()
+    usual = context.cached(
+        "usual attention", lambda: context.scorer.attention(context.baseline.to(context.scorer.queries))
+    )
+    return (to_queries(context) - usual / usual.sum(-1, keepdim=True))[
+        context.words, :, None
+    ] * context.query_attention()

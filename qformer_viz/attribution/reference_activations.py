@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from qformer_viz.asset_folder import ASSETS
-from qformer_viz.hooks.interventions import Usual, reading
+from qformer_viz.hooks.interventions import QFormerActivations, reading
 from qformer_viz.media.images import decode
 from qformer_viz.runtime.image_encoder import Encoder
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 
 SCENES, SEED = 64, 31_000
 PHOTOGRAPHS = ASSETS / "photographs"
@@ -22,16 +22,16 @@ AT_ONCE = 8
 KEPT = 16
 
 
-class Means(NamedTuple):
+class ReferenceActivations(NamedTuple):
     """Over reference images: the ViT's outputs [1, p, d], the projected queries [1, q, d], and what is said inside the
     Q-Former."""
 
     features: Tensor
     queries: Tensor
-    usual: Usual
+    usual: QFormerActivations
 
 
-class Baseline:
+class ReferenceCache:
     """The means of one model, for each text that its Q-Former reads; each computed once. `turn(work)` is work with the
     model."""
 
@@ -39,11 +39,11 @@ class Baseline:
         self, encoder: Encoder, qformer: Any, world: str, turn: Callable[[Callable[[], Any]], Any]
     ) -> None:
         self._encoder, self._qformer, self._world, self._turn = encoder, qformer, world, turn
-        self._means: Recent[Means] = Recent(KEPT)
+        self._means: LRUCache[ReferenceActivations] = LRUCache(KEPT)
         self._features: Tensor | None = None
 
     @torch.no_grad()
-    def means(self, question: str | None, read: Callable[[str], Any]) -> Means:
+    def means(self, question: str | None, read: Callable[[str], Any]) -> ReferenceActivations:
         """read(question): what the Q-Former gets of one that it reads; None is not read."""
         known = self._means.get(question)
         if known is None:
@@ -52,13 +52,18 @@ class Baseline:
             def look(part: Tensor) -> list[Tensor]:
                 with reading(self._qformer) as said:
                     queries = self._encoder.queries(part, inputs)
-                return [queries, *(torch.stack(said[name], 1).float().sum(0) for name in Usual._fields)]
+                return [
+                    queries,
+                    *(torch.stack(said[name], 1).float().sum(0) for name in QFormerActivations._fields),
+                ]
 
             features = self._seen(keep=inputs is not None)
             looked = [self._turn(partial(look, part)) for part in features.split(AT_ONCE)]
             queries, *said = zip(*looked, strict=True)
-            usual = Usual(*(sum(each) / len(features) for each in said))
-            known = Means(features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True), usual)
+            usual = QFormerActivations(*(sum(each) / len(features) for each in said))
+            known = ReferenceActivations(
+                features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True), usual
+            )
             self._means.put(question, known)
         return known
 

@@ -7,7 +7,7 @@ log-probability with the patch shown less that with it hidden, so its unit is na
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 from qformer_viz.attribution.occlusion import shown
 
 MASKS, CELLS, SEED = 512, 6, 0
@@ -34,12 +34,12 @@ def weigh(keep: Tensor, scores: Tensor) -> Tensor:
     return (mean_on - mean_off).unflatten(1, keep.shape[1:])
 
 
-def compute(case: Case) -> Tensor:
+def compute(context: ExplanationContext) -> Tensor:
     """[t, f, N]; every frame of a film is hidden by masks of its own."""
 
     def run() -> Tensor:
         rng = torch.Generator().manual_seed(SEED)
-        keep = torch.stack([masks(MASKS, case.capture.grid, rng) for _ in range(case.frames)], 1)
-        return weigh(keep, shown(case.scorer, keep, case.told))
+        keep = torch.stack([masks(MASKS, context.capture.grid, rng) for _ in range(context.frames)], 1)
+        return weigh(keep, shown(context.scorer, keep, context.on_progress))
 
-    return case.once("rise", run)[case.words]
+    return context.cached("rise", run)[context.words]

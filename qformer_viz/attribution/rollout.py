@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attention_maps import patches
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 from qformer_viz.attribution.raw_attention import to_queries
 
 
@@ -25,10 +25,10 @@ def rollout(own: Tensor, cross: Tensor, cross_layers: tuple[int, ...]) -> Tensor
     return found
 
 
-def compute(case: Case) -> Tensor:
-    capture = case.capture
+def compute(context: ExplanationContext) -> Tensor:
+    capture = context.capture
     own, cross = (each.mean(2).unbind(1) for each in (capture.self_attention, capture.cross_attention))
     looked = torch.cat(
         [patches(rollout(*frame, capture.cross_layers)) for frame in zip(own, cross, strict=True)]
     )
-    return to_queries(case)[case.words, :, None] * looked
+    return to_queries(context)[context.words, :, None] * looked

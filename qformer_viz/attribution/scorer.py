@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from qformer_viz.errors import AttentionError, GradientError
-from qformer_viz.hooks.interventions import Usual, hushed, silenced
+from qformer_viz.hooks.interventions import QFormerActivations, ablate_heads, ablate_query_messages
 from qformer_viz.runtime.generation import CACHE, teacher_forced
 from qformer_viz.runtime.token_text import split_words, text_of
 
@@ -32,26 +32,26 @@ REUSE_FROM, REUSE_STEP = 8, 8
 
 
 @dataclass(frozen=True, eq=False)
-class Slopes:
+class Gradients:
     """Attention of one Q-Former pass, on the CPU, and how one word's log-probability hangs on it; f frames of a film, 1
     of a picture.
 
     queries  [f·q, d] gradient by the projected queries
-    own      [L, f, h, s, s] self-attention probabilities, `own_slope` their gradient; s is the queries, then the tokens
+    own      [L, f, h, s, s] self-attention probabilities, `own_gradient` their gradient; s is the queries, then the tokens
              of the text that an InstructBLIP's Q-Former reads
-    cross    [l, f, h, q, p] cross-attention, CLS first, `cross_slope` its gradient
+    cross    [l, f, h, q, p] cross-attention, CLS first, `cross_gradient` its gradient
     """
 
     queries: Tensor
     own: Tensor
-    own_slope: Tensor
+    own_gradient: Tensor
     cross: Tensor
-    cross_slope: Tensor
+    cross_gradient: Tensor
 
     @property
     def attention(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All but `queries`, in order."""
-        return self.own, self.own_slope, self.cross, self.cross_slope
+        return self.own, self.own_gradient, self.cross, self.cross_gradient
 
 
 class Scorer:
@@ -88,14 +88,14 @@ class Scorer:
         self._before: list[tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
-    def score(self, queries: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+    def score(self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """log p(word | queries, earlier words) `[n, t]`, summed over the pieces of a word, for queries `[n, q, d]`.
 
         told(done, of): called after every batch; raise from it to stop.
 
         In single precision at least, on the CPU. Batches are bounded by memory; they change no more than the rounding.
         """
-        return self._per_word(self._pieces(queries, told)[0])
+        return self._per_word(self._pieces(queries, on_progress)[0])
 
     @torch.no_grad()
     def repeats(self, queries: Tensor) -> Tensor:
@@ -103,14 +103,18 @@ class Scorer:
         return self._pieces(queries)[1].all(-1)
 
     @torch.no_grad()
-    def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+    def shown(self, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """As `score`, when only the image tokens in `keep` `[n, f, p]` (bool, CLS first) are keys of the Q-Former, f
         frames of a film or 1."""
-        return self._looked(len(keep), lambda vision, rows: self._queries(vision, keep[rows]), told)
+        return self._looked(len(keep), lambda vision, rows: self._queries(vision, keep[rows]), on_progress)
 
     @torch.no_grad()
-    def silenced(
-        self, own: Tensor, cross: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None
+    def ablate_heads(
+        self,
+        own: Tensor,
+        cross: Tensor,
+        usual: QFormerActivations,
+        on_progress: Callable[[int, int], Any] | None = None,
     ) -> Tensor:
         """As `score`, when the Q-Former's heads in own `[n, L, h]` (self-attention) and cross `[n, l, h]` (bool) hand
         on what they do on average for other images (`Pipeline.usual`)."""
@@ -118,30 +122,34 @@ class Scorer:
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
             chosen = (each[rows].repeat_interleave(frames, 0) for each in (own, cross))
-            with silenced(self.model.qformer, *chosen, usual):
+            with ablate_heads(self.model.qformer, *chosen, usual):
                 return self._queries(vision)
 
-        return self._looked(len(own), queries, told)
+        return self._looked(len(own), queries, on_progress)
 
     @torch.no_grad()
-    def hushed(self, chosen: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None) -> Tensor:
+    def ablate_query_messages(
+        self, chosen: Tensor, usual: QFormerActivations, on_progress: Callable[[int, int], Any] | None = None
+    ) -> Tensor:
         """As `score`, when in the Q-Former's self-attention the queries in chosen `[n, q]` (bool) tell what they tell
         on average for other images. The language model reads them as ever."""
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
-            with hushed(self.model.qformer, chosen[rows].repeat_interleave(vision.shape[1], 0), usual):
+            with ablate_query_messages(
+                self.model.qformer, chosen[rows].repeat_interleave(vision.shape[1], 0), usual
+            ):
                 return self._queries(vision)
 
-        return self._looked(len(chosen), queries, told)
+        return self._looked(len(chosen), queries, on_progress)
 
     @torch.no_grad()
-    def apart(self, usual: Usual) -> Tensor:
+    def apart(self, usual: QFormerActivations) -> Tensor:
         """As `score` `[1, t]`, when every query hears of all others only what they tell on average for other images."""
         count, frames = self.model.query_tokens.shape[1], len(self.encoded.vision)
         others = ~torch.eye(count, dtype=torch.bool).repeat_interleave(frames, 0)
 
         def alone() -> Tensor:
-            with hushed(self.model.qformer, others, usual):
+            with ablate_query_messages(self.model.qformer, others, usual):
                 found = self._queries(self.encoded.vision.expand(count, *self.encoded.vision.shape))
             rows = found.unflatten(1, (frames, count))  # row k is right for query k, in every frame
             return rows.diagonal(dim1=0, dim2=2).permute(0, 2, 1).flatten(0, 1)[None]
@@ -149,7 +157,7 @@ class Scorer:
         return self.score(self.turn(alone))
 
     @torch.no_grad()
-    def unread(self, read: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
+    def unread(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """As `score`, when the Q-Former reads only those tokens of its text that are in read `[n, s]` (bool), as if the
         others were padding. The language model reads the whole question as ever."""
         ids = self.instruction["input_ids"]
@@ -160,13 +168,13 @@ class Scorer:
             text = {"input_ids": ids, "attention_mask": mask}
             return self.encoder.queries(vision.flatten(0, 1), text, frames=frames)
 
-        return self._looked(len(read), queries, told)
+        return self._looked(len(read), queries, on_progress)
 
     def _looked(
         self,
         count: int,
         queries: Callable[[Tensor, slice], Tensor],
-        told: Callable[[int, int], Any] | None,
+        on_progress: Callable[[int, int], Any] | None,
     ) -> Tensor:
         """Scores [count, t] where every row takes a pass of the Q-Former: queries(ViT outputs [n, f, p, d], rows)."""
         vision, found = self.encoded.vision, []
@@ -175,8 +183,8 @@ class Scorer:
             rows = slice(start, min(start + size, count))
             expanded = vision.expand(rows.stop - start, *vision.shape)
             found.append(self.score(self.turn(partial(queries, expanded, rows))))
-            if told is not None:
-                told(rows.stop, count)
+            if on_progress is not None:
+                on_progress(rows.stop, count)
         return torch.cat(found)
 
     def _queries(self, vision: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -235,7 +243,7 @@ class Scorer:
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [list(zip(map(text, ids), values, strict=True)) for ids, values in rows]
 
-    def vision_slopes(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
+    def feature_gradients(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
         """(y [n], gradient [n, f, p, d]) of a word's log-probability by ViT outputs `[n, f, p, d]`, on the CPU.
 
         One backward pass; nothing keeps its graph. Batches are bounded by memory.
@@ -255,12 +263,12 @@ class Scorer:
         values, slopes = zip(*found, strict=True)
         return torch.cat(values), torch.cat(slopes)
 
-    def attention_slopes(self, word: int) -> Slopes:
+    def attention_gradients(self, word: int) -> Gradients:
         """The Q-Former's attention and its gradient for one word: one forward and one backward pass."""
         return self.turn(partial(self._attention_slopes, word))
 
     @torch.enable_grad()
-    def _attention_slopes(self, word: int) -> Slopes:
+    def _attention_slopes(self, word: int) -> Gradients:
         with eager(self.model.qformer):
             vision = self.encoded.vision.detach().requires_grad_()
             looked = self.encoder.look(vision, self.instruction, output_attentions=True)
@@ -277,12 +285,12 @@ class Scorer:
             return torch.stack([_full(a.detach()).cpu() for a in maps])
 
         last = len(own) + 1
-        return Slopes(
+        return Gradients(
             queries=slopes[0][0],
             own=stacked(own),
-            own_slope=torch.stack(slopes[1:last]),
+            own_gradient=torch.stack(slopes[1:last]),
             cross=stacked(cross),
-            cross_slope=torch.stack(slopes[last:]),
+            cross_gradient=torch.stack(slopes[last:]),
         )
 
     def _differentiable(self, word: int, queries: Tensor) -> Tensor:
@@ -299,7 +307,7 @@ class Scorer:
         return logits.gather(-1, chosen)[..., 0][:, own].sum(-1)
 
     def _pieces(
-        self, queries: Tensor, told: Callable[[int, int], Any] | None = None
+        self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None
     ) -> tuple[Tensor, Tensor]:
         """(log p [n, k], whether it is the most probable one [n, k]) of the answer's tokens, on the CPU."""
         first, done = self._first_changed(queries), 0
@@ -312,8 +320,8 @@ class Scorer:
                 some = queries[part.to(queries.device)].to(self.queries)
                 logprobs[part], likeliest[part] = self.turn(partial(self._batch, some, start))
                 done += len(part)
-                if told is not None:
-                    told(done, len(queries))
+                if on_progress is not None:
+                    on_progress(done, len(queries))
         return logprobs, likeliest
 
     def _batch(self, queries: Tensor, start: int) -> tuple[Tensor, Tensor]:

@@ -106,9 +106,9 @@ def _about_images(backend: Backend, args: argparse.Namespace, output: TextIO) ->
             print(f"error: {source.name}: {error}", file=sys.stderr)
             result = {"error": str(error)}
         else:
-            told = str(own.out) if args.command == "explain" else " ".join(result["text"].split())
+            on_progress = str(own.out) if args.command == "explain" else " ".join(result["text"].split())
             if not args.json:
-                print(f"{source.name}: {told}", file=output, flush=True)
+                print(f"{source.name}: {on_progress}", file=output, flush=True)
         results.append({"image": source.name} | result)
     return {"images": results, "failed": sum("error" in result for result in results)}
 
@@ -131,8 +131,14 @@ def run_checkpoints(backend: Backend, args: argparse.Namespace) -> dict[str, Any
     for row in rows:
         sizes = (row["gigabytes"].get(precision) for precision in shown)
         cells = ["–" if size is None else f"{size:.2f}" for size in sizes]
-        told = [row["id"], row["family"], *cells, row["fits"] or "no", "yes" if row["verified"] else "no"]
-        lines.append(f"| {' | '.join(told)} |")
+        on_progress = [
+            row["id"],
+            row["family"],
+            *cells,
+            row["fits"] or "no",
+            "yes" if row["verified"] else "no",
+        ]
+        lines.append(f"| {' | '.join(on_progress)} |")
     return {"text": "\n".join(lines), "checkpoints": rows, "free_bytes": free}
 
 
@@ -154,11 +160,11 @@ def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         for name in (args.against, args.precision)
     )
 
-    def told(done: int) -> None:
+    def on_progress(done: int) -> None:
         print(f"\rimage {done}", end="", file=sys.stderr, flush=True)
 
     found = compare_precisions.compare(
-        first, second, backend.pictures(first, args.images), args.question, told
+        first, second, backend.pictures(first, args.images), args.question, on_progress
     )
     print(file=sys.stderr)
     title = f"{first.name}: {args.precision} against {args.against}, {found.images} images"
@@ -183,8 +189,8 @@ def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
             captures.append(encoded.record.result)
             answer = pipe.ask(encoded, args.question) if args.question else pipe.caption(encoded)
             said.append(answer.text)
-            told = f"\r{name}: image {len(said)} of {len(pictures)}"
-            print(told, end="", file=sys.stderr, flush=True)
+            on_progress = f"\r{name}: image {len(said)} of {len(pictures)}"
+            print(on_progress, end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         return captures, said
 
@@ -211,7 +217,7 @@ def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, An
 
     pipe = load(backend, args)
 
-    def told() -> Any:
+    def on_progress() -> Any:
         for number, truth in enumerate(backend.truths(args.scenes), 1):
             print(f"\rscene {number} of {args.scenes}", end="", file=sys.stderr)
             masks = {noun: torch.from_numpy(mask) for noun, mask in truth["masks"].items()}
@@ -219,13 +225,13 @@ def run_faithfulness(backend: Backend, args: argparse.Namespace) -> dict[str, An
         print(file=sys.stderr)
 
     if args.sanity:
-        rows = benchmark.sanity(pipe, list(told()))
+        rows = benchmark.sanity(pipe, list(on_progress()))
         lines = ["| re-initialised | Spearman to the original map |", "|---|---|"]
         lines += [
             "| {} | {:.3f} ({:.2f} to {:.2f}) |".format(t, *benchmark.interval(v)) for t, v in rows.items()
         ]
         return {"text": "\n".join(lines), "rows": rows}
-    result = benchmark.run(pipe, told(), args.methods)
+    result = benchmark.run(pipe, on_progress(), args.methods)
     cases = len(next(iter(result.rows.values()))["pointing"]) if result.rows else 0
     text = f"{cases} certified words of {args.scenes} scenes, {pipe.name}"
     text += f"\n\n{benchmark.table(result)}\n\n{benchmark.facts(result)}"
@@ -249,11 +255,11 @@ def run_bottleneck(backend: Backend, args: argparse.Namespace) -> dict[str, Any]
     pipe = load(backend, args)
     questions = args.questions if pipe.family == "instructblip" else []
 
-    def told(what: str, done: int) -> None:
+    def on_progress(what: str, done: int) -> None:
         print(f"\r{what} {done}", end="", file=sys.stderr, flush=True)
 
     try:
-        found = bottleneck.measure(pipe, backend.labelled(args.scenes), questions, told)
+        found = bottleneck.measure(pipe, backend.labelled(args.scenes), questions, on_progress)
     finally:
         print(file=sys.stderr)  # what comes next begins a line of its own
     if args.out:
@@ -271,11 +277,11 @@ def run_inside(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     else:
         images = backend.unseen(pipe, args.images)
 
-    def told(done: int) -> None:
+    def on_progress(done: int) -> None:
         print(f"\rimage {done}", end="", file=sys.stderr, flush=True)
 
     try:
-        found = ablation_study.measure(pipe, images, args.questions, told)
+        found = ablation_study.measure(pipe, images, args.questions, on_progress)
     finally:
         print(file=sys.stderr)
     found["table"] = ablation_study.table(found)
@@ -336,13 +342,13 @@ def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, 
 def _taken_apart(pipe: Any, encoded: Any, answer: Any, methods: Sequence[str]) -> list[Any]:
     """The answer by every method, with the progress on stderr."""
     found = []
-    case = prepare(pipe, encoded, answer) if methods else None
+    context = prepare(pipe, encoded, answer) if methods else None
     for name in methods:
 
-        def told(done: int, of: int, title: str = METHODS[name].title) -> None:
+        def on_progress(done: int, of: int, title: str = METHODS[name].title) -> None:
             print(f"\r{title}: {done} of {of}", end="", file=sys.stderr, flush=True)
 
-        found.append(attribute(case, name, told=told))
+        found.append(attribute(context, name, on_progress=on_progress))
         print(f"\r{METHODS[name].title}: {found[-1].seconds:.1f} s{'':12}", file=sys.stderr)
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.context import Case
+from qformer_viz.attribution.context import ExplanationContext
 from qformer_viz.attribution.knockout import compute as knockout
 from qformer_viz.attribution.knockout import effects
 from qformer_viz.attribution.occlusion import shown
@@ -21,7 +21,7 @@ RANDOM, SEED, TIE = 5, 0, 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Assessment:
     """deletion, insertion: {order: log-probabilities at `fractions`}; the orders are MAP, CENTRE and RANDOM_ORDER,
     whose curve is the mean of several. `areas` {order: (deletion, insertion)}, of a whole image as 1 and none as 0;
     None where no patch makes a difference. `comprehensiveness` and `sufficiency` at `ERASER` shares of the patches, in
@@ -68,28 +68,28 @@ class Verdict:
 MAP, CENTRE, RANDOM_ORDER = "this map", "the centre first", "random order"
 
 
-def judge(
-    case: Case,
+def assess(
+    context: ExplanationContext,
     found: Attribution,
     word: int,
     mask: Tensor | None = None,
-    told: Callable[[int, int], Any] = lambda done, of: None,
-) -> Verdict:
+    on_progress: Callable[[int, int], Any] = lambda done, of: None,
+) -> Assessment:
     """The verdict on one word (its index in the answer) of an attribution of this case.
 
     mask: bool [gh, gw], where the word's object is, if that is known. told(done, of): raise from it to stop.
     """
-    spoken = case.scorer.words[word]
+    spoken = context.scorer.words[word]
     if spoken not in found.words:
         raise BadSelection(
             f"a map without “{spoken}”", "the word among those explained", "explain this word first"
         )
-    row = word if len(found.words) == len(case.scorer.words) else found.words.index(spoken)
+    row = word if len(found.words) == len(context.scorer.words) else found.words.index(spoken)
     patches = found.by_frame[row]
     orders = _orders(patches)
 
     def score(keep: Tensor) -> Tensor:
-        return shown(case.scorer, keep.unflatten(1, (case.frames, -1)), told)[:, word]
+        return shown(context.scorer, keep.unflatten(1, (context.frames, -1)), on_progress)[:, word]
 
     both = curves(list(orders.values()), score, FRACTIONS)
     drawn = dict(zip(orders, both, strict=True))
@@ -101,8 +101,8 @@ def judge(
     chance = [areas[name] for name in orders if name not in (MAP, CENTRE)]
     at = [FRACTIONS.index(share) for share in ERASER]
     deletion, insertion = drawn[MAP]
-    agreement, of_queries = _agreement(case, found, row, word)
-    return Verdict(
+    agreement, of_queries = _agreement(context, found, row, word)
+    return Assessment(
         word=spoken,
         method=found.method,
         fractions=FRACTIONS,
@@ -142,10 +142,12 @@ def _merged(areas: dict, chance: list) -> dict[str, tuple[float, float]]:
     return {MAP: areas[MAP], CENTRE: areas[CENTRE], RANDOM_ORDER: mean}
 
 
-def _agreement(case: Case, found: Attribution, row: int, word: int) -> tuple[float | None, bool]:
+def _agreement(
+    context: ExplanationContext, found: Attribution, row: int, word: int
+) -> tuple[float | None, bool]:
     if found.method == "knockout":
         return None, True
     if found.of_queries:
-        return spearman(found.queries[row], effects(case)[word]), True
-    by_frame = knockout(case)[word].unflatten(0, (case.frames, -1)).sum(1)
+        return spearman(found.queries[row], effects(context)[word]), True
+    by_frame = knockout(context)[word].unflatten(0, (context.frames, -1)).sum(1)
     return spearman(found.by_frame[row].flatten(), by_frame.flatten()), False

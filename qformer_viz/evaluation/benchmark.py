@@ -49,13 +49,13 @@ class Truth:
 @dataclass
 class Result:
     """rows: {map: {measure: one figure a certified word}}; images: the scene of each word, by number; `likeness`:
-    Spearman correlation of the default maps of two words of one scene; `gains`: visual gain of every function word, by
+    Spearman correlation of the default maps of two words of one scene; `image_gain`: visual gain of every function word, by
     word; `seconds` of every method a scene."""
 
     rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     images: dict[str, list[int]] = field(default_factory=dict)
     likeness: list[float] = field(default_factory=list)
-    gains: dict[str, list[float]] = field(default_factory=dict)
+    image_gain: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, number: int, title: str, figures: dict[str, float]) -> None:
@@ -81,19 +81,19 @@ def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None
         answer = pipe.caption(encoded)
         if not answer.token_ids:
             continue
-        case = prepare(pipe, encoded, answer)
-        certified = dict(_certified(pipe, case.scorer, truth))
-        gains = ends(case)[0] - ends(case)[1]
-        for word, gain in zip(case.scorer.words, gains.tolist(), strict=True):
+        context = prepare(pipe, encoded, answer)
+        certified = dict(_certified(pipe, context.scorer, truth))
+        image_gain = ends(context)[0] - ends(context)[1]
+        for word, gain in zip(context.scorer.words, image_gain.tolist(), strict=True):
             if word in FUNCTION_WORDS:
-                result.gains.setdefault(word, []).append(gain)
+                result.image_gain.setdefault(word, []).append(gain)
         if not certified:
             continue
         found: dict[str, Tensor] = {}
         for name in METHODS if methods is None else methods:
             method, began = METHODS[name], time.perf_counter()
             for layer in ("mean", None) if method.layered else (None,):
-                each = attribute(case, name, layer, list(certified))
+                each = attribute(context, name, layer, list(certified))
                 title = method.title + (f", {_layer(each.layer)}" if method.layered else "")
                 found[title] = each.patches
                 if name == DEFAULT and layer is None:
@@ -102,7 +102,7 @@ def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None
         for row, (word, noun) in enumerate(certified.items()):
             maps = {title: patches[row] for title, patches in found.items()}
             maps |= controls(truth.masks[noun], rng)
-            for title, figures in _measured(pipe, case.scorer, truth, word, noun, maps):
+            for title, figures in _measured(pipe, context.scorer, truth, word, noun, maps):
                 result.add(number, title, figures)
     return result
 
@@ -213,10 +213,10 @@ def table(result: Result) -> str:
 def facts(result: Result) -> str:
     """Negative controls and times, a line each. Function words that foretell a noun or a number hang on the image."""
     lines = []
-    for word, gains in sorted(result.gains.items()):
-        none = np.mean(np.asarray(gains) < VISUAL_GAIN)
+    for word, image_gain in sorted(result.image_gain.items()):
+        none = np.mean(np.asarray(image_gain) < VISUAL_GAIN)
         lines.append(
-            f"“{word}”, {len(gains)} times: {none:.1%} get no map; visual gain {np.mean(gains):.2f} nats."
+            f"“{word}”, {len(image_gain)} times: {none:.1%} get no map; visual gain {np.mean(image_gain):.2f} nats."
         )
     if result.likeness:
         mean, low, high = interval(result.likeness)

@@ -112,9 +112,9 @@ def _capture(report: Report, pipe: Any, encoded: Any) -> None:
 
 
 def _words(report: Report, pipe: Any, encoded: Any, caption: Any) -> None:
-    case = prepare(pipe, encoded, caption)
+    context = prepare(pipe, encoded, caption)
     with report.timed("all query knock-outs"):
-        found = attribute(case)
+        found = attribute(context)
     apart = abs(found.logprobs.sum().item() - sum(caption.logprobs)) / max(1, len(caption.token_ids))
     limit = 10 * CLOSE.get(str(pipe.dtype), 2e-2)
     report.check(
@@ -124,8 +124,8 @@ def _words(report: Report, pipe: Any, encoded: Any, caption: Any) -> None:
     )
     report.check(
         "the image matters",
-        bool(found.gains.max() > 0.5),
-        f"greatest visual gain {found.gains.max():.2f} nats, “{found.words[int(found.gains.argmax())]}”",
+        bool(found.image_gain.max() > 0.5),
+        f"greatest visual gain {found.image_gain.max():.2f} nats, “{found.words[int(found.image_gain.argmax())]}”",
     )
 
 
@@ -135,7 +135,7 @@ def _peak(device: Any) -> str:
     if resource is None:
         import psutil  # comes with accelerate
 
-        told = psutil.Process().memory_info()
-        return f"{getattr(told, 'peak_wset', told.rss) / 1e9:.2f} GB of main memory"
+        on_progress = psutil.Process().memory_info()
+        return f"{getattr(on_progress, 'peak_wset', on_progress.rss) / 1e9:.2f} GB of main memory"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.2f} GB of main memory"

@@ -18,7 +18,7 @@ from torch import Tensor
 from qformer_viz.errors import CompiledError
 
 
-class Usual(NamedTuple):
+class QFormerActivations(NamedTuple):
     """What is said inside the Q-Former on average over other images; heads side by side in D.
 
     own [L, s, D], cross [l, q, D]     what the heads of self- and cross-attention hand to their layer's projection
@@ -34,8 +34,8 @@ class Usual(NamedTuple):
 
 @contextlib.contextmanager
 def reading(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
-    """The fields of `Usual` in this pass, for each image of the batch: lists over layers of [b, s or q, D]."""
-    found: dict[str, list[Tensor]] = {name: [] for name in Usual._fields}
+    """The fields of `QFormerActivations` in this pass, for each image of the batch: lists over layers of [b, s or q, D]."""
+    found: dict[str, list[Tensor]] = {name: [] for name in QFormerActivations._fields}
 
     def read(name: str, layer: int, said: Tensor) -> Tensor:
         found[name].append(said)
@@ -45,8 +45,8 @@ def reading(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
         yield found
 
 
-def silenced(
-    qformer: Any, own: Tensor, cross: Tensor, usual: Usual
+def ablate_heads(
+    qformer: Any, own: Tensor, cross: Tensor, usual: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the heads chosen by own [n, L, h] and cross [n, l, h] (bool) hand on what is usual."""
 
@@ -61,7 +61,9 @@ def silenced(
     )
 
 
-def hushed(qformer: Any, chosen: Tensor, usual: Usual) -> contextlib.AbstractContextManager[None]:
+def ablate_query_messages(
+    qformer: Any, chosen: Tensor, usual: QFormerActivations
+) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the queries of chosen [n, q] (bool) tell the others, and themselves, what is usual."""
 
     def replace(instead: Tensor, layer: int, said: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ def hushed(qformer: Any, chosen: Tensor, usual: Usual) -> contextlib.AbstractCon
 
 @contextlib.contextmanager
 def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor]]) -> Iterator[None]:
-    """change(layer, what is said there) for some fields of `Usual`; cross-attention has layers of its own count."""
+    """change(layer, what is said there) for some fields of `QFormerActivations`; cross-attention has layers of its own count."""
     _refuse_compiled(qformer)
     layers = qformer.encoder.layer
     own = [layer.attention.attention for layer in layers]

@@ -19,7 +19,7 @@ _INNER = frozenset(
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class QFormerModules:
     """The copies of a model's Q-Former, one of which runs at a time; the model that owns its query_tokens, or None; the
     copies of the ViT's patch convolution; and the configured grid (gh, gw), or None."""
 
@@ -29,7 +29,7 @@ class Site:
     grid: tuple[int, int] | None
 
 
-def find(model: nn.Module) -> Site:
+def find(model: nn.Module) -> QFormerModules:
     """The one Q-Former of a model, its owner (which holds query_tokens) and its patch grid. Raises NotAQFormer."""
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
@@ -53,7 +53,7 @@ def find(model: nn.Module) -> Site:
     grid = None
     if vision is not None:
         grid = tuple(a // b for a, b in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True))
-    return Site(tuple(module for _, module in copies), owner, _patch_convs(model, owner), grid)
+    return QFormerModules(tuple(module for _, module in copies), owner, _patch_convs(model, owner), grid)
 
 
 def parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from qformer_viz.errors import GridMismatch, ManyCaptured, NotAQFormer, NothingCaptured, StillRecording
 from qformer_viz.hooks.compiled_modules import uncompiled
-from qformer_viz.hooks.qformer_modules import Site, find, parts
+from qformer_viz.hooks.qformer_modules import QFormerModules, find, parts
 from qformer_viz.types import Capture
 
 # Which recordings the running thread or task has entered. Hooks sit on the shared model, so each one asks
@@ -157,7 +157,7 @@ _LINEAR = re.compile(_LAYER.pattern + r"\.(?P<kind>attention|crossattention)\.at
 class _Tape:
     """The hooks of one recording. A call is open between the Q-Former's pre-hook and its hook."""
 
-    def __init__(self, site: Site):
+    def __init__(self, site: QFormerModules):
         self.site, self.key, self.calls, self.others = site, object(), [], set()
         # Per thread, so that two threads sharing one context do not write into one call.
         self._local = threading.local()
@@ -239,7 +239,7 @@ class _Tape:
             self.calls.append(call)
 
 
-def _seal(call: _Call, site: Site) -> Capture:
+def _seal(call: _Call, site: QFormerModules) -> Capture:
     """Turn a finished call into a Capture, whatever autograd or autocast mode surrounds the block."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         layers = call.qformer.encoder.layer
@@ -265,7 +265,7 @@ def _seal(call: _Call, site: Site) -> Capture:
         )
 
 
-def _learned(call: _Call, site: Site) -> Tensor:
+def _learned(call: _Call, site: QFormerModules) -> Tensor:
     """[q, d] queries as learned: those of the owner, or else those that the call was given for every image."""
     if site.owner is not None:
         return _cpu(site.owner.query_tokens)[0].clone()
@@ -313,7 +313,7 @@ def _additive(mask: Tensor, queries: int) -> Tensor:
     return mask.float()
 
 
-def _grid(call: _Call, site: Site, tokens: int) -> tuple[int, int]:
+def _grid(call: _Call, site: QFormerModules, tokens: int) -> tuple[int, int]:
     """The grid the ViT used in this block (another one where position embeddings were interpolated), the configured
     one if the image features came from elsewhere, or a square where the model tells none."""
     side = math.isqrt(tokens - 1)

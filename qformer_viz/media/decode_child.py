@@ -19,7 +19,7 @@ from qformer_viz.errors import ImageError
 from qformer_viz.media import heap_fill, images
 from qformer_viz.media.decode_worker import READY, REPLY, REQUEST
 from qformer_viz.media.images import Decoded
-from qformer_viz.media.video import FRAMES, Film
+from qformer_viz.media.video import FRAMES, Video
 
 SLACK = 0.1
 """Seconds by which the system's own limit comes before the one that is watched from here."""
@@ -160,10 +160,10 @@ class Child:
             digest.update(pixels)
             frames.append(Image.frombytes("RGB", (width, height), pixels))
         if film is not None:
-            moments = tuple(_text(moment) for moment in film["moments"])
+            timestamps = tuple(_text(moment) for moment in film["moments"])
             if type(film["length"]) is not int:
                 raise ValueError("a length that is no number")
-            film = Film(tuple(frames), moments, film["length"])
+            film = Video(tuple(frames), timestamps, film["length"])
         notices = tuple(_text(notice) for notice in reply["notices"])
         return Decoded(frames[0], digest.hexdigest(), _size(reply["size"], 2**31), notices, film)
 

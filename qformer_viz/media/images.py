@@ -22,7 +22,7 @@ from qformer_viz.errors import ImageError
 from qformer_viz.media import heap_fill, image_headers, pixels, png_chunks, video
 from qformer_viz.media.image_files import MAX_BYTES, READABLE, file_bytes, short
 from qformer_viz.media.image_headers import Header, check_size
-from qformer_viz.media.video import Film
+from qformer_viz.media.video import Video
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
@@ -75,25 +75,25 @@ class Decoded:
     sha256: str
     size: tuple[int, int]
     notices: tuple[str, ...] = ()
-    film: Film | None = None
+    film: Video | None = None
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:
-        return (self.image,) if self.film is None else self.film.frames
+        return (self.image,) if self.video is None else self.video.frames
 
     def still(self) -> Decoded:
         """The first frame alone, and a notice that it is."""
-        if self.film is None:
+        if self.video is None:
             return self
-        whole = f" of {self.film.length}" if self.film.length else ""
+        whole = f" of {self.video.length}" if self.video.length else ""
         notices = (f"Animated: only the first frame{whole} is used.", *self.notices[1:])
-        return replace(self, sha256=_digest((self.image,)), notices=notices, film=None)
+        return replace(self, sha256=_digest((self.image,)), notices=notices, video=None)
 
 
 class _Moving(NamedTuple):
     """What moves, if it is shown, and what there is to say where it is not."""
 
-    film: Film | None
+    film: Video | None
     notices: tuple[str, ...]
 
 
@@ -167,7 +167,7 @@ def _decode_own(picture: Image.Image, max_pixels: int) -> Decoded:
         )  # a later frame is damaged; whether the picture opens is for the first one to say
     if getattr(picture, "n_frames", 1) > 1:
         picture.seek(0)
-    return _film(moving.film, keep.size) if moving.film else _still(picture, max_pixels, moving.notices)
+    return _film(moving.video, keep.size) if moving.video else _still(picture, max_pixels, moving.notices)
 
 
 def _decode_file(data: bytes, max_pixels: int) -> Decoded:
@@ -239,7 +239,7 @@ def _ends_grey(picture: Image.Image) -> bool:
     return picture.mode in ("L", "RGB") and bool((row == 128).all())
 
 
-def _film(film: Film, size: tuple[int, int]) -> Decoded:
+def _film(film: Video, size: tuple[int, int]) -> Decoded:
     """size: of its first frame, upright, before it was reduced."""
     notices = (film.notice, *_shape_notices(size))
     return Decoded(film.frames[0], _digest(film.frames), size, notices, film)

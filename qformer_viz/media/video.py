@@ -38,12 +38,12 @@ Keep = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
+class Video:
     """frames: the pictures that are seen, in order; moments: a word or two on when each is; length: frames of the
     source, 0 where the file does not say."""
 
     frames: tuple[Image.Image, ...]
-    moments: tuple[str, ...]
+    timestamps: tuple[str, ...]
     length: int
 
     @property
@@ -51,7 +51,7 @@ class Film:
         if self.length == len(self.frames):
             return f"A film: its {self.length} frames are seen."
         whole = f" of {self.length}" if self.length else ""
-        return f"A film: {len(self.frames)} frames{whole} are seen ({', '.join(self.moments)})."
+        return f"A film: {len(self.frames)} frames{whole} are seen ({', '.join(self.timestamps)})."
 
 
 def sample(length: int, count: int = FRAMES) -> list[int]:
@@ -68,7 +68,7 @@ def sampled(length: int, size: tuple[int, int]) -> list[int] | None:
     return None if within < FRAMES < length or area > MAX_CANVAS else sample(within)
 
 
-def animation(picture: Image.Image, indices: Sequence[int], keep: Keep) -> Film | None:
+def animation(picture: Image.Image, indices: Sequence[int], keep: Keep) -> Video | None:
     """Frames of an animated picture, as its file has them, each handed to `keep` as soon as it is decoded.
 
     None where a frame is damaged or enlarges the picture. The picture may then be left anywhere.
@@ -86,19 +86,19 @@ def animation(picture: Image.Image, indices: Sequence[int], keep: Keep) -> Film 
     except Exception:
         return None  # the parsers raise whatever they like
     picture.seek(0)
-    moments = tuple(f"frame {index + 1}" for index in indices)
-    return Film(tuple(kept[index] for index in indices), moments, picture.n_frames)
+    timestamps = tuple(f"frame {index + 1}" for index in indices)
+    return Video(tuple(kept[index] for index in indices), timestamps, picture.n_frames)
 
 
-def pictures(given: Sequence[Image.Image], indices: Sequence[int], length: int) -> Film:
+def pictures(given: Sequence[Image.Image], indices: Sequence[int], length: int) -> Video:
     """A film of pictures that came one by one."""
     sizes = {picture.size for picture in given}
     if len(sizes) != 1:
-        told = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
+        on_progress = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
         raise ImageError(
-            f"The pictures of a film must have one size; these have {told}. Crop or resize them."
+            f"The pictures of a film must have one size; these have {on_progress}. Crop or resize them."
         )
-    return Film(tuple(given), tuple(f"picture {index + 1}" for index in indices), length)
+    return Video(tuple(given), tuple(f"picture {index + 1}" for index in indices), length)
 
 
 def container(data: bytes) -> str | None:
@@ -114,7 +114,7 @@ def can_read_videos() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def video(data: bytes, kind: str, keep: Keep) -> Film:
+def video(data: bytes, kind: str, keep: Keep) -> Video:
     """The sampled frames of a video file, upright, each handed to `keep` once it is decoded. Raises ImageError."""
     if not can_read_videos():
         raise ImageError(
@@ -133,19 +133,19 @@ def video(data: bytes, kind: str, keep: Keep) -> Film:
         ) from error
 
 
-def _frames(file: Any, keep: Keep) -> Film:
+def _frames(file: Any, keep: Keep) -> Video:
     if not file.streams.video:
         raise ImageError("This file has no pictures in it, only sound. Send one that has.")
     stream = file.streams.video[0]
     stream.codec_context.thread_count = 1  # threads cost memory, and what they cost is counted all the same
     start = float((stream.start_time or 0) * stream.time_base)
     seconds = float(stream.duration * stream.time_base) if stream.duration else (file.duration or 0) / 1e6
-    frames, moments = [], []
+    frames, timestamps = [], []
     for index in range(FRAMES):
         frame = _frame(file, stream, start + index * seconds / FRAMES)
-        moments.append(f"{max(0.0, frame.time - start):.1f} s")
+        timestamps.append(f"{max(0.0, frame.time - start):.1f} s")
         frames.append(keep(frame.to_image().rotate(frame.rotation, expand=True)))
-    return Film(tuple(frames), tuple(moments), stream.frames)
+    return Video(tuple(frames), tuple(timestamps), stream.frames)
 
 
 def _frame(file: Any, stream: Any, moment: float) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qformer_viz.errors import MemoryError_
+from qformer_viz.errors import OutOfDeviceMemory
 from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
 FLOAT = ("qformer", "query_tokens", "language_projection", "lm_head")
@@ -86,7 +86,7 @@ def plan(
             return Plan(precision, quantization, weights, f"{why}; {_gb(weights)} of weights{room}")
     precision, quantization, _ = choices[0]
     needed = _gb(_needed(size(precision, quantization)))
-    raise MemoryError_(
+    raise OutOfDeviceMemory(
         f"{name} needs {needed} in {quantization or _title(precision)} (weights and room to work), and {place} has "
         f"{_gb(free)} free. {_advice(size, kinds, free)}"
     )

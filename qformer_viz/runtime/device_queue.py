@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 POLL = 0.05
 
 
-class Lane:
+class DeviceQueue:
     """Callers wait in line. The work sees the caller's context variables and whether it computes gradients."""
 
     def __init__(self, name: str) -> None:
@@ -104,6 +104,6 @@ def apart(work: Callable[[], Result]) -> Result:
 
 
 @cache
-def lane(device: str) -> Lane:
+def queue_for(device: str) -> DeviceQueue:
     """The lane of a device, such as "cpu" or "cuda:0"."""
-    return Lane(device)
+    return DeviceQueue(device)

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from qformer_viz.runtime.end_tokens import end_tokens
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.types import Decoding
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -60,7 +60,7 @@ class Generator:
         self.decoder_only = not self.language.config.is_encoder_decoder
         # LLM.int8 picks outlier columns over all tokens of a pass: in two pieces it is another computation.
         self.reuse = self.decoder_only and quantization != "8bit"
-        self._prefixes: Recent[_Prefix] = Recent(PREFIXES)
+        self._prefixes: LRUCache[_Prefix] = LRUCache(PREFIXES)
         self.ends = end_tokens(model, tokenizer)
 
     def forget(self) -> None:

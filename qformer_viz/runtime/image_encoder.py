@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qformer_viz.media.images import Decoded
 from qformer_viz.runtime.input_placement import Placer
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.types import EncodedImage
 
 IMAGES = 16
@@ -32,14 +32,14 @@ class Encoder:
     ) -> None:
         """films: whether the language model may be given several frames of queries; else only the first is seen."""
         self.model, self.processor, self.observe, self.owner = model, processor, observe, owner
-        self.films = films
+        self.sees_video = films
         self.place = Placer(processor.image_processor)
-        self._encoded: Recent[EncodedImage] = Recent(IMAGES)
-        self._vision: Recent[Tensor] = Recent(IMAGES)
+        self._encoded: LRUCache[EncodedImage] = LRUCache(IMAGES)
+        self._vision: LRUCache[Tensor] = LRUCache(IMAGES)
 
     def seen(self, decoded: Decoded) -> Decoded:
         """What this model sees of an upload: a film, or its first frame."""
-        return decoded if self.films else decoded.still()
+        return decoded if self.sees_video else decoded.still()
 
     def known(self, decoded: Decoded, instruction: str | None) -> EncodedImage | None:
         return self._encoded.get((self.seen(decoded).sha256, instruction))

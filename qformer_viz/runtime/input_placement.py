@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from qformer_viz.errors import CheckpointError, ImageError
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -65,20 +65,20 @@ class Placement:
     @property
     def notice(self) -> str:
         """What the picture's owner should know, "" where all of it is seen."""
-        told = []
+        on_progress = []
         if self.unseen >= 0.001:
             left, top, right, bottom = self.shares
             central = abs(left + right - 1) < 0.05 and abs(top + bottom - 1) < 0.05
             part = "the middle" if central else "a part"
-            told.append(
+            on_progress.append(
                 f"The model sees only {part} of this picture: {self.unseen:.0%} was cut off by its image processor."
             )
         if self.padding >= 0.001:
-            told.append(
+            on_progress.append(
                 f"The image processor pads this picture to a square: {self.padding:.0%} of the model's input is "
                 "padding."
             )
-        return " ".join(told)
+        return " ".join(on_progress)
 
 
 class Placer:
@@ -86,7 +86,7 @@ class Placer:
 
     def __init__(self, image_processor: Any) -> None:
         self._processor = image_processor
-        self._known: Recent[Placement] = Recent(KEPT)
+        self._known: LRUCache[Placement] = LRUCache(KEPT)
 
     @cached_property
     def squashes(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from qformer_viz.errors import CheckpointError, MemoryError_
+from qformer_viz.errors import CheckpointError, OutOfDeviceMemory
 from qformer_viz.runtime import device_memory, folder_checks, weight_checks
 from qformer_viz.runtime.adapters import check_installed, put_on, without_adapter
 from qformer_viz.runtime.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
@@ -25,7 +25,7 @@ from qformer_viz.runtime.image_encoder import Observe
 from qformer_viz.runtime.matcher import Matcher
 from qformer_viz.runtime.pipeline import Pipeline
 from qformer_viz.runtime.saved_precision import check_asked, saved_kind, to_float
-from qformer_viz.runtime.video_processor import FilmProcessor
+from qformer_viz.runtime.video_processor import VideoProcessor
 
 FAMILIES = {
     "blip-2": ("blip2", "Blip2ForConditionalGeneration", transformers.Blip2Processor),
@@ -34,7 +34,7 @@ FAMILIES = {
         "InstructBlipForConditionalGeneration",
         transformers.InstructBlipProcessor,
     ),
-    "instructblipvideo": ("instructblip", "InstructBlipVideoForConditionalGeneration", FilmProcessor),
+    "instructblipvideo": ("instructblip", "InstructBlipVideoForConditionalGeneration", VideoProcessor),
 }
 """Model type of the configuration: family, model class, what reads the processor's files."""
 RETRIEVAL = "Blip2ForImageTextRetrieval"
@@ -182,7 +182,7 @@ def _attempt(checkpoint: Checkpoint, loader: Any, location: str | None = None, *
     try:
         return loader(location or checkpoint.location, trust_remote_code=False, **options)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MemoryError_(
+        raise OutOfDeviceMemory(
             f"{checkpoint.id} does not fit into memory ({_first_line(error)}). Load it with "
             'quantization="8bit" or "4bit", or choose a smaller checkpoint.'
         ) from error

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Value]):
+class LRUCache(Generic[Value]):
     """At most `capacity` values. It never calls anything while it holds its lock, so it cannot deadlock."""
 
     def __init__(self, capacity: int) -> None:

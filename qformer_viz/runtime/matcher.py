@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 from qformer_viz.errors import QuestionError
 from qformer_viz.media.images import Decoded, decode
 from qformer_viz.runtime.checkpoints import Checkpoint
-from qformer_viz.runtime.device_queue import lane
+from qformer_viz.runtime.device_queue import queue_for
 from qformer_viz.runtime.image_encoder import Observe
 from qformer_viz.runtime.input_placement import Placer
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.prompts import clean
 from qformer_viz.types import Match
 
@@ -49,9 +49,9 @@ class Matcher:
         self.device: torch.device = model.itm_head.weight.device
         self.limit = model.config.qformer_config.max_position_embeddings
         self._place = Placer(processor.image_processor)
-        self._seen: Recent[tuple[Tensor, Tensor]] = Recent(IMAGES)
-        self._matches: Recent[Match] = Recent(MATCHES)
-        self._lane = lane(str(self.device))
+        self._seen: LRUCache[tuple[Tensor, Tensor]] = LRUCache(IMAGES)
+        self._matches: LRUCache[Match] = LRUCache(MATCHES)
+        self._queue = queue_for(str(self.device))
 
     def match(self, image: Any, text: str) -> Match:
         """Compare an image (whatever `qformer_viz.decode` takes) with a text. Raises ImageError, QuestionError."""
@@ -68,7 +68,7 @@ class Matcher:
                 self._matches.put(key, known)
             return known
 
-        return self._lane.run(work)
+        return self._queue.run(work)
 
     def rank(self, image: Any, texts: Sequence[str]) -> list[Match]:
         """All texts compared with the image, the most probable first; of equals the more similar one."""

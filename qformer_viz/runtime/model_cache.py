@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from qformer_viz.errors import MemoryError_
+from qformer_viz.errors import OutOfDeviceMemory
 
 
-class Shelf:
+class ModelCache:
     """At most `most` of them. Loading goes on beside those that are there; only if it finds no room are they dropped,
     and it tries again. Safe under threads: one loads at a time."""
 
@@ -36,7 +36,7 @@ class Shelf:
     def _load(self, load: Callable[[], Any]) -> Any:
         try:
             return load()
-        except MemoryError_:
+        except OutOfDeviceMemory:
             if not self._loaded:
                 raise
         self._loaded.clear()

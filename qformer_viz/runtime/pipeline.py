@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from qformer_viz.attribution.reference_activations import Baseline, Means
+from qformer_viz.attribution.reference_activations import ReferenceActivations, ReferenceCache
 from qformer_viz.attribution.scorer import Scorer, eager
-from qformer_viz.errors import MemoryError_, QuestionError
-from qformer_viz.hooks.interventions import Usual, reading
+from qformer_viz.errors import OutOfDeviceMemory, QuestionError
+from qformer_viz.hooks.interventions import QFormerActivations, reading
 from qformer_viz.media.images import Decoded, decode
 from qformer_viz.runtime.checkpoints import Checkpoint
-from qformer_viz.runtime.device_queue import lane
+from qformer_viz.runtime.device_queue import queue_for
 from qformer_viz.runtime.generation import Generator
 from qformer_viz.runtime.image_encoder import Encoder, Observe
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.prompts import Prompt, Prompter
 from qformer_viz.runtime.self_check import Finding, findings, spoken_to_by
 from qformer_viz.runtime.streaming import Emit, Stopped, stream
@@ -64,12 +64,12 @@ class Pipeline:
         self._prompts = Prompter(checkpoint, processor, model.config)
         # Marks what this pipeline encoded, and keeps no weights alive in an image that outlives it.
         self._mark = object()
-        self.films = self.family == "instructblip"
-        self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.films)
+        self.sees_video = self.family == "instructblip"
+        self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.sees_video)
         self._generator = Generator(model, quantization, processor.tokenizer)
-        self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._lane = lane(str(self.device))
-        self._baseline = Baseline(self._encoder, model.qformer, checkpoint.world, self._turn)
+        self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
+        self._queue = queue_for(str(self.device))
+        self._baseline = ReferenceCache(self._encoder, model.qformer, checkpoint.world, self._turn)
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
@@ -176,29 +176,29 @@ class Pipeline:
         """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
         return self.means(question).features
 
-    def usual(self, question: str | None = None) -> Usual:
+    def usual(self, question: str | None = None) -> QFormerActivations:
         """What is said inside the Q-Former on average over the same images: for a head what `mean_queries` is for a
         query. Computed with them."""
-        return self.means(question).usual
+        return self.means(question).inside
 
-    def means(self, question: str | None = None) -> Means:
+    def means(self, question: str | None = None) -> ReferenceActivations:
         """`mean_features`, `mean_queries` and `usual` for a question."""
         return self._baseline.means(question, self._prompts.instruction_inputs)
 
     @torch.no_grad()
-    def said(self, encoded: EncodedImage) -> Usual:
+    def said(self, encoded: EncodedImage) -> QFormerActivations:
         """What is said inside the Q-Former about this image, to be said in place of what is `usual`. The Q-Former runs
         again. Of a film what is said of its first frame. Raises ImageError, MemoryError_."""
         encoded, inputs = self._with_vision(encoded)
 
-        def look() -> Usual:
+        def look() -> QFormerActivations:
             with reading(self.model.qformer) as said:
                 self._encoder.look(encoded.vision[:1], inputs)
-            return Usual(*(torch.cat(said[name]) for name in Usual._fields))
+            return QFormerActivations(*(torch.cat(said[name]) for name in QFormerActivations._fields))
 
         return self._turn(look)
 
-    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
+    def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]:
         """The pieces of text that an InstructBLIP's Q-Former reads beside its queries, for `EncodedImage.question`; ()
         for BLIP-2, which reads none."""
         if self.family != "instructblip" or question is None:
@@ -370,7 +370,7 @@ class Pipeline:
         """work() in the lane of the device, or None if stopped while it waited; memory that runs out becomes an error
         with the fix."""
         try:
-            return self._lane.run(work, stopped)
+            return self._queue.run(work, stopped)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(error) from error
         except RuntimeError as error:
@@ -378,11 +378,11 @@ class Pipeline:
                 raise
             raise self._out_of_memory(error) from error
 
-    def _out_of_memory(self, error: BaseException) -> MemoryError_:
+    def _out_of_memory(self, error: BaseException) -> OutOfDeviceMemory:
         self.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return MemoryError_(
+        return OutOfDeviceMemory(
             f"{self.name} ran out of memory on {self.device} ({str(error)[:200] or type(error).__name__}). "
             "The caches are emptied: ask again with a shorter answer or fewer beams, or load with "
             'quantization="8bit" or "4bit".'

@@ -25,7 +25,7 @@ SETTINGS = (
 
 
 @dataclass
-class FilmProcessor:
+class VideoProcessor:
     """What this program uses of a processor."""
 
     image_processor: Any
@@ -35,7 +35,7 @@ class FilmProcessor:
     image_token: str = "<video>"
 
     @classmethod
-    def from_pretrained(cls, location: str, **options: Any) -> FilmProcessor:
+    def from_pretrained(cls, location: str, **options: Any) -> VideoProcessor:
         """As the library's `from_pretrained`: a folder or a hub id. ValueError where no file says how frames are
         prepared."""
         about = _read(location, "processor_config.json", options)

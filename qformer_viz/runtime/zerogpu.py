@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.reference_activations import Means
-from qformer_viz.attribution.scorer import Slopes
+from qformer_viz.attribution.reference_activations import ReferenceActivations
+from qformer_viz.attribution.scorer import Gradients
 from qformer_viz.errors import UserError
-from qformer_viz.hooks.interventions import Usual
+from qformer_viz.hooks.interventions import QFormerActivations
 from qformer_viz.media.images import decode
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.pipeline import ANSWERS, Pipeline
 from qformer_viz.runtime.token_text import split_words
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload
@@ -39,16 +39,16 @@ class RemotePipeline:
     def __init__(self, pipe: Pipeline, gpu: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         self._pipe = pipe
         self.name, self.family, self.checkpoint = pipe.name, pipe.family, pipe.checkpoint
-        self.quantization, self.reason, self.films = pipe.quantization, pipe.reason, pipe.films
+        self.quantization, self.reason, self.sees_video = pipe.quantization, pipe.reason, pipe.sees_video
         self.model, self.processor, self.device, self.dtype = (
             pipe.model,
             pipe.processor,
             pipe.device,
             pipe.dtype,
         )
-        self._encoded: Recent[EncodedImage] = Recent(IMAGES)
-        self._answers: Recent[Answer] = Recent(ANSWERS)
-        self._means: dict[str | None, Means] = {}
+        self._encoded: LRUCache[EncodedImage] = LRUCache(IMAGES)
+        self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
+        self._means: dict[str | None, ReferenceActivations] = {}
 
         # A fork has the pipeline in memory, nothing of it is pickled. `spaces` keeps these functions for ever, and
         # they must not keep a model that nobody uses any more.
@@ -143,14 +143,14 @@ class RemotePipeline:
     def mean_features(self, question: str | None = None) -> Tensor:
         return self._all_means(question).features
 
-    def usual(self, question: str | None = None) -> Usual:
-        return self._all_means(question).usual
+    def usual(self, question: str | None = None) -> QFormerActivations:
+        return self._all_means(question).inside
 
-    def said(self, encoded: EncodedImage) -> Usual:
+    def said(self, encoded: EncodedImage) -> QFormerActivations:
         return self._call("said", _bare(encoded))
 
-    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
-        return self._pipe.read_by_qformer(question)
+    def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]:
+        return self._pipe.qformer_text_tokens(question)
 
     def forget(self) -> None:
         self._encoded.clear()
@@ -160,7 +160,7 @@ class RemotePipeline:
     def describe(self) -> dict[str, Any]:
         return self._pipe.describe()
 
-    def _all_means(self, question: str | None) -> Means:
+    def _all_means(self, question: str | None) -> ReferenceActivations:
         if question not in self._means:
             self._means[question] = self._call("means", question)
         return self._means[question]
@@ -194,25 +194,31 @@ class RemoteScorer:
         self.words, self.of_word = split_words(answer.tokens)
         self.queries = encoded.queries
 
-    def score(self, queries: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(told, "score", queries)
+    def score(self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+        return self._told(on_progress, "score", queries)
 
-    def shown(self, keep: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(told, "shown", keep)
+    def shown(self, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+        return self._told(on_progress, "shown", keep)
 
-    def silenced(
-        self, own: Tensor, cross: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None
+    def ablate_heads(
+        self,
+        own: Tensor,
+        cross: Tensor,
+        usual: QFormerActivations,
+        on_progress: Callable[[int, int], Any] | None = None,
     ) -> Tensor:
-        return self._told(told, "silenced", own, cross, usual)
+        return self._told(on_progress, "silenced", own, cross, usual)
 
-    def hushed(self, chosen: Tensor, usual: Usual, told: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(told, "hushed", chosen, usual)
+    def ablate_query_messages(
+        self, chosen: Tensor, usual: QFormerActivations, on_progress: Callable[[int, int], Any] | None = None
+    ) -> Tensor:
+        return self._told(on_progress, "hushed", chosen, usual)
 
-    def apart(self, usual: Usual) -> Tensor:
+    def apart(self, usual: QFormerActivations) -> Tensor:
         return self._ask("apart", usual)
 
-    def unread(self, read: Tensor, told: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(told, "unread", read)
+    def unread(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+        return self._told(on_progress, "unread", read)
 
     def repeats(self, queries: Tensor) -> Tensor:
         return self._ask("repeats", queries)
@@ -226,17 +232,19 @@ class RemoteScorer:
     def spell(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
         return self._ask("spell", states, count)
 
-    def vision_slopes(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
+    def feature_gradients(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
         return self._ask("vision_slopes", word, vision)
 
-    def attention_slopes(self, word: int) -> Slopes:
+    def attention_gradients(self, word: int) -> Gradients:
         return self._ask("attention_slopes", word)
 
-    def _told(self, told: Callable[[int, int], Any] | None, name: str, rows: Tensor, *further: Any) -> Tensor:
+    def _told(
+        self, on_progress: Callable[[int, int], Any] | None, name: str, rows: Tensor, *further: Any
+    ) -> Tensor:
         """One trip for all rows: it begins with a process and a GPU, which takes longer than most of what it brings."""
         found = self._ask(name, rows, *further)
-        if told is not None:
-            told(len(rows), len(rows))
+        if on_progress is not None:
+            on_progress(len(rows), len(rows))
         return found
 
     def _ask(self, name: str, *args: Any) -> Any:

@@ -7,14 +7,14 @@ import gradio as gr
 
 from qformer_viz.attribution.explanation import DEFAULT, attribute, prepare
 from qformer_viz.errors import UserError
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import UploadedImage
 from qformer_viz.ui.conversation import Session, never_read
 from qformer_viz.ui.inspector import export_view
 from qformer_viz.view import archive as files
 
 
-def endpoints(services: Services) -> None:
+def endpoints(services: AppContext) -> None:
     """Add the endpoints to the page being built; their components are never shown."""
     with gr.Column(visible=False):
         image = UploadedImage(label="image", type="filepath", sources=["upload"])
@@ -41,7 +41,7 @@ def endpoints(services: Services) -> None:
         )
 
 
-def caption_endpoint(services: Services) -> Callable:
+def caption_endpoint(services: AppContext) -> Callable:
     def caption(image: str) -> tuple[str, str]:
         """Describe an image: an uploaded file (`handle_file(path)`) or a `data:` URL.
 
@@ -53,7 +53,7 @@ def caption_endpoint(services: Services) -> Callable:
     return caption
 
 
-def ask_endpoint(services: Services) -> Callable:
+def ask_endpoint(services: AppContext) -> Callable:
     def ask(image: str, question: str) -> tuple[str, str]:
         """Answer one question about an image, without history.
 
@@ -65,7 +65,7 @@ def ask_endpoint(services: Services) -> Callable:
     return ask
 
 
-def attention_endpoint(services: Services) -> Callable:
+def attention_endpoint(services: AppContext) -> Callable:
     def attention(image: str, question: str = "") -> str:
         """Everything the Q-Former did for an image as NPZ with its manifest inside (see qformer_viz.view.archive).
 
@@ -76,7 +76,7 @@ def attention_endpoint(services: Services) -> Callable:
     return attention
 
 
-def explain_endpoint(services: Services) -> Callable:
+def explain_endpoint(services: AppContext) -> Callable:
     def explain(image: str, question: str = "", method: str = DEFAULT) -> dict:
         """Which queries and patches every word of an answer (without a question: of the caption) came from.
 
@@ -89,25 +89,25 @@ def explain_endpoint(services: Services) -> Callable:
     return explain
 
 
-def attribution(services: Services, image: str | None, question: str, method: str) -> dict[str, Any]:
+def attribution(services: AppContext, image: str | None, question: str, method: str) -> dict[str, Any]:
     """The attribution of one answer as plain numbers."""
-    pipe = services.speaker.pipe
+    pipe = services.chat_model.pipe
     encoded, answer = answered(services, image, question)
     return {"answer": answer.text} | files.plain(attribute(prepare(pipe, encoded, answer), method))
 
 
-def said(services: Services, image: str | None, question: str = "") -> tuple[str, str]:
+def said(services: AppContext, image: str | None, question: str = "") -> tuple[str, str]:
     """(caption or answer, notice)."""
-    speaker = services.speaker
+    chat_model = services.chat_model
     encoded = encode(services, image)
-    notices = [*encoded.notices, speaker.familiar(encoded) if speaker.familiar else None]
-    if question and speaker.unknown and (unread := speaker.unknown(question)):
+    notices = [*encoded.notices, chat_model.familiar(encoded) if chat_model.familiar else None]
+    if question and chat_model.unknown and (unread := chat_model.unknown(question)):
         notices.append(never_read(unread))
-    answer = speaker.pipe.ask(encoded, question) if question else speaker.pipe.caption(encoded)
+    answer = chat_model.pipe.ask(encoded, question) if question else chat_model.pipe.caption(encoded)
     return answer.text, " ".join(filter(None, notices))
 
 
-def npz(services: Services, image: str, question: str) -> str:
+def npz(services: AppContext, image: str, question: str) -> str:
     """The NPZ file of one image and, if there is one, its question."""
     asked = question.strip()
     encoded, answer = answered(services, image, question) if asked else (encode(services, image), None)
@@ -118,24 +118,24 @@ def npz(services: Services, image: str, question: str) -> str:
     return str(files.save_npz(encoded.record.result, path, export_view.about(services, session)))
 
 
-def answered(services: Services, image: str | None, question: str) -> tuple[Any, Any]:
+def answered(services: AppContext, image: str | None, question: str) -> tuple[Any, Any]:
     """(the image as its question has it seen, the answer); without a question the caption."""
-    pipe, encoded = services.speaker.pipe, encode(services, image)
+    pipe, encoded = services.chat_model.pipe, encode(services, image)
     if not question.strip():
         return encoded, pipe.caption(encoded)
     question = checked(services, question)
-    if services.speaker.reads_questions:
+    if services.chat_model.reads_questions:
         encoded = pipe.encode(encoded, question)
     return encoded, pipe.ask(encoded, question)
 
 
-def encode(services: Services, image: str | None):
+def encode(services: AppContext, image: str | None):
     if image is None:
         raise UserError("There is no image. Send one: handle_file(path) or a data: URL.")
-    return services.speaker.pipe.encode(services.decode(image))
+    return services.chat_model.pipe.encode(services.decode(image))
 
 
-def checked(services: Services, question: str) -> str:
+def checked(services: AppContext, question: str) -> str:
     """The question without blank ends, if this server takes it."""
     text, limit = (question or "").strip(), services.limits.max_question
     if not text or len(text) > limit:

@@ -33,7 +33,7 @@ class Pipeline(Protocol):
     def mean_queries(self, question: str | None = None) -> Any: ...
     def mean_features(self, question: str | None = None) -> Any: ...
     def usual(self, question: str | None = None) -> Any: ...
-    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]: ...
+    def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]: ...
     def hidden(self, encoded: Any, keep: Any, where: str = "qformer") -> Any: ...
     def describe(self) -> dict: ...
 
@@ -98,7 +98,7 @@ class SceneMaker:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class ChatModel:
     """A model that chats, and what the page says about it. `familiar(encoded) -> notice or None` says when an image is
     unlike the model's world; `unknown(question)` lists the words that the model has never read; `quick`:
     whether it is so small that its answers are taken apart unasked."""
@@ -117,25 +117,25 @@ class Speaker:
 
 
 @dataclass(frozen=True)
-class Services:
-    """`speaker` answers until a visitor chooses another of `speakers` (name to what loads it, once); `decode(path or
+class AppContext:
+    """`chat_model` answers until a visitor chooses another of `models` (name to what loads it, once); `decode(path or
     data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
     `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
     `compares_questions`: whether any model on offer reads the question in its Q-Former; `precisions`: further ones of
-    the speaker's model, by name, and what loads each, once; `album(world)`: pictures of a model's world, for where a
+    the speaker's model, by name, and what loads each, once; `sample_images(world)`: pictures of a model's world, for where a
     visitor has chosen none."""
 
-    speaker: Speaker
+    chat_model: ChatModel
     decode: Callable[[Any], Any]
     decoding: Callable[..., Any]
     user_errors: tuple[type[Exception], ...] = (UserError,)
     examples: tuple[tuple[Path, str], ...] = ()
     scene_maker: SceneMaker | None = None
     matcher: Matcher | None = None
-    speakers: Mapping[str, Callable[[], Speaker]] = field(default_factory=dict)
+    models: Mapping[str, Callable[[], ChatModel]] = field(default_factory=dict)
     compares_questions: bool = False
     precisions: Mapping[str, Callable[[], Pipeline]] = field(default_factory=dict)
-    album: Callable[[str], Iterable[Any]] = lambda world: ()
+    sample_images: Callable[[str], Iterable[Any]] = lambda world: ()
     limits: Limits = field(default_factory=Limits)
 
     @cached_property
@@ -148,6 +148,6 @@ class Services:
         drawn = self.scene_maker.recall(image) if self.scene_maker else None
         return drawn.masks.get(word) if drawn else None
 
-    def of(self, session: Any) -> Speaker:
+    def of(self, session: Any) -> ChatModel:
         """The model that this visitor talks to."""
-        return self.speaker if session.model is None else self.speakers[session.model]()
+        return self.chat_model if session.model is None else self.models[session.model]()

@@ -10,7 +10,7 @@ import gradio as gr
 
 from qformer_viz.atomic_files import atomic_write
 from qformer_viz.ui import conversation
-from qformer_viz.ui.app_context import Limits, Services
+from qformer_viz.ui.app_context import AppContext, Limits
 from qformer_viz.ui.components import UploadedImage, uploaded
 from qformer_viz.ui.conversation import Session, messages
 from qformer_viz.ui.event_groups import CHAT, LIGHT
@@ -22,7 +22,7 @@ BUSY, IDLE = "() => window.qfvBusy(true)", "() => window.qfvBusy(false)"
 GREEDY, SAMPLED, BEAMS = "Greedy", "Sampled", "Beams"
 
 
-def picture(services: Services) -> dict[str, gr.Component]:
+def picture(services: AppContext) -> dict[str, gr.Component]:
     """Upload box, example strip and scene maker."""
     image = UploadedImage(
         label="Image",
@@ -73,14 +73,14 @@ def _scene_maker(maker, films: bool) -> dict[str, gr.Component]:
         parts = {"nouns": nouns, "layout": layout, "style": style}
         with gr.Row():
             parts["make"] = gr.Button("Draw it", size="sm", elem_id="scene-draw", min_width=80)
-            if films and maker.film:
+            if films and maker.video:
                 parts["make_film"] = gr.Button(
                     "Draw it moving", size="sm", elem_id="scene-film", min_width=80
                 )
     return parts
 
 
-def talk(services: Services) -> dict[str, gr.Component]:
+def talk(services: AppContext) -> dict[str, gr.Component]:
     """The conversation, the question box, the buttons and the folded settings."""
     log = gr.Chatbot(
         value=[],
@@ -139,7 +139,7 @@ def _settings(limits: Limits) -> list[gr.Component]:
     return [mode, tokens, temperature, top_p, beams, penalty]
 
 
-def decoding(services: Services, mode, tokens, temperature, top_p, beams, penalty) -> Any:
+def decoding(services: AppContext, mode, tokens, temperature, top_p, beams, penalty) -> Any:
     """The settings as the pipeline's decoding options, inside this server's caps whatever was sent."""
     limits = services.limits
 
@@ -162,7 +162,7 @@ def halt(session: Session) -> None:
     session.pause.set()
 
 
-def look(services: Services, session: Session, source: str | None) -> tuple:
+def look(services: AppContext, session: Session, source: str | None) -> tuple:
     """A new image: (session, chat, image box). A bad one leaves image and conversation as they were; with the
     last one goes all that was said and shown of it."""
     if source is None:
@@ -177,7 +177,7 @@ def look(services: Services, session: Session, source: str | None) -> tuple:
     return session, messages(session), gr.skip()
 
 
-def look_at_film(services: Services, session: Session, path: str) -> tuple:
+def look_at_film(services: AppContext, session: Session, path: str) -> tuple:
     """As `look`, for a file that the image box would not take; the box shows its first frame."""
     source = str(uploaded(path))
     session, lines, preview = look(services, session, source)
@@ -187,7 +187,7 @@ def look_at_film(services: Services, session: Session, path: str) -> tuple:
     return session, lines, session.preview
 
 
-def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
+def answer(services: AppContext, session: Session, *settings) -> Iterator[tuple]:
     """Stream (session, chat) until the last question, or the caption, is answered."""
     # Gradio empties the outputs of a generator that yields nothing.
     yield session, messages(session)
@@ -196,7 +196,7 @@ def answer(services: Services, session: Session, *settings) -> Iterator[tuple]:
 
 
 def pose(
-    services: Services,
+    services: AppContext,
     session: Session,
     question: str,
     picture: str,
@@ -214,14 +214,14 @@ def pose(
 
 
 def pose_caption(
-    services: Services, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
+    services: AppContext, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
 ) -> tuple:
     session = conversation.pose_caption(recovered(services, session, Shown(picture, bubbles, model)))
     return session, messages(session)
 
 
 def retry(
-    services: Services, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
+    services: AppContext, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
 ) -> tuple:
     """Take the last answer away, so that its question is answered again."""
     session = recovered(services, session, Shown(picture, bubbles, model))
@@ -236,14 +236,14 @@ def clear(session: Session) -> tuple:
     return session, messages(session)
 
 
-def scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> Any:
+def scene(services: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     """The scene maker's picture, for the image box."""
     return _drawn(services, services.scene_maker.render, session, nouns, layout, style)
 
 
-def moving_scene(services: Services, session: Session, nouns: list[str], layout: str, style: str) -> str:
+def moving_scene(services: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> str:
     """The scene maker's film, for the image box: an animated PNG, which loses nothing."""
-    first, *others = _drawn(services, services.scene_maker.film, session, nouns, layout, style)
+    first, *others = _drawn(services, services.scene_maker.video, session, nouns, layout, style)
     path = fresh_folder() / "film.png"
     with atomic_write(path) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=700, loop=0)
@@ -251,7 +251,7 @@ def moving_scene(services: Services, session: Session, nouns: list[str], layout:
 
 
 def _drawn(
-    services: Services, draw: Callable, session: Session, nouns: list[str], layout: str, style: str
+    services: AppContext, draw: Callable, session: Session, nouns: list[str], layout: str, style: str
 ) -> Any:
     halt(session)
     try:
@@ -267,7 +267,7 @@ def _picture_at(index: int) -> str:
     return f"async (...inputs) => inputs.with({index}, await window.qfvPicturePath())"
 
 
-def example_picker(services: Services) -> Callable:
+def example_picker(services: AppContext) -> Callable:
     """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
 
     def example(session: Session, event: gr.SelectData) -> str:
@@ -278,7 +278,7 @@ def example_picker(services: Services) -> Callable:
 
 
 def wire(
-    services: Services,
+    services: AppContext,
     session: gr.State,
     parts: dict,
     choice: gr.Dropdown | None,
@@ -292,7 +292,7 @@ def wire(
     Everything that changes the session shares one queue lane.
     """
     log, image, question = parts["log"], parts["image"], parts["question"]
-    lane, light = CHAT | {"show_progress": "hidden"}, LIGHT
+    queue_for, light = CHAT | {"show_progress": "hidden"}, LIGHT
     chat = [session, log]
     new_image = [image.input(halt, session, None, **light)]
     if "examples" in parts:
@@ -304,14 +304,14 @@ def wire(
                 begun = parts[name].click(partial(draw, services), [session, *choices], image, **light)
                 new_image.append(begun)
     looked = [
-        begun.success(partial(look, services), [session, image], [session, log, image], **lane)
+        begun.success(partial(look, services), [session, image], [session, log, image], **queue_for)
         for begun in new_image
     ] + switched
     if "film" in parts:
         begun = parts["film"].upload(halt, session, None, **light)
         looked.append(
             begun.success(
-                partial(look_at_film, services), [session, parts["film"]], [session, log, image], **lane
+                partial(look_at_film, services), [session, parts["film"]], [session, log, image], **queue_for
             )
         )
     for seen in looked:
@@ -331,17 +331,17 @@ def wire(
     captioned, retried = (
         parts[name]
         .click(halt, session, None, **light)
-        .then(partial(fn, services), [session, *shown], chat, js=_picture_at(1), **lane)
+        .then(partial(fn, services), [session, *shown], chat, js=_picture_at(1), **queue_for)
         for name, fn in (("caption", pose_caption), ("retry", retry))
     )
     for begun in (*looked, posed, captioned, retried):
         begun.then(None, None, None, js=BUSY)
-        done = begun.success(partial(answer, services), [session, *parts["settings"]], chat, **lane)
+        done = begun.success(partial(answer, services), [session, *parts["settings"]], chat, **queue_for)
         done.then(None, None, None, js=IDLE)
         for fn, inputs, outputs in after_answer:
             done.success(fn, inputs, outputs, **light)
     parts["stop"].click(halt, session, None, **light)
     cleared = gr.on([parts["clear"].click, log.clear], halt, session, None, **light)
-    cleared = cleared.then(clear, session, chat, **lane)
+    cleared = cleared.then(clear, session, chat, **queue_for)
     for fn, inputs, outputs in after_answer:
         cleared.success(fn, inputs, outputs, **light)

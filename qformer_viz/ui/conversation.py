@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, Literal
 
 from qformer_viz.runtime.map_placement import of
-from qformer_viz.ui.app_context import Limits, Services, Speaker
+from qformer_viz.ui.app_context import AppContext, ChatModel, Limits
 
 EMPTY = (
     "The model ended its answer before the first word. Ask in other words, or retry with sampled decoding."
@@ -44,7 +44,7 @@ class Flag(threading.Event):
 class Session:
     """Everything the server keeps for one visitor. `encoded` and `preview` describe the current image; `answer` is the
     last finished one, about `encoded`; `kept` is what tabs have computed of it (`ui.explained`), and which `frame` of a
-    film is on the canvas; `model` is the name chosen of `Services.speakers`, None: the one that the page opened with.
+    film is on the canvas; `model` is the name chosen of `AppContext.models`, None: the one that the page opened with.
     `stop` ends an answer that is being written, `pause` the long work of a tab. `opened` is set once the page has been
     opened in this session; a deep copy, which Gradio makes for a visitor of whom it holds nothing, is not.
     """
@@ -135,7 +135,7 @@ class Session:
         return bool(self.lines) and self.lines[-1].kind == "answer" and self.lines[-1].finish is None
 
 
-def look(services: Services, session: Session, source: Any, preview: str | None) -> Session:
+def look(services: AppContext, session: Session, source: Any, preview: str | None) -> Session:
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
     session.stop.clear()
     decoded = services.decode(source)
@@ -150,23 +150,23 @@ def without_image(session: Session) -> Session:
     return replace(session, encoded=None, preview=None, lines=(), answer=None)
 
 
-def seen(speaker: Speaker, session: Session, image: Any) -> Session:
+def seen(chat_model: ChatModel, session: Session, image: Any) -> Session:
     """The session with the image encoded by this model, what there is to say of it, and a word of warning if it is
     unlike the model's world. image: decoded, or encoded by another model."""
-    encoded = speaker.pipe.encode(image)
-    unlike = speaker.familiar(encoded) if speaker.familiar else None
+    encoded = chat_model.pipe.encode(image)
+    unlike = chat_model.familiar(encoded) if chat_model.familiar else None
     session = replace(session, encoded=encoded)
     for notice in encoded.notices:
         session = session.add("notice", notice)
     return session.add("notice", unlike) if unlike else session
 
 
-def switch(services: Services, session: Session, name: str) -> Session:
+def switch(services: AppContext, session: Session, name: str) -> Session:
     """Let another model speak, about the same image, in a new conversation. On any error `session` still holds."""
     session.stop.clear()
     fresh = replace(session, model=name, lines=(), answer=None)
-    speaker = services.of(fresh)
-    found = fresh if session.encoded is None else seen(speaker, fresh, session.encoded)
+    chat_model = services.of(fresh)
+    found = fresh if session.encoded is None else seen(chat_model, fresh, session.encoded)
     session.kept.clear()
     return found
 
@@ -219,7 +219,7 @@ def cleared(session: Session) -> Session:
     return replace(session, lines=(), answer=None)
 
 
-def answer(services: Services, session: Session, decoding: Any) -> Iterator[Session]:
+def answer(services: AppContext, session: Session, decoding: Any) -> Iterator[Session]:
     """Stream the answer to the last line: to a question, or the caption if nothing was asked.
 
     Does nothing where the last line is a notice that `pose` added in place of a question.
@@ -231,14 +231,14 @@ def answer(services: Services, session: Session, decoding: Any) -> Iterator[Sess
     if last and last.kind == "notice" and session.last_question() is not None:
         return
     session.kept.pop("mark", None)
-    speaker = services.of(session)
-    unread = speaker.unknown(question) if speaker.unknown and question else ()
+    chat_model = services.of(session)
+    unread = chat_model.unknown(question) if chat_model.unknown and question else ()
     if unread:
         session = session.add("notice", never_read(unread))
     session = replace(session, answer=None)
     try:
-        session = for_question(speaker, session, question)
-        for partial in _stream(speaker.pipe, session, question, decoding):
+        session = for_question(chat_model, session, question)
+        for partial in _stream(chat_model.pipe, session, question, decoding):
             done = partial if partial.finish else None
             yield replace(session.add("answer", partial.text, partial.finish), answer=done)
     except services.user_errors as error:
@@ -252,11 +252,11 @@ def never_read(words: Sequence[str]) -> str:
     return f"The model has never read {what}: {quoted}. It cannot know what is meant, so take its answer as a guess."
 
 
-def for_question(speaker: Speaker, session: Session, question: str) -> Session:
+def for_question(chat_model: ChatModel, session: Session, question: str) -> Session:
     """InstructBLIP's Q-Former reads the question, so there the maps belong to the question."""
-    if not speaker.reads_questions or not question:
+    if not chat_model.reads_questions or not question:
         return session
-    return replace(session, encoded=speaker.pipe.encode(session.encoded, question))
+    return replace(session, encoded=chat_model.pipe.encode(session.encoded, question))
 
 
 def _stream(pipe: Any, session: Session, question: str, decoding: Any) -> Iterator[Any]:

@@ -20,12 +20,12 @@ LOAD = {"concurrency_id": "load", "concurrency_limit": 1, **PRIVATE}
 LIGHT = {"concurrency_limit": 8, "show_progress": "hidden", **PRIVATE}
 
 
-def pauses(button: gr.Button, session: gr.State) -> None:
+def stop_button(button: gr.Button, session: gr.State) -> None:
     """The button ends the long work of a visitor's tabs, and no answer."""
     button.click(lambda session: session.pause.set(), session, None, **LIGHT)
 
 
-def once_answered(trigger: Callable[..., Any], *event: Any, **options: Any) -> Any:
+def after_answer(trigger: Callable[..., Any], *event: Any, **options: Any) -> Any:
     """The event, once the answer that is perhaps being written is finished, with what that made of the session."""
     return trigger(lambda: None, None, None, show_progress="hidden", **CHAT).then(*event, **options)
 
@@ -63,7 +63,7 @@ def _listed(components: Any) -> list[Any]:
     return list(components) if isinstance(components, list | tuple) else [components]
 
 
-def lasting(session: Session, work: Callable[[], Any]) -> Any:
+def discard_if_stale(session: Session, work: Callable[[], Any]) -> Any:
     """What work() returns; nothing changes on the page if its visitor has gone on to another image, model or answer
     meanwhile."""
     mark = session.mark()

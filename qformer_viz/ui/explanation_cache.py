@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.attribution import METHODS, Case
+from qformer_viz.attribution import METHODS, ExplanationContext
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.errors import UserError
 from qformer_viz.types import Attribution
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
 
 NO_ANSWER = "There is no finished answer yet. Caption the image or ask a question; then come back."
@@ -18,11 +18,11 @@ STOPPED = "Stopped. What was computed before is kept; press the button to start 
 
 
 @dataclass(eq=False)
-class Explained:
+class ExplanationCache:
     """One answer's case, and the maps found so far by method; a method that works word by word has one for each."""
 
     answer: Any
-    case: Case
+    context: ExplanationContext
     found: dict[tuple[str, int | None], Attribution] = field(default_factory=dict)
 
     def map(self, method: str, word: int, told: Callable[[int, int], Any] | None = None) -> Attribution:
@@ -30,7 +30,9 @@ class Explained:
         single = METHODS[method].single
         key = (method, word if single else None)
         if key not in self.found:
-            self.found[key] = attribute(self.case, method, words=[word] if single else None, told=told)
+            self.found[key] = attribute(
+                self.context, method, words=[word] if single else None, on_progress=told
+            )
         return self.found[key]
 
     def known(self, method: str, word: int) -> tuple[Attribution, int] | None:
@@ -46,7 +48,7 @@ class Explained:
         return [name for name in METHODS if name in run]
 
 
-def of(services: Services, session: Session) -> Explained:
+def of(services: AppContext, session: Session) -> ExplanationCache:
     """What is kept of the last answer. UserError says what to do where there is none."""
     if session.encoded is None:
         raise UserError(session.no_image)
@@ -54,18 +56,18 @@ def of(services: Services, session: Session) -> Explained:
         raise UserError(NO_ANSWER)
     kept = current(session)
     if kept is None:
-        case = prepare(services.of(session).pipe, session.encoded, session.answer)
-        kept = session.kept["explained"] = Explained(session.answer, case)
+        context = prepare(services.of(session).pipe, session.encoded, session.answer)
+        kept = session.kept["explained"] = ExplanationCache(session.answer, context)
     return kept
 
 
-def current(session: Session) -> Explained | None:
+def current(session: Session) -> ExplanationCache | None:
     """What is kept, if it is about the last answer; a visitor may ask for it before the page has cleared the old."""
     kept = session.kept.get("explained")
     return kept if kept is not None and kept.answer is session.answer else None
 
 
-def telling(
+def progress_callback(
     session: Session, progress: gr.Progress, what: str, outdates: bool = True
 ) -> Callable[[int, int], None]:
     """told(done, of) for long work: moves the bar, and raises UserError when the visitor has pressed Stop or, where

@@ -6,19 +6,19 @@ import gradio as gr
 
 from qformer_viz.errors import UserError
 from qformer_viz.ui import conversation
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session, messages
 from qformer_viz.ui.event_groups import CHAT, LIGHT, LOAD
 from qformer_viz.ui.inspector import about_view, head_ablation_view, similarity_view, statistics_view
 
 
-def picker(services: Services) -> gr.Dropdown | None:
+def picker(services: AppContext) -> gr.Dropdown | None:
     """A dropdown of the models on offer, or None where there is one only."""
-    if len(services.speakers) < 2:
+    if len(services.models) < 2:
         return None
     return gr.Dropdown(
-        list(services.speakers),
-        value=next(iter(services.speakers)),
+        list(services.models),
+        value=next(iter(services.models)),
         label="Model",
         elem_id="model",
         interactive=True,
@@ -28,65 +28,65 @@ def picker(services: Services) -> gr.Dropdown | None:
     )
 
 
-def load(services: Services, session: Session, name: str) -> str:
+def load(services: AppContext, session: Session, name: str) -> str:
     """The name, once its model is there; the visitor goes on talking with the other one until then. On failure the name
     of the model that speaks."""
-    if name not in services.speakers:
+    if name not in services.models:
         raise UserError("This model is not on offer here. Choose one of the list.")
     try:
-        services.speakers[name]()
+        services.models[name]()
     except services.user_errors as error:
         _cannot(error)
         return speaking(services, session)
     return name
 
 
-def speaking(services: Services, session: Session) -> str:
+def speaking(services: AppContext, session: Session) -> str:
     """The name of the model that this visitor talks to."""
-    return session.model or next(iter(services.speakers))
+    return session.model or next(iter(services.models))
 
 
-def pair(services: Services, session: Session, name: str) -> tuple[str, str]:
+def pair(services: AppContext, session: Session, name: str) -> tuple[str, str]:
     """The names of the model that speaks and of another to compare it with. UserError says what to do where they are
     the same, or the other is not on offer."""
     one = speaking(services, session)
-    if name not in services.speakers or name == one:
+    if name not in services.models or name == one:
         raise UserError("Choose another model than the one that speaks.")
     return one, name
 
 
-def others(services: Services, session: Session) -> list[str]:
+def others(services: AppContext, session: Session) -> list[str]:
     """Every model on offer but the one that speaks."""
-    return [name for name in services.speakers if name != speaking(services, session)]
+    return [name for name in services.models if name != speaking(services, session)]
 
 
 def _cannot(error: Exception) -> None:
     gr.Warning(escape(str(error)), duration=12, title="This model cannot be loaded")
 
 
-def switch(services: Services, session: Session, name: str) -> tuple:
+def switch(services: AppContext, session: Session, name: str) -> tuple:
     """(session, picker, chat, header, about, controls of the tabs ...). On failure the model that spoke goes on."""
-    if name in services.speakers and name != speaking(services, session):
+    if name in services.models and name != speaking(services, session):
         try:
             session = conversation.switch(services, session, name)
         except services.user_errors as error:
             _cannot(error)
-    speaker = services.of(session)
+    chat_model = services.of(session)
     return (
         session,
         speaking(services, session),
         messages(session),
-        about_view.header(speaker, offers=True),
-        about_view.text(speaker),
-        *similarity_view.refit(speaker.geometry),
-        *statistics_view.refit(speaker.geometry),
-        *head_ablation_view.refit(speaker.geometry),
+        about_view.header(chat_model, offers=True),
+        about_view.text(chat_model),
+        *similarity_view.refit(chat_model.geometry),
+        *statistics_view.refit(chat_model.geometry),
+        *head_ablation_view.refit(chat_model.geometry),
         gr.update(choices=others(services, session), value=others(services, session)[0]),
     )
 
 
 def wire(
-    services: Services, session: gr.State, choice: gr.Dropdown, shown: list, halt
+    services: AppContext, session: gr.State, choice: gr.Dropdown, shown: list, halt
 ) -> gr.events.Dependency:
     """`shown`: chat, header, about text and the tabs' controls. Returns the event after which all is new."""
 

@@ -11,7 +11,7 @@ from gradio.utils import get_space
 from starlette.middleware import Middleware
 
 from qformer_viz.ui import api_endpoints, chat, frame_choice, model_picker, stage_updates
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import canvas, head
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LIGHT, at_once
@@ -37,7 +37,7 @@ from qformer_viz.ui.upload_folder import Cap
 STATIC = Path(__file__).parent / "static"
 
 
-def build(services: Services) -> gr.Blocks:
+def build(services: AppContext) -> gr.Blocks:
     """The Blocks for these services. Launch it with `launch_options(services)`."""
     limits = services.limits
     page = VisitorBlocks(
@@ -51,7 +51,7 @@ def build(services: Services) -> gr.Blocks:
         session = gr.State(Session(), time_to_live=limits.cache_seconds)
         with gr.Row(elem_id="top", equal_height=True):
             header = gr.HTML(
-                about_view.header(services.speaker, offers=len(services.speakers) > 1),
+                about_view.header(services.chat_model, offers=len(services.models) > 1),
                 elem_id="header",
                 apply_default_css=False,
             )
@@ -141,7 +141,7 @@ def build(services: Services) -> gr.Blocks:
 
 
 def launch_options(
-    services: Services, host: str = "127.0.0.1", share: bool = False, names: Sequence[str] = ()
+    services: AppContext, host: str = "127.0.0.1", share: bool = False, names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What belongs to `launch()`: looks, privacy, limits, and what requests must be on such a host; `names`: those of a
     proxy before it."""

@@ -6,7 +6,7 @@ from html import unescape
 from typing import Any
 
 from qformer_viz.ui import conversation
-from qformer_viz.ui.app_context import Limits, Services
+from qformer_viz.ui.app_context import AppContext, Limits
 from qformer_viz.ui.components import uploaded
 from qformer_viz.ui.conversation import CAPTION, ENDINGS, NOTICE, Line, Session
 
@@ -25,7 +25,7 @@ class Shown:
     model: str | None = None
 
 
-def recovered(services: Services, session: Session, shown: Shown) -> Session:
+def recovered(services: AppContext, session: Session, shown: Shown) -> Session:
     """The session as it is, or, where it is not the server's any more, made anew from what the page shows.
 
     Raises the user errors of `services` where the picture cannot be read any more.
@@ -33,7 +33,7 @@ def recovered(services: Services, session: Session, shown: Shown) -> Session:
     held = session.encoded is not None or session.opened.is_set()
     if held or not (shown.picture or shown.messages):
         return session
-    if shown.model in services.speakers and shown.model != next(iter(services.speakers)):
+    if shown.model in services.models and shown.model != next(iter(services.models)):
         session = replace(session, model=shown.model)
     lines = lines_of(shown.messages, services.limits)
     if not shown.picture:

@@ -130,7 +130,7 @@ def plain(found: Attribution) -> dict[str, Any]:
     return {
         "words": list(found.words),
         "logprobs": found.logprobs.tolist(),
-        "gains": found.gains.tolist(),
+        "gains": found.image_gain.tolist(),
         "visual": found.visual.tolist(),
         "method": found.method,
         "unit": METHODS[found.method].unit if found.method in METHODS else None,

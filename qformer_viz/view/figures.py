@@ -208,11 +208,11 @@ def heads_figure(values, together, layers: Sequence[int], kind: str, top: float)
     return figure
 
 
-def talk_figure(told, alone, queries: Sequence[str], text, pieces: Sequence[str]) -> go.Figure:
+def talk_figure(on_progress, alone, queries: Sequence[str], text, pieces: Sequence[str]) -> go.Figure:
     """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
     language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
     read = [f"“{html.escape(piece)}”" for piece in pieces]
-    bars = [("unheard by the other queries", ACCENT, list(queries), "x", told)]
+    bars = [("unheard by the other queries", ACCENT, list(queries), "x", on_progress)]
     bars += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
     bars += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
     bars = [(*rest, np.asarray(values, np.float32)) for *rest, values in bars]
@@ -306,7 +306,7 @@ def divergence_figure(values, layers: Sequence[int]) -> go.Figure:
 
 
 def curves_figure(verdict) -> go.Figure:
-    """Deletion and insertion of a `verdict.Verdict`, side by side: log-probability of the word against the share of the
+    """Deletion and insertion of a `verdict.Assessment`, side by side: log-probability of the word against the share of the
     patches hidden, or shown."""
     figure = go.Figure()
     colours = {"this map": ACCENT, "random order": INK, "the centre first": "#e08a1e"}

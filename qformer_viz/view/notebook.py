@@ -13,7 +13,7 @@ from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import BadSelection, BadShape
 from qformer_viz.hooks.recording import Recording
 from qformer_viz.types import Attribution, Capture
-from qformer_viz.view.provenance import view_meta
+from qformer_viz.view.provenance import provenance_of
 from qformer_viz.view.stage_payload import canvas_payload
 from qformer_viz.view.standalone_page import standalone_page
 from qformer_viz.view.word_payload import of_several
@@ -78,9 +78,9 @@ def show(
     else:
         capture, picture = captured(seen), seen.image
         placements = seen.placements
-        film = list(zip(seen.frames, seen.moments, strict=False))  # a still picture has no moments
+        film = list(zip(seen.frames, seen.timestamps, strict=False))  # a still picture has no moments
     if pipe is not None and not bare:
-        meta = view_meta(pipe, seen, turns)
+        meta = provenance_of(pipe, seen, turns)
     else:
         # Queries whose attention to one another does not add up to one attend to text as well.
         reads = bool((capture.self_attention.sum(-1) < 0.999).any())
@@ -89,7 +89,7 @@ def show(
             "scope": "image and text" if reads else "image",
             "conversation": [list(turn) for turn in turns],
         }
-    payload = canvas_payload(capture, picture, meta=meta, film=film, placements=placements)
+    payload = canvas_payload(capture, picture, meta=meta, video=film, placements=placements)
     found = [why] if isinstance(why, Attribution) else list(why)
     for each in found:
         if (each.grid, each.frames) != (capture.grid, max(1, len(film))):

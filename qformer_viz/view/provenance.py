@@ -14,7 +14,7 @@ FILM = (
 )
 
 
-def view_meta(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def provenance_of(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The `meta` of a canvas payload; turns are (question, answer), a caption's question is empty."""
     described = pipe.describe()
     scope = "image and question" if encoded.question else "image"
@@ -25,7 +25,7 @@ def view_meta(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict
         "scope": scope,
         "caption": captions[0] if captions else "",
         "conversation": [list(turn) for turn in turns if turn[0]],
-        "notes": [NOTES[scope], *([FILM] if encoded.moments else [])],
+        "notes": [NOTES[scope], *([FILM] if encoded.timestamps else [])],
         "facts": {"image": encoded.sha256[:16]}
         | {name: value for name, value in described.items() if isinstance(value, str) and value},
     }

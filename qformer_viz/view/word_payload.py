@@ -36,21 +36,22 @@ def words_payload(first: Attribution, known: Known, methods: Iterable[str]) -> d
         "grid": list(first.grid),
         "words": list(first.words),
         "probabilities": _rounded(first.logprobs.exp()),
-        "gains": _rounded(first.gains),
+        "gains": _rounded(first.image_gain),
         "visual": first.visual.tolist(),
-        "first": first_word(first.words, first.gains),
+        "first": first_word(first.words, first.image_gain),
         "colours": list(DIVERGING),
         "methods": [_method(name, known, first) for name in methods],
     }
 
 
-def first_word(words: Sequence[str], gains: Tensor) -> int:
+def first_word(words: Sequence[str], image_gain: Tensor) -> int:
     """The index of the word to begin with: of those that the image brought (`VISUAL_GAIN`) and that are no function
     words, the one with the greatest visual gain; where there is none, that of all words."""
-    told = [
-        gain >= VISUAL_GAIN and not is_function_word(word) for word, gain in zip(words, gains, strict=True)
+    on_progress = [
+        gain >= VISUAL_GAIN and not is_function_word(word)
+        for word, gain in zip(words, image_gain, strict=True)
     ]
-    return max(range(len(words)), key=lambda t: (bool(told[t]), float(gains[t])))
+    return max(range(len(words)), key=lambda t: (bool(on_progress[t]), float(image_gain[t])))
 
 
 def is_function_word(word: str) -> bool:

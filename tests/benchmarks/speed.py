@@ -263,7 +263,7 @@ def memory_of_capture(pipe):
                 return encoded, canvas_payload(encoded.record.result, picture) if on else None
 
             # In the lane: the profiler sees the thread that it was started in.
-            kept, most[on] = pipe._lane.run(partial(allocated, look, pipe.device))
+            kept, most[on] = pipe._queue.run(partial(allocated, look, pipe.device))
             if on:
                 capture = kept[0].record.result
                 held = sum(getattr(capture, name).nbytes for name in TENSORS) + len(json.dumps(kept[1]))

@@ -109,7 +109,7 @@ def test_all_views_keep_the_rules(open_page):
         page.locator(".qfv-frame").nth(1).click()
         page.wait_for_function(IDLE, arg=1)
         audit.look("a film")
-    assert not audit.found, audit.told()
+    assert not audit.found, audit.on_progress()
 
 
 def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):  # noqa: F811
@@ -117,7 +117,7 @@ def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):  # noqa: F811
     page.locator(".qfv-chip").nth(2).click()
     audit = Audit(page)
     audit.look("a saved page")
-    assert not audit.found, audit.told()
+    assert not audit.found, audit.on_progress()
 
 
 def test_what_is_chosen_and_how_much_shows_in_a_readers_own_colours(view, open_page, tmp_path):  # noqa: F811

@@ -44,7 +44,7 @@ CAPTURE = film()
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     colours = [picture(), *(Image.new("RGB", (320, 200), colour) for colour in ("red", "green", "blue"))]
-    payload = canvas_payload(CAPTURE, colours[0], film=list(zip(colours, MOMENTS, strict=True)))
+    payload = canvas_payload(CAPTURE, colours[0], video=list(zip(colours, MOMENTS, strict=True)))
     path = tmp_path_factory.mktemp("film") / "page.html"
     path.write_text(standalone_page(payload), encoding="utf-8")
     return path.as_uri()

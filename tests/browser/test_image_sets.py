@@ -40,7 +40,7 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
         )
         assert all(one != other for one, other in zip(before, page.evaluate(drawn), strict=True))
         share = float(told.inner_text().split("follows the picture by ")[1].split(" %")[0])
-        assert share == pytest.approx(100 * float(found.follows[row, 5]), abs=0.11)
+        assert share == pytest.approx(100 * float(found.content_dependence[row, 5]), abs=0.11)
     assert " at row " in page.locator(".qfv-album canvas").nth(1).get_attribute("aria-label")
     # A click on the figure chooses query and layer on the canvas, and this view follows.
     cell = page.locator("#across-plot " + CELL).bounding_box()

@@ -151,9 +151,9 @@ def reread(data: bytes, decoded: Decoded) -> tuple[tuple[int, int], bool]:
     if size[0] * size[1] > images.EXACT:
         return size, True
     try:
-        if decoded.film is not None:
+        if decoded.video is not None:
             with Image.open(io.BytesIO(data)) as picture:
-                for moment in range(int(decoded.film.moments[-1].split()[1])):
+                for moment in range(int(decoded.video.timestamps[-1].split()[1])):
                     picture.seek(moment)
                     picture.load()
             return size, True

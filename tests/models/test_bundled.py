@@ -19,7 +19,7 @@ from model.model_card import card_of
 from model.retrieval_evaluation import judge_pool
 from qformer_viz.attention_maps import entropy, patches, select
 from qformer_viz.domains.emoji.ood_detector import photographs
-from qformer_viz.domains.emoji.ood_images import STRANGERS
+from qformer_viz.domains.emoji.ood_images import OOD_IMAGES
 from qformer_viz.domains.emoji.scenes import Scene, patch_labels, random_scene, render
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.stage_updates import as_text
@@ -173,11 +173,11 @@ def test_a_conversation_keeps_its_thread(pipe):
 
 
 def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
-    notice = app.speaker(pipe).familiar
+    notice = app.chat_model(pipe).familiar
     rng = np.random.default_rng(5)
     scenes = [notice(pipe.encode(render(random_scene(rng)).image)) for _ in range(20)]
     assert sum(said is not None for said in scenes) <= 1
-    for name, draw in STRANGERS.items():
+    for name, draw in OOD_IMAGES.items():
         if card["familiarity"]["detected"][name] < 0.95:
             continue
         said = notice(pipe.encode(draw(rng)))
@@ -189,7 +189,7 @@ def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
 
 
 def test_words_outside_its_world_are_recognised(pipe):
-    unread = app.speaker(pipe).unknown
+    unread = app.chat_model(pipe).unknown
     for question in ("How many cats are there?", "what is to the left of the dog?", "is there an owl?"):
         assert unread(question) == ()
     assert unread("is there a giraffe, or a Zebra?") == ("giraffe", "zebra")
@@ -215,9 +215,9 @@ def test_loaded_within_a_second_and_a_scene_captioned_within_three_tenths(name, 
 def test_questions_move_the_maps_of_instructblip_and_of_it_alone(pipe, sheet):
     instruct = qformer_viz.load("instructblip-emoji", observe=qformer_viz.capture)
     picture = render(sheet[0][0]).image
-    for speaker, moves in ((pipe, False), (instruct, True)):
+    for chat_model, moves in ((pipe, False), (instruct, True)):
         one, other = (
-            speaker.encode(picture, f"is there a {noun}?").record.result.cross_attention
+            chat_model.encode(picture, f"is there a {noun}?").record.result.cross_attention
             for noun in ("cat", "rocket")
         )
         assert bool((one - other).abs().max() > 1e-3) == moves

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qformer_viz.domains.emoji import ood_detector
-from qformer_viz.domains.emoji.ood_images import STRANGERS
+from qformer_viz.domains.emoji.ood_images import OOD_IMAGES
 
 WIDTH = 12
 
@@ -44,14 +44,14 @@ def test_features_that_are_no_numbers_are_strange(probe):
 
 def test_saved_and_loaded_it_judges_the_same(probe, tmp_path):
     ood_detector.save_familiar(probe, tmp_path, {"any": 1})
-    loaded = ood_detector.load_familiar(tmp_path)
+    loaded = ood_detector.load_ood_detector(tmp_path)
     assert loaded.threshold == probe.threshold
     assert torch.equal(loaded.weight, probe.weight) and torch.equal(loaded.bias, probe.bias)
 
 
 def test_no_kind_is_measured_by_a_probe_that_was_taught_it(monkeypatch):
     """Every kind has a channel of its own: what is taught is found, the kind left out is not."""
-    kinds = list(STRANGERS)
+    kinds = list(OOD_IMAGES)
 
     def stamp(index):
         def draw(rng):

@@ -51,7 +51,7 @@ def test_a_film_is_one_object_crossing_a_scene_that_stays():
     assert [item.x for item in walker] == sorted({item.x for item in walker})
     assert {item.y for item in walker} == {scene.objects[0].y}
     assert all(step.objects[0] == scene.objects[1] for step in steps)
-    frames = app.scene_maker().film(["cat", "dog"], "row", "noto")
+    frames = app.scene_maker().video(["cat", "dog"], "row", "noto")
     assert len(frames) == 4 and len({frame.tobytes() for frame in frames}) == 4
 
 
@@ -103,7 +103,9 @@ def test_the_page_judges_an_example_by_its_mask_and_draws_it_again():
         services, session, {"method": "knockout", "word": word}, lambda *_, **__: None
     )
     assert "Believe it: " in told and "<dt>Peak in the object</dt><dd>yes</dd>" in told and plot["visible"]
-    told = what_if_view.told(what_if_view.redrawn, services, session, "cat", what_if_view.REMOVE, "middle")
+    told = what_if_view.on_progress(
+        what_if_view.redrawn, services, session, "cat", what_if_view.REMOVE, "middle"
+    )
     assert "Without the cat:" in told
     after = told.split("now, greedily")[1].split("<dd>")[1].split("</dd>")[0]
     assert "dog" in after and "cat" not in after

@@ -17,7 +17,7 @@ from PIL import Image
 
 from qformer_viz.media.images import decode
 from qformer_viz.types import Answer, Capture, Decoding
-from qformer_viz.ui.app_context import Drawn, Geometry, Limits, SceneMaker, Services, Speaker
+from qformer_viz.ui.app_context import AppContext, ChatModel, Drawn, Geometry, Limits, SceneMaker
 
 LAYERS, CROSS, HEADS, QUERIES, GRID, WIDTH = 6, (0, 2, 4), 2, 8, (4, 4), 16
 
@@ -79,7 +79,7 @@ def _number(image: Image.Image) -> int:
 class FakeEncoded:
     source: Any
     frames: tuple
-    moments: tuple[str, ...]
+    timestamps: tuple[str, ...]
     sha256: str
     record: Any
     question: str | None
@@ -116,12 +116,12 @@ class FakePipeline:
         self.encoded += 1
         reads = question if self.family == "instructblip" else None
         seen = source if self.family == "instructblip" else source.still()
-        text = len(self.read_by_qformer(reads))
+        text = len(self.qformer_text_tokens(reads))
         captures = [fake_capture(_number(frame) + len(question or ""), text) for frame in seen.frames]
         return FakeEncoded(
             source=source,
             frames=seen.frames,
-            moments=seen.film.moments if seen.film else (),
+            timestamps=seen.video.timestamps if seen.video else (),
             sha256=source.sha256,
             record=SimpleNamespace(result=joined(captures)),
             question=reads,
@@ -142,7 +142,7 @@ class FakePipeline:
     def said(self, encoded: Any) -> Any:
         return encoded
 
-    def read_by_qformer(self, question: str | None = None) -> tuple[str, ...]:
+    def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]:
         return ("<i>", "it", "it") if question else ()
 
     def hidden(self, encoded: Any, keep: torch.Tensor, where: str = "qformer") -> Any:
@@ -225,7 +225,7 @@ class FakeScorer:
     def values(self, index: int) -> torch.Tensor:
         return torch.ones(self.frames, HEADS, GRID[0] * GRID[1] + 1, 2)
 
-    def attention_slopes(self, word: int) -> Any:
+    def attention_gradients(self, word: int) -> Any:
         """The word rises with its own query, which read patch k in every layer."""
         own = torch.zeros(LAYERS, self.frames, HEADS, QUERIES, QUERIES)
         cross = torch.zeros(len(CROSS), self.frames, HEADS, QUERIES, GRID[0] * GRID[1] + 1)
@@ -250,14 +250,16 @@ class FakeScorer:
                 told(done, len(keep))
         return self.score(self.queries * keep[:, :, 1 : QUERIES + 1, None].flatten(1, 2))
 
-    def silenced(self, own: torch.Tensor, cross: torch.Tensor, usual: Any, told: Any = None) -> torch.Tensor:
+    def ablate_heads(
+        self, own: torch.Tensor, cross: torch.Tensor, usual: Any, told: Any = None
+    ) -> torch.Tensor:
         """All words but the first lose 2 nats with head 1 of the last cross-attention, and 1 with any of layer 3."""
         if told is not None:
             told(len(own), len(own))
         lost = 2.0 * cross[:, -1, 1] + 1.0 * own[:, 3].any(-1)
         return -lost[:, None] * (torch.arange(len(self.words)) > 0)
 
-    def hushed(self, chosen: torch.Tensor, usual: Any, told: Any = None) -> torch.Tensor:
+    def ablate_query_messages(self, chosen: torch.Tensor, usual: Any, told: Any = None) -> torch.Tensor:
         """Word k loses half a nat when the others do not hear query k, the first word nothing."""
         if told is not None:
             told(len(chosen), len(chosen))
@@ -301,8 +303,8 @@ class FakeMatcher:
         return {"title": "Fake <i>matcher</i>", "precision": "float32"}
 
 
-def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
-    """Services around a fake pipeline, with the real decoder of uploads; the fields of `Speaker` go to the speaker."""
+def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> AppContext:
+    """Services around a fake pipeline, with the real decoder of uploads; the fields of `ChatModel` go to the speaker."""
     from qformer_viz.errors import UserError
 
     def draw(nouns, layout, style):
@@ -332,15 +334,15 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> Services:
         "decode": decode,
         "decoding": Decoding,
         "user_errors": (UserError, UserError, FakeError),
-        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall, film=film),
+        "scene_maker": SceneMaker(("cat", "dog"), ("row",), ("noto",), draw, recall=recall, video=film),
         "limits": Limits(max_question=60, max_turns=5),
     }
-    return Services(**options | changes)
+    return AppContext(**options | changes)
 
 
-def fake_speaker(pipe: FakePipeline | None = None, **changes: Any) -> Speaker:
+def fake_speaker(pipe: FakePipeline | None = None, **changes: Any) -> ChatModel:
     """A fake pipeline as a model that chats."""
-    return Speaker(
+    return ChatModel(
         pipe or FakePipeline(), Geometry(LAYERS, CROSS, HEADS, QUERIES), **{"world": "fakes"} | changes
     )
 
@@ -352,7 +354,7 @@ def fake_choice(broken: bool = False) -> dict[str, Any]:
         raise FakeError("This fake is not complete. Get it again.")
 
     first, second = fake_speaker(), fake_speaker(FakePipeline(family="instructblip", name="reader"))
-    speakers = {"Fake BLIP-2": lambda: first, "Fake InstructBLIP": lambda: second}
+    models = {"Fake BLIP-2": lambda: first, "Fake InstructBLIP": lambda: second}
     if broken:
-        speakers["Broken"] = fail
-    return {"speaker": first, "speakers": speakers, "compares_questions": True}
+        models["Broken"] = fail
+    return {"speaker": first, "speakers": models, "compares_questions": True}

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def occupied(lane):
+def occupied(queue_for):
     begun, over = threading.Event(), threading.Event()
 
     def work():
         begun.set()
         over.wait(30)
 
-    thread = threading.Thread(target=lane.run, args=(work,), daemon=True)
+    thread = threading.Thread(target=queue_for.run, args=(work,), daemon=True)
     thread.start()
     begun.wait(30)
     try:

@@ -17,7 +17,7 @@ from tests.support.fakes_ui import FakeMatcher, fake_choice, fake_services
 def held(case):
     """A method that takes half a minute if nobody stops it."""
     for step in range(600):
-        case.told(step, 600)
+        case.on_progress(step, 600)
         time.sleep(0.05)
     return torch.zeros(len(case.words), 1, case.capture.grid[0] * case.capture.grid[1])
 
@@ -47,7 +47,7 @@ with TemporaryDirectory() as folder:
     services = fake_services(
         examples=tuple(examples),
         matcher=FakeMatcher(),
-        album=lambda world: [str(path) for path, _ in examples],
+        sample_images=lambda world: [str(path) for path, _ in examples],
         limits=Limits(max_question=60, max_turns=5, queue=args.queue, session_bytes=args.memory),
         **choice,
     )

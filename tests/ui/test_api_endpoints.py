@@ -56,13 +56,13 @@ def test_caption_and_ask(served, picture):
 
 
 def test_a_notice_comes_with_the_answer():
-    speaker = fake_services(
+    chat_model = fake_services(
         familiar=lambda encoded: "Unlike all.",
         unknown=lambda question: [word for word in question.split() if word == "giraffe"],
     )
     image = data_url(32)
-    assert said(speaker, image, "what?") == ("you asked what?", "Unlike all.")
-    answer, notice = said(speaker, image, "a giraffe ?")
+    assert said(chat_model, image, "what?") == ("you asked what?", "Unlike all.")
+    answer, notice = said(chat_model, image, "a giraffe ?")
     assert answer and notice.startswith("Unlike all. The model has never read this word: “giraffe”.")
 
 

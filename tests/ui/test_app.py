@@ -200,12 +200,9 @@ def test_other_models_are_loaded_when_chosen_and_only_once():
     first, second = stand_in(), stand_in(family="instructblip", title="Two")
     loaded = []
     services = app.make_services(first, others={second.checkpoint: lambda: loaded.append(1) or second})
-    assert list(services.speakers) == ["One", "Two"] and services.compares_questions and not loaded
-    assert services.speakers["One"]() is services.speaker
-    assert (
-        services.speakers["Two"]() is services.speakers["Two"]()
-        and services.speakers["Two"]().reads_questions
-    )
+    assert list(services.models) == ["One", "Two"] and services.compares_questions and not loaded
+    assert services.models["One"]() is services.chat_model
+    assert services.models["Two"]() is services.models["Two"]() and services.models["Two"]().reads_questions
     assert len(loaded) == 1
 
 
@@ -232,22 +229,20 @@ def test_offered_checkpoints_are_named_and_not_read(tmp_path):
         (tmp_path.name, "instructblip"),
     ]
     services = app.make_services(stand_in(), others=found)
-    assert (
-        list(services.speakers) == ["One", "BLIP-2 OPT-2.7B", tmp_path.name] and services.compares_questions
-    )
+    assert list(services.models) == ["One", "BLIP-2 OPT-2.7B", tmp_path.name] and services.compares_questions
     with pytest.raises(CheckpointError, match="allow"):
         app.offered(app.parser().parse_args(["--offer", "someone/theirs"]))
 
 
 def test_a_model_alone_offers_no_choice_and_compares_no_questions():
     services = app.make_services(stand_in(world="photographs"))
-    assert list(services.speakers) == ["One"] and not services.compares_questions and not services.examples
+    assert list(services.models) == ["One"] and not services.compares_questions and not services.examples
 
 
 def test_small_models_are_quick_and_all_on_a_gpu():
-    assert app.speaker(stand_in()).quick
-    assert not app.speaker(stand_in(world="photographs", parameters=3.7e9)).quick
-    assert app.speaker(stand_in(world="photographs", parameters=3.7e9, device="cuda:0")).quick
+    assert app.chat_model(stand_in()).quick
+    assert not app.chat_model(stand_in(world="photographs", parameters=3.7e9)).quick
+    assert app.chat_model(stand_in(world="photographs", parameters=3.7e9, device="cuda:0")).quick
 
 
 def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):

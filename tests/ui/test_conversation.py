@@ -9,7 +9,7 @@ from PIL import Image
 from qformer_viz.types import Decoding
 from qformer_viz.ui import conversation as talk
 from qformer_viz.ui.conversation import Session, messages
-from qformer_viz.ui.event_groups import lasting
+from qformer_viz.ui.event_groups import discard_if_stale
 from tests.support.fakes_ui import FakeError, FakePipeline, fake_choice, fake_services, fake_speaker
 
 
@@ -50,7 +50,7 @@ def test_upload_is_captioned_and_answers_grow(services, tmp_path):
 def test_history_holds_every_earlier_turn(services, session):
     session = ask(services, session, "one?")
     ask(services, session, "two?")
-    question, history, _ = services.speaker.pipe.asked[-1]
+    question, history, _ = services.chat_model.pipe.asked[-1]
     assert question == "two?"
     assert history == (("", session.lines[0].text), ("one?", "you asked one?"))
 
@@ -61,7 +61,7 @@ def test_retry_asks_the_last_question_again(services, session):
     again = say(services, talk.retried(session), sampled)
     assert [line.kind for line in again.lines] == [line.kind for line in session.lines]
     assert session.lines[-1].text != again.lines[-1].text
-    assert services.speaker.pipe.asked[-1][:2] == services.speaker.pipe.asked[-2][:2]
+    assert services.chat_model.pipe.asked[-1][:2] == services.chat_model.pipe.asked[-2][:2]
 
 
 def test_retry_of_the_caption(services, session):
@@ -80,7 +80,7 @@ def test_bad_question_is_explained_and_not_asked(services, session, question):
     after = ask(services, session, question)
     assert after.lines[:-1] == session.lines
     assert after.lines[-1].kind == "notice"
-    assert services.speaker.pipe.asked == []
+    assert services.chat_model.pipe.asked == []
     assert after.turns() == session.turns()
 
 
@@ -140,7 +140,7 @@ def test_bad_image_raises_before_anything_changes(services, session, tmp_path):
     path.write_bytes(b"\x89PNG nothing")
     with pytest.raises(services.user_errors):
         talk.look(services, session, str(path), str(path))
-    assert services.speaker.pipe.encoded == 1
+    assert services.chat_model.pipe.encoded == 1
 
 
 def test_notices_of_the_decoder_are_passed_on(services, tmp_path):
@@ -172,7 +172,7 @@ def test_clear_keeps_the_image(session):
 
 def test_maps_follow_the_question_only_where_the_qformer_reads_it(services, tmp_path):
     blip2 = ask(services, looked(services, Session(), tmp_path), "one?")
-    assert blip2.encoded.question is None and services.speaker.pipe.encoded == 1
+    assert blip2.encoded.question is None and services.chat_model.pipe.encoded == 1
     reading = fake_services(FakePipeline(family="instructblip"))
     after = ask(reading, looked(reading, Session(), tmp_path), "one?")
     assert after.encoded.question == "one?"
@@ -223,15 +223,15 @@ def test_work_about_what_has_gone_changes_nothing(services, tmp_path):
         lambda session: ask(choice, session, "another?"),
     ):
         session = ask(choice, looked(choice, Session(), tmp_path), "what is it?")
-        assert lasting(session, lambda: ("told", "view")) == ("told", "view")
-        assert lasting(session, lambda: "told") == "told"
+        assert discard_if_stale(session, lambda: ("told", "view")) == ("told", "view")
+        assert discard_if_stale(session, lambda: "told") == "told"
 
         def work(found, session=session, gone=gone):
             gone(session)
             return found
 
-        assert lasting(session, lambda: work(("told", "view"))) == [gr.skip()] * 2
-        assert lasting(session, lambda: work("told")) == gr.skip()
+        assert discard_if_stale(session, lambda: work(("told", "view"))) == [gr.skip()] * 2
+        assert discard_if_stale(session, lambda: work("told")) == gr.skip()
 
 
 def test_each_visitor_has_work_and_marks_of_their_own():

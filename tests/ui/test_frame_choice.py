@@ -61,8 +61,8 @@ def test_a_film_is_said_to_be_one_and_talked_about(services, session):
 
 def test_the_canvas_gets_every_frame(services, session):
     shown = stage_updates.payload(services, session)
-    moments = [frame["moment"] for frame in (shown, *shown["film"])]
-    assert moments == ["frame 1", "frame 2", "frame 3", "frame 4"]
+    timestamps = [frame["moment"] for frame in (shown, *shown["film"])]
+    assert timestamps == ["frame 1", "frame 2", "frame 3", "frame 4"]
     whole = session.encoded.record.result.cross_attention
     for at, frame in enumerate([shown, *shown["film"]]):
         maps, _ = unpack(shown | frame)
@@ -152,7 +152,7 @@ def test_the_queries_of_all_frames_are_weighed_together(services, session):
 
 
 def test_heads_are_silenced_in_every_frame(services, session):
-    told, *_, said = head_ablation_view.silenced(services, session, still)
+    told, *_, said = head_ablation_view.ablate_heads(services, session, still)
     bars = {bar.name: bar for bar in said["value"].data}
     assert "nats" in told and set(bars) == {"unheard by the other queries", "unread by the Q-Former"}
     assert len(bars["unheard by the other queries"].x) == QUERIES
@@ -163,10 +163,12 @@ def test_heads_are_silenced_in_every_frame(services, session):
 
 
 def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):
-    told = what_if_view.told(what_if_view.without_queries, services, session, "3", what_if_view.AWAY)
+    told = what_if_view.on_progress(what_if_view.without_queries, services, session, "3", what_if_view.AWAY)
     assert "With 4 of 32 queries of 4 frames saying" in told
     assert gone(services, session, monkeypatch, "3") == [3 + QUERIES * frame for frame in range(4)]
-    trouble = what_if_view.told(what_if_view.without_queries, services, session, "8", what_if_view.AWAY)
+    trouble = what_if_view.on_progress(
+        what_if_view.without_queries, services, session, "8", what_if_view.AWAY
+    )
     assert "0 to 7" in trouble and "of frame 2 alone: 2·7" in trouble
     assert "2·17" in what_if_view.shown(services, session)[1]["placeholder"]
 
@@ -177,7 +179,7 @@ def gone(services, session, monkeypatch, numbers):
     monkeypatch.setattr(
         what_if_view, "consequence", lambda _, __, changed, lead: given.append(changed) or lead
     )
-    what_if_view.told(what_if_view.without_queries, services, session, numbers, what_if_view.AWAY)
+    what_if_view.on_progress(what_if_view.without_queries, services, session, numbers, what_if_view.AWAY)
     return (~given[0].queries[0].any(-1)).nonzero()[:, 0].tolist()  # the fake's mean is nought
 
 
@@ -190,14 +192,14 @@ def test_a_query_is_taken_away_in_one_frame(services, session, monkeypatch):
         31,
     ]
     for wrong in ("5·1", "0·1", "2·8", "2·", "·2", "1·1·1"):
-        assert "0 to 7" in what_if_view.told(
+        assert "0 to 7" in what_if_view.on_progress(
             what_if_view.without_queries, services, session, wrong, what_if_view.AWAY
         )
 
 
 def test_patches_are_hidden_in_one_frame(services, session):
     def losses(patches):
-        told = what_if_view.told(
+        told = what_if_view.on_progress(
             what_if_view.without_patches, services, session, {"patches": patches, "where": "qformer"}
         )
         return told, [float(v.replace("+", "")) for _, v in re.findall(CELLS, told)]
@@ -214,8 +216,10 @@ def test_patches_are_hidden_in_one_frame(services, session):
 def test_nothing_of_a_film_can_be_drawn_again(services, session):
     frames = [Image.new("RGB", (40, 30), colour) for colour in (GREEN, *COLOURS)]
     assert services.scene_maker.recall(frames[0])
-    session = replace(session, encoded=services.speaker.pipe.encode(frames))
-    drawn = what_if_view.told(what_if_view.redrawn, services, session, "cat", what_if_view.REMOVE, "top")
+    session = replace(session, encoded=services.chat_model.pipe.encode(frames))
+    drawn = what_if_view.on_progress(
+        what_if_view.redrawn, services, session, "cat", what_if_view.REMOVE, "top"
+    )
     assert what_if_view.UNKNOWN_SCENE in drawn and what_if_view.shown(services, session)[2]["choices"] == []
 
 
@@ -273,7 +277,7 @@ def test_a_made_film_is_read_as_one(services, tmp_path, monkeypatch):
     monkeypatch.setattr(chat, "fresh_folder", lambda: tmp_path)
     path = chat.moving_scene(services, Session(), ["cat"], "row", "mixed")
     session = conversation.look(services, Session(), path, path)
-    made = services.scene_maker.film(["cat"], "row", None)
+    made = services.scene_maker.video(["cat"], "row", None)
     assert [frame.tobytes() for frame in session.encoded.frames] == [frame.tobytes() for frame in made]
     with pytest.raises(gr.Error, match="choose one to 4 nouns"):
         chat.moving_scene(services, Session(), [], "row", "mixed")

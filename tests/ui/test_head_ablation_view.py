@@ -33,7 +33,7 @@ def reading(tmp_path):
 
 
 def test_heads_layers_and_queries_of_a_word(services, session):
-    told, words, cross, own, said = ui.silenced(services, session, still)
+    told, words, cross, own, said = ui.ablate_heads(services, session, still)
     assert words["value"] == 1 and words["choices"][3] == ("<is> (4)", 3)
     heat = cross["value"].data[0]
     assert list(heat.x) == ["0", "1", "all"] and list(heat.y) == [f"layer {layer}" for layer in CROSS]
@@ -50,7 +50,7 @@ def test_heads_layers_and_queries_of_a_word(services, session):
 
 
 def test_a_word_that_came_from_language_hangs_on_nothing(services, session):
-    ui.silenced(services, session, still)
+    ui.ablate_heads(services, session, still)
     told, *figures = ui.for_word(services, session, 0)
     assert (
         "0 of 18" in told
@@ -63,8 +63,8 @@ def test_a_word_that_came_from_language_hangs_on_nothing(services, session):
 
 
 def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch):
-    ui.silenced(services, session, still)
-    scorer = explanation_cache.of(services, session).case.scorer
+    ui.ablate_heads(services, session, still)
+    scorer = explanation_cache.of(services, session).context.scorer
     for name in ("score", "silenced", "hushed", "apart"):
         monkeypatch.setattr(scorer, name, lambda *_: pytest.fail("a model ran"))
     told, *figures = ui.for_word(services, session, 3)
@@ -73,7 +73,7 @@ def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch
 
 @pytest.mark.parametrize("word", [None, -1, 99, "1", True])
 def test_a_word_that_is_not_there_changes_nothing(services, session, word):
-    ui.silenced(services, session, still)
+    ui.ablate_heads(services, session, still)
     assert all("value" not in update for update in ui.for_word(services, session, word))
 
 
@@ -85,8 +85,8 @@ def test_nothing_is_drawn_before_it_is_computed(services, session):
 
 
 def test_trouble_is_told_and_work_can_be_stopped(services, session):
-    assert "no image yet" in ui.silenced(services, Session(), still)[0]
-    assert "no finished answer" in ui.silenced(services, replace(session, answer=None), still)[0]
+    assert "no image yet" in ui.ablate_heads(services, Session(), still)[0]
+    assert "no finished answer" in ui.ablate_heads(services, replace(session, answer=None), still)[0]
     seen = []
 
     def stop(at, desc, unit):
@@ -94,22 +94,22 @@ def test_trouble_is_told_and_work_can_be_stopped(services, session):
         session.pause.set()
 
     # Pressed when the heads are done: nothing more is begun.
-    assert "Stopped" in ui.silenced(services, session, stop)[0] and seen == [(28, 28)]
-    assert set(explanation_cache.of(services, session).case.memory) == {"heads"}
-    assert "“asked”" in ui.silenced(services, session, still)[0]
+    assert "Stopped" in ui.ablate_heads(services, session, stop)[0] and seen == [(28, 28)]
+    assert set(explanation_cache.of(services, session).context.memory) == {"heads"}
+    assert "“asked”" in ui.ablate_heads(services, session, still)[0]
 
 
 def test_what_was_found_goes_with_its_answer(services, session):
     explanation_cache.of(services, session)
     told, words, *figures = ui.forget(session)
     assert told == "" and words["choices"] == [] and not any(figure["visible"] for figure in figures)
-    ui.silenced(services, session, still)
+    ui.ablate_heads(services, session, still)
     assert not any("visible" in each for each in ui.forget(session))
 
 
 def test_the_text_that_the_qformer_reads_has_its_bars_and_columns(reading):
     services, session = reading
-    told, *_, said = ui.silenced(services, session, still)
+    told, *_, said = ui.ablate_heads(services, session, still)
     bars = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in said["value"].data}
     assert bars["unread by the Q-Former"] == {"“&lt;i&gt;”": 0, "“it (2)”": 0, "“it (3)”": 3}
     assert "“it (3)”, unread by the Q-Former" in told
@@ -139,7 +139,7 @@ def test_self_attention_is_that_of_the_layer_and_head(services, session, layer, 
 
 def test_controls_fit_the_model(services):
     assert ui.attended(services, Session(), "mean", "mean", ui.INDEX) == [None, ""]
-    layer, head, order = ui.refit(services.speaker.geometry)
+    layer, head, order = ui.refit(services.chat_model.geometry)
     assert len(layer["choices"]) == 1 + LAYERS and len(head["choices"]) == 1 + HEADS
     assert layer["value"] == head["value"] == "mean" and "choices" not in order
 
@@ -148,7 +148,7 @@ def test_what_was_found_can_be_taken_away(reading, tmp_path):
     services, session = reading
     with pytest.raises(Exception, match="No heads have been silenced yet"):
         export_view.write_heads(services, session, tmp_path)
-    ui.silenced(services, session, still)
+    ui.ablate_heads(services, session, still)
     found = json.loads(export_view.write_heads(services, session, tmp_path).read_text())
     assert found["words"] == ["you", "asked", "what", "is", "it?"] and found["read"] == ["<i>", "it", "it"]
     assert found["heads"]["cross"][1] == [[0, 0], [0, 0], [0, 2]] and found["talk"]["text"][1] == [0, 0, 3]

@@ -45,20 +45,25 @@ def services():
 def test_both_models_look_at_the_files_and_what_differs_is_listed(services, folder):  # noqa: F811
     paths = pictures(folder, "green", "red", "blue", "white")
     told, plot, answers = model_comparison_view.compared(services, Session(), "Parrot", paths, still)
-    pipes = services.speaker.pipe, services.speakers["Parrot"]().pipe
+    pipes = services.chat_model.pipe, services.models["Parrot"]().pipe
     found = qformer_viz.apart(*([pipe.encode(path).record.result for path in paths] for pipe in pipes))
-    assert np.allclose(plot["value"].data[0].z, found.moved, atol=1e-4) and plot["visible"]
+    assert np.allclose(plot["value"].data[0].z, found.attention_shift, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     assert (
-        "Parrot against Fake BLIP-2 on 4 images:" in told and f"<dd>{found.moved[-1].mean():.2f}</dd>" in told
+        "Parrot against Fake BLIP-2 on 4 images:" in told
+        and f"<dd>{found.attention_shift[-1].mean():.2f}</dd>" in told
     )
-    assert f"it is {found.unrelated[-1]:.2f}" in told and "<dd>3 of 4</dd>" in told and "same caption" in told
+    assert (
+        f"it is {found.shift_between_unrelated[-1]:.2f}" in told
+        and "<dd>3 of 4</dd>" in told
+        and "same caption" in told
+    )
     assert "all &lt;b&gt;red&lt;/b&gt;" in answers and "<b>" not in answers
     assert answers.count("<tr>") == 2 and answers.count("<img") == 1
 
 
 def test_of_one_model_under_two_names_nothing_differs(services, folder):  # noqa: F811
-    services = replace(services, speakers=services.speakers | {"Twin": lambda: fake_speaker()})
+    services = replace(services, models=services.models | {"Twin": lambda: fake_speaker()})
     told, plot, answers = model_comparison_view.compared(
         services, Session(), "Twin", pictures(folder, "green", "red"), still
     )
@@ -68,7 +73,7 @@ def test_of_one_model_under_two_names_nothing_differs(services, folder):  # noqa
 
 def test_without_files_the_pictures_are_of_the_world_of_the_model_that_speaks(services, folder):  # noqa: F811
     asked, paths = [], pictures(folder, "green", "red")
-    services = replace(services, album=lambda world: asked.append(world) or iter(paths))
+    services = replace(services, sample_images=lambda world: asked.append(world) or iter(paths))
     told, _, _ = model_comparison_view.compared(services, Session(), "Parrot", None, still)
     assert set(asked) == {"fakes"} and "on 2 images" in told
 
@@ -78,7 +83,7 @@ def test_the_last_question_is_asked_of_both_and_read_where_it_is_read(services, 
     told, _, _ = model_comparison_view.compared(
         services, session, READER, pictures(folder, "green", "red"), still
     )
-    first, second = services.speaker.pipe, services.speakers[READER]().pipe
+    first, second = services.chat_model.pipe, services.models[READER]().pipe
     assert (
         [turn[:2] for turn in second.asked]
         == [("where <i>?", ())] * 2
@@ -108,7 +113,7 @@ def test_trouble_is_told_with_its_fix(services, folder):  # noqa: F811
             few = replace(few, cross_attention=few.cross_attention[:1], cross_layers=CROSS[:1])
             return replace(super().encode(image, question), record=type("Record", (), {"result": few}))
 
-    services = replace(services, speakers=services.speakers | {"Small": lambda: fake_speaker(Small())})
+    services = replace(services, models=services.models | {"Small": lambda: fake_speaker(Small())})
     paths = pictures(folder, "green", "red")
     Image.new("RGB", (8, 8)).save(folder / "bad <i>.png")
     (folder / "bad <i>.png").write_bytes(b"no image")

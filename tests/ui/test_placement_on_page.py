@@ -102,7 +102,7 @@ def match_of(session):
 
 
 def test_both_questions_are_drawn_in_the_box(tmp_path):
-    services = fake_services(speaker=fake_speaker(Cropping(family="instructblip")))
+    services = fake_services(chat_model=fake_speaker(Cropping(family="instructblip")))
     session = looked(services, Session(), tmp_path)
     assert [
         maps["image"]["box"] for maps in questions_view.maps(services, session, "one?", "two?")["maps"]

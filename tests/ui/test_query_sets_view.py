@@ -39,7 +39,7 @@ def test_queries_are_weighed_together(services, session):
 def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch):
     query_sets_view.weighed(services, session, still)
     monkeypatch.setattr(
-        explanation_cache.of(services, session).case.scorer, "score", lambda _: pytest.fail("a model ran")
+        explanation_cache.of(services, session).context.scorer, "score", lambda _: pytest.fail("a model ran")
     )
     shares, pairs = query_sets_view.for_word(services, session, 3)
     assert "“&lt;is&gt;”" in shares["value"].layout.title.text and pairs["visible"]

@@ -28,7 +28,7 @@ def session(services, tmp_path):
 def test_both_questions_have_their_own_maps_in_their_order(services, session):
     shown = questions_view.maps(services, session, questions_view.CAPTION, "where is it?")
     assert shown["titles"] == [questions_view.CAPTION, "where is it?"]
-    pipe, image = services.speaker.pipe, session.encoded.image
+    pipe, image = services.chat_model.pipe, session.encoded.image
     for payload, question in zip(shown["maps"], (None, "where is it?"), strict=True):
         own = pipe.encode(image, question).record.result.cross_attention[:, 0, ..., 1:].numpy()
         assert np.abs(unpack(payload)[0] - own).max() < 0.01
@@ -91,9 +91,9 @@ def test_weights_are_read_before_anything_else_changes(tmp_path, monkeypatch):
     said, read = [], []
     monkeypatch.setattr(model_picker.gr, "Warning", lambda text, **_: said.append(text))
     services = fake_services(**fake_choice(broken=True))
-    second = services.speakers["Fake InstructBLIP"]
-    speakers = services.speakers | {"Fake InstructBLIP": lambda: read.append(1) or second()}
-    services = replace(services, speakers=speakers)
+    second = services.models["Fake InstructBLIP"]
+    models = services.models | {"Fake InstructBLIP": lambda: read.append(1) or second()}
+    services = replace(services, models=models)
     session = looked(services, Session(), tmp_path)
     assert (
         model_picker.load(services, session, "Fake InstructBLIP") == "Fake InstructBLIP" and read and not said

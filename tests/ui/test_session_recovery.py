@@ -75,7 +75,7 @@ def test_the_next_question_goes_on_from_the_picture_on_the_page(services, pictur
 
 
 def test_the_model_that_spoke_goes_on(services, picture):
-    name = list(services.speakers)[1]
+    name = list(services.models)[1]
     session = recovered(services, lost(), Shown(picture, [], name))
     assert session.model == name and services.of(session).reads_questions
 

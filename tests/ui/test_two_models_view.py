@@ -41,8 +41,8 @@ def test_the_last_question_is_asked_of_both_after_the_same_turns(services, sessi
     session = ask(services, ask(services, session, "what is it?"), "where <i>?")
     told, view = two_models_view.compared(services, session, READER)
     assert "Asked “where &lt;i&gt;?”:" in told and "<i>" not in told and "<" not in view
-    second = services.speakers[READER]().pipe
-    for pipe in (services.speaker.pipe, second):
+    second = services.models[READER]().pipe
+    for pipe in (services.chat_model.pipe, second):
         assert pipe.asked[-1][:2] == ("where <i>?", (("what is it?", "you asked what is it?"),))
     maps = unpack(json.loads(view)["maps"][1])[0]
     read = second.encode(session.encoded, "where <i>?").record.result.cross_attention[:, 0, ..., 1:]
@@ -76,8 +76,8 @@ def test_models_of_other_geometry_are_not_laid_over_one_another(services, sessio
             few = replace(few, cross_attention=few.cross_attention[:1], cross_layers=CROSS[:1])
             return replace(super().encode(image, question), record=type("Record", (), {"result": few}))
 
-    speakers = services.speakers | {"Small": lambda: fake_speaker(Small())}
-    told, view = two_models_view.compared(replace(services, speakers=speakers), session, "Small")
+    models = services.models | {"Small": lambda: fake_speaker(Small())}
+    told, view = two_models_view.compared(replace(services, models=models), session, "Small")
     assert "Small has other cross-attention layers" in told and "same architecture" in told and view == ""
 
 
@@ -86,8 +86,8 @@ def test_the_frame_on_the_canvas_is_compared_where_both_see_it(services, tmp_pat
     path = str(tmp_path / "film.png")
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
     second = FakePipeline(family="instructblip", name="another reader")
-    speakers = services.speakers | {"Another": lambda: fake_speaker(second)}
-    services = replace(services, speakers=speakers)
+    models = services.models | {"Another": lambda: fake_speaker(second)}
+    services = replace(services, models=models)
     session = say(services, conversation.look(services, Session(model=READER), path, path))
     frame_choice.choose(session, 2)
     shown = json.loads(two_models_view.compared(services, session, "Another")[1])

@@ -32,15 +32,15 @@ def scene(services, session):
 
 
 def queries(services, session, numbers, how=what_if_view.AWAY):
-    return what_if_view.told(what_if_view.without_queries, services, session, numbers, how)
+    return what_if_view.on_progress(what_if_view.without_queries, services, session, numbers, how)
 
 
 def patches(services, session, data):
-    return what_if_view.told(what_if_view.without_patches, services, session, data)
+    return what_if_view.on_progress(what_if_view.without_patches, services, session, data)
 
 
 def objects(services, session, *chosen):
-    return what_if_view.told(what_if_view.redrawn, services, session, *chosen)
+    return what_if_view.on_progress(what_if_view.redrawn, services, session, *chosen)
 
 
 def losses(told):
@@ -57,7 +57,7 @@ def test_an_answer_without_some_queries_beside_the_old_one(services, session):
 
 def test_the_question_is_asked_again_after_the_same_turns(services, session):
     queries(services, ask(services, session, "next?"), "1")
-    assert services.speaker.pipe.asked[-1][:2] == ("next?", (("what is it?", "you asked what is it?"),))
+    assert services.chat_model.pipe.asked[-1][:2] == ("next?", (("what is it?", "you asked what is it?"),))
 
 
 def test_keeping_only_some_takes_the_others_away(services, session):
@@ -100,10 +100,10 @@ def test_what_a_client_paints_is_checked(services, session, data):
 
 
 def test_an_object_taken_out_or_moved(services, scene):
-    before = services.speaker.pipe.encoded
+    before = services.chat_model.pipe.encoded
     told = objects(services, scene, "dog", what_if_view.REMOVE, "middle")
     assert "Without the dog:" in told and told.count("<img src='data:image") == 2
-    assert services.speaker.pipe.encoded == before + 1
+    assert services.chat_model.pipe.encoded == before + 1
     told = objects(services, scene, "cat", what_if_view.MOVE, "top right")
     assert "With the cat moved to the top right:" in told and "the scene drawn again" in told
 

@@ -75,19 +75,19 @@ def test_every_word_with_its_queries_and_patches(services, session):
     ],
 )
 def test_the_word_to_begin_with_is_the_one_that_the_image_brought_most_and_that_names_something(
-    words, gains, first
+    words, image_gain, first
 ):
     words = words.split()
-    assert words[first_word(words, torch.tensor(gains, dtype=torch.float32))] == first
+    assert words[first_word(words, torch.tensor(image_gain, dtype=torch.float32))] == first
 
 
 def test_why_queries_and_heads_begin_with_one_word(services, session):
     shown = explain(services, session)
-    weighed, silenced = (
+    weighed, ablate_heads = (
         query_sets_view.weighed(services, session, still),
-        head_ablation_view.silenced(services, session, still),
+        head_ablation_view.ablate_heads(services, session, still),
     )
-    assert shown["first"] == weighed[1]["value"] == silenced[1]["value"] == 1  # "asked", of equal gains
+    assert shown["first"] == weighed[1]["value"] == ablate_heads[1]["value"] == 1  # "asked", of equal gains
 
 
 def test_a_quick_model_says_so(services, session):
@@ -119,14 +119,14 @@ def test_a_method_that_works_word_by_word_runs_for_the_one_asked_for(services, s
 def test_nothing_is_computed_twice(services, session, monkeypatch):
     explain(services, session)
     compute(services, session, method="occlusion", word=1)
-    scorer = explanation_cache.of(services, session).case.scorer
+    scorer = explanation_cache.of(services, session).context.scorer
     monkeypatch.setattr(scorer, "score", lambda *_: pytest.fail("a model ran"))
     explain(services, session)
     compute(services, session, method="occlusion", word=2)
     # The conversation goes on: another answer is another case, and what was kept of the old one is gone.
     later = ask(services, session, "next?")
-    assert explanation_cache.of(services, later).case.scorer is not scorer
-    assert explanation_cache.of(services, later).case.scorer.words == ("you", "asked", "next?")
+    assert explanation_cache.of(services, later).context.scorer is not scorer
+    assert explanation_cache.of(services, later).context.scorer.words == ("you", "asked", "next?")
 
 
 def test_the_saved_page_has_what_was_computed(services, session, tmp_path):
@@ -220,11 +220,11 @@ def test_long_work_is_shown_and_can_be_stopped(services, session, method, first)
 
 
 def test_work_on_what_has_gone_ends(services, session):
-    told = explanation_cache.telling(session, still, "Working")
-    lasting = explanation_cache.telling(session, still, "Working", outdates=False)
+    told = explanation_cache.progress_callback(session, still, "Working")
+    discard_if_stale = explanation_cache.progress_callback(session, still, "Working", outdates=False)
     told(1, 2)
     ask(services, session, "next?")
-    lasting(1, 2)
+    discard_if_stale(1, 2)
     with pytest.raises(UserError, match="Stopped"):
         told(2, 2)
 

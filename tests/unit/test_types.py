@@ -124,7 +124,7 @@ def test_results_come_back_whole(way):
         words=("a", "cat"),
         scores=torch.rand(2, 8, 16),
         logprobs=torch.rand(2),
-        gains=torch.rand(2),
+        image_gain=torch.rand(2),
         method="knockout",
         layer=4,
         cls=torch.rand(8),
@@ -153,11 +153,11 @@ def test_a_capture_that_was_tampered_with_is_refused():
 
 
 def test_a_case_without_means_tells_what_is_missing():
-    case = qformer_viz.Case(Mock(), tiny_capture(), None)
-    with pytest.raises(qformer_viz.IncompleteCase, match=r"`usual`.*qformer_viz\.prepare"):
+    case = qformer_viz.ExplanationContext(Mock(), tiny_capture(), None)
+    with pytest.raises(qformer_viz.IncompleteContext, match=r"`usual`.*qformer_viz\.prepare"):
         qformer_viz.analysis.head_ablation.heads(case)
-    with pytest.raises(qformer_viz.IncompleteCase, match=r"`features`.*qformer_viz\.prepare"):
+    with pytest.raises(qformer_viz.IncompleteContext, match=r"`features`.*qformer_viz\.prepare"):
         case.features()
-    with pytest.raises(qformer_viz.IncompleteCase, match="`usual`"):
+    with pytest.raises(qformer_viz.IncompleteContext, match="`usual`"):
         qformer_viz.analysis.head_ablation.talk(replace(case, usual=None))
     assert replace(case, usual=lambda: 7).usual() == 7

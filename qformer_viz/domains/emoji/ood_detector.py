@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qformer_viz.asset_folder import ASSETS
-from qformer_viz.domains.emoji.ood_images import STRANGERS
+from qformer_viz.domains.emoji.ood_images import OOD_IMAGES
 from qformer_viz.domains.emoji.scenes import IMAGE_SIZE, random_scene, render
 
 ASSET = ASSETS / "blip2-emoji"
@@ -69,13 +69,13 @@ class Familiar:
         return Familiarity(found, self.threshold, math.isfinite(found) and found <= self.threshold)
 
 
-def fit(scenes: torch.Tensor, strangers: torch.Tensor, held_out: torch.Tensor) -> Familiar:
+def fit(scenes: torch.Tensor, ood_images: torch.Tensor, held_out: torch.Tensor) -> Familiar:
     """Logistic regression on summaries `[n, 2 d]`, both classes of equal weight; the threshold is of other scenes."""
-    points = torch.cat([scenes, strangers]).double()
+    points = torch.cat([scenes, ood_images]).double()
     strange = torch.arange(len(points)) >= len(scenes)
     centre, spread = points.mean(0), points.std(0).clamp_min(1e-6)
     points = (points - centre) / spread
-    share = torch.where(strange, 0.5 / len(strangers), 0.5 / len(scenes)).double()
+    share = torch.where(strange, 0.5 / len(ood_images), 0.5 / len(scenes)).double()
     found = torch.zeros(points.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([found], max_iter=300, line_search_fn="strong_wolfe")
 
@@ -103,7 +103,7 @@ def save_familiar(familiar: Familiar, folder: Path, measured: dict) -> None:
 
 
 @cache
-def load_familiar(folder: Path | str = ASSET) -> Familiar:
+def load_ood_detector(folder: Path | str = ASSET) -> Familiar:
     """Read the probe that lies beside the weights."""
     path = Path(folder) / STATISTICS
     with safe_open(path, "pt") as file:
@@ -143,14 +143,14 @@ def measure(
         return render(random_scene(rng)).image
 
     scenes, held_out, third = (summaries(scene, i, n) for i, n in enumerate((fitting, fresh, fresh)))
-    strangers = {name: summaries(draw, 10 + i, strange) for i, (name, draw) in enumerate(STRANGERS.items())}
+    ood_images = {name: summaries(draw, 10 + i, strange) for i, (name, draw) in enumerate(OOD_IMAGES.items())}
 
     def share(familiar: Familiar, summaries: torch.Tensor) -> float:
         return round(float((familiar.strangeness(summaries) > familiar.threshold).float().mean()), 4)
 
-    familiar = fit(scenes, torch.cat(list(strangers.values())), held_out)
+    familiar = fit(scenes, torch.cat(list(ood_images.values())), held_out)
     detected = {"photographs": share(familiar, summary(features_of(photographs())))}
-    for name, own in strangers.items():
-        others = torch.cat([rest for other, rest in strangers.items() if other != name])
+    for name, own in ood_images.items():
+        others = torch.cat([rest for other, rest in ood_images.items() if other != name])
         detected[name] = share(fit(scenes, others, held_out), own)
     return familiar, {"false_alarms": share(familiar, third), "detected": detected}

@@ -99,7 +99,7 @@ def _without_objects(rng: np.random.Generator) -> Image.Image:
     return render(replace(random_scene(rng), objects=())).image
 
 
-STRANGERS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
+OOD_IMAGES: dict[str, Callable[[np.random.Generator], Image.Image]] = {
     "static": _static,
     "photograph-like noise": _photo_like,
     "landscape": _landscape,

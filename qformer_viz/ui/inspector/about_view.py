@@ -4,21 +4,21 @@ from html import escape
 
 import gradio as gr
 
-from qformer_viz.ui.app_context import Services, Speaker
+from qformer_viz.ui.app_context import AppContext, ChatModel
 
 PHOTO_COMMAND = "python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit"
 
 
-def header(speaker: Speaker, offers: bool = False) -> str:
+def header(chat_model: ChatModel, offers: bool = False) -> str:
     """Which model is speaking, where and how precisely; text from the model's description is escaped.
     `offers`: the page has a picker of models, so that no command is needed to change."""
-    pipe = speaker.pipe
+    pipe = chat_model.pipe
     about = pipe.describe()
     precision = pipe.quantization or str(about.get("precision", ""))
     chips = "".join(
         f"<span title='{escape(tip)}'>{escape(text)}</span>"
         for text, tip in (
-            (str(about.get("title") or pipe.name), speaker.world and f"Knows {speaker.world}"),
+            (str(about.get("title") or pipe.name), chat_model.world and f"Knows {chat_model.world}"),
             (str(about.get("device", "")), pipe.reason),
             (precision, pipe.reason),
         )
@@ -67,10 +67,10 @@ PER_IMAGE = (
 PER_QUESTION = "This model's Q-Former reads the question: the maps belong to image and question together."
 
 
-def tab(services: Services) -> gr.HTML:
-    return gr.HTML(text(services.speaker))
+def tab(services: AppContext) -> gr.HTML:
+    return gr.HTML(text(services.chat_model))
 
 
-def text(speaker: Speaker) -> str:
+def text(chat_model: ChatModel) -> str:
     """What the maps of this model show and what they do not."""
-    return TEXT % (PER_QUESTION if speaker.reads_questions else PER_IMAGE)
+    return TEXT % (PER_QUESTION if chat_model.reads_questions else PER_IMAGE)

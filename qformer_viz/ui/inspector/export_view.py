@@ -11,7 +11,7 @@ from gradio.utils import get_upload_folder
 from qformer_viz.atomic_files import atomic_write, cannot_write, make_folder, write_json, write_text
 from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.errors import UserError
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.explanation_cache import current
 from qformer_viz.ui.inspector import statistics_view
@@ -24,7 +24,7 @@ from qformer_viz.view.word_payload import words_payload
 DOWNLOAD = "(file) => window.qfvDownload(file)"
 
 
-def about(services: Services, session: Session) -> dict:
+def about(services: AppContext, session: Session) -> dict:
     """The manifest of what is on the page."""
     question, answer = session.turns()[-1] if session.turns() else (None, None)
     return files.manifest(
@@ -37,15 +37,15 @@ def about(services: Services, session: Session) -> dict:
     )
 
 
-def write_npz(services: Services, session: Session, folder: Path) -> Path:
+def write_npz(services: AppContext, session: Session, folder: Path) -> Path:
     return files.save_npz(session.encoded.record.result, folder / "capture.npz", about(services, session))
 
 
-def write_manifest(services: Services, session: Session, folder: Path) -> Path:
+def write_manifest(services: AppContext, session: Session, folder: Path) -> Path:
     return write_json(folder / "manifest.json", about(services, session), indent=2)
 
 
-def write_sheet(services: Services, session: Session, folder: Path) -> Path:
+def write_sheet(services: AppContext, session: Session, folder: Path) -> Path:
     path = folder / "contact_sheet.png"
     with atomic_write(path) as temporary:
         map_images.contact_sheet(session.capture, session.picture, placement=session.placement).save(
@@ -54,7 +54,7 @@ def write_sheet(services: Services, session: Session, folder: Path) -> Path:
     return path
 
 
-def write_page(services: Services, session: Session, folder: Path) -> Path:
+def write_page(services: AppContext, session: Session, folder: Path) -> Path:
     kept = current(session)
     words = kept and kept.found and words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
     return write_text(
@@ -62,7 +62,7 @@ def write_page(services: Services, session: Session, folder: Path) -> Path:
     )
 
 
-def write_csv(services: Services, session: Session, folder: Path) -> Path:
+def write_csv(services: AppContext, session: Session, folder: Path) -> Path:
     """One row for every layer and query, of a film for every frame as well."""
     whole, frames = session.encoded.record.result, len(session.encoded.frames)
     rows = [
@@ -77,7 +77,7 @@ def write_csv(services: Services, session: Session, folder: Path) -> Path:
     return files.save_csv(headers, rows, folder / "statistics.csv")
 
 
-def write_why(services: Services, session: Session, folder: Path) -> Path:
+def write_why(services: AppContext, session: Session, folder: Path) -> Path:
     kept = current(session)
     if kept is None or not kept.found:
         raise UserError("No answer has been explained yet. Open the Why tab and explain the last one.")
@@ -85,13 +85,13 @@ def write_why(services: Services, session: Session, folder: Path) -> Path:
     return files.save_attributions([*kept.found.values()], path, about(services, session))
 
 
-def write_heads(services: Services, session: Session, folder: Path) -> Path:
+def write_heads(services: AppContext, session: Session, folder: Path) -> Path:
     kept = current(session)
-    if kept is None or not {"heads", "talk"} <= kept.case.memory.keys():
+    if kept is None or not {"heads", "talk"} <= kept.context.memory.keys():
         raise UserError("No heads have been silenced yet. Open the Heads tab and do so for the last answer.")
-    found = {name: vars(kept.case.memory[name]) for name in ("heads", "talk")}
-    whole = {"manifest": about(services, session), "words": list(kept.case.scorer.words), "unit": "nats"}
-    whole["read"] = list(services.of(session).pipe.read_by_qformer(session.encoded.question))
+    found = {name: vars(kept.context.memory[name]) for name in ("heads", "talk")}
+    whole = {"manifest": about(services, session), "words": list(kept.context.scorer.words), "unit": "nats"}
+    whole["read"] = list(services.of(session).pipe.qformer_text_tokens(session.encoded.question))
     whole |= {name: {key: value.tolist() for key, value in each.items()} for name, each in found.items()}
     return write_json(folder / "heads.json", whole)
 
@@ -119,7 +119,7 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
 }
 
 
-def make(services: Services, name: str, session: Session) -> str:
+def make(services: AppContext, name: str, session: Session) -> str:
     """One file for this visitor, in a folder of Gradio's cache that nobody can guess and that is emptied."""
     if session.encoded is None:
         raise UserError(session.no_image)
@@ -157,7 +157,7 @@ def tab() -> dict:
     }
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> None:
+def wire(services: AppContext, session: gr.State, parts: dict) -> None:
     quiet = {"api_visibility": "private", "concurrency_limit": 4, "concurrency_id": "export"}
     for name, button in parts["buttons"].items():
         made = button.click(

@@ -9,19 +9,19 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.head_ablation import Heads, Talk, heads, shares, talk
+from qformer_viz.analysis.head_ablation import HeadAblation, MessageAblation, heads, shares, talk
 from qformer_viz.analysis.query_similarity import cosine, leaf_order
 from qformer_viz.attribution.knockout import effects, ends
-from qformer_viz.ui.app_context import Geometry, Services
+from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure, alert, facts, word_row
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LIGHT, LONG, lasting, once_answered, pauses
-from qformer_viz.ui.explanation_cache import current, of, telling
+from qformer_viz.ui.event_groups import LIGHT, LONG, after_answer, discard_if_stale, stop_button
+from qformer_viz.ui.explanation_cache import current, of, progress_callback
 from qformer_viz.ui.inspector.similarity_view import INDEX, LEAF, MEAN
 from qformer_viz.view.word_payload import first_word
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """A button, a word, four figures and their facts."""
     gr.HTML(
         "<p class='qfv-note'>Every head in turn hands on what it does for other images, and every query tells the "
@@ -43,7 +43,7 @@ def tab(services: Services) -> dict:
         "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above.</p>",
         apply_default_css=False,
     )
-    geometry = services.speaker.geometry
+    geometry = services.chat_model.geometry
     with gr.Row(elem_classes="qfv-controls"):
         layer, head = (
             gr.Dropdown(_choices(count), value=MEAN, label=label, elem_id=f"heads-{label}", min_width=100)
@@ -76,51 +76,51 @@ def refit(geometry: Geometry) -> list:
     ]
 
 
-def silenced(services: Services, session: Session, progress: gr.Progress) -> list:
+def ablate_heads(services: AppContext, session: Session, progress: gr.Progress) -> list:
     """(told, words, three figures) of the last answer; trouble is told instead."""
     try:
         kept = of(services, session)
-        case = replace(kept.case, told=telling(session, progress, "Silencing heads"))
-        heads(case)
-        talk(case)
-        if case.frames == 1:
-            effects(case)
-        gains = ends(case)[0] - ends(case)[1]
+        context = replace(kept.context, on_progress=progress_callback(session, progress, "Silencing heads"))
+        heads(context)
+        talk(context)
+        if context.frames == 1:
+            effects(context)
+        image_gain = ends(context)[0] - ends(context)[1]
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 4]
-    first = first_word(case.scorer.words, gains)
-    choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(case.scorer.words)]
+    first = first_word(context.scorer.words, image_gain)
+    choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(context.scorer.words)]
     told, *figures = for_word(services, session, first)
     return [told, gr.update(choices=choices, value=first), *figures]
 
 
-def for_word(services: Services, session: Session, word: Any) -> list:
+def for_word(services: AppContext, session: Session, word: Any) -> list:
     """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures import heads_figure, query_labels, talk_figure
 
     kept = current(session)
-    known = kept is not None and {"heads", "talk"} <= kept.case.memory.keys()
-    if not known or type(word) is not int or not 0 <= word < len(kept.case.scorer.words):
+    known = kept is not None and {"heads", "talk"} <= kept.context.memory.keys()
+    if not known or type(word) is not int or not 0 <= word < len(kept.context.scorer.words):
         return [gr.skip()] * 4
-    case = kept.case
-    found, said = heads(case), talk(case)
-    cross, own = case.capture.cross_layers, range(len(case.capture.self_attention))
+    context = kept.context
+    found, said = heads(context), talk(context)
+    cross, own = context.capture.cross_layers, range(len(context.capture.self_attention))
     parts = (found.cross[word], found.cross_layers[word]), (found.own[word], found.own_layers[word])
     top = max(float(values.abs().max()) for part in parts for values in part)
     pieces = _read(services, session)
     queries = query_labels(len(said.queries[word]))
-    alone = effects(case)[word] if case.frames == 1 else None
+    alone = effects(context)[word] if context.frames == 1 else None
     figures = (
         heads_figure(*parts[0], cross, "Cross-attention", top),
         heads_figure(*parts[1], own, "Self-attention", top),
         talk_figure(said.queries[word], alone, queries, said.text[word], pieces),
     )
-    told = facts(summary(found, said, word, cross, pieces), lead=f"“{case.scorer.words[word]}”")
+    told = facts(summary(found, said, word, cross, pieces), lead=f"“{context.scorer.words[word]}”")
     return [told, *(gr.update(value=figure, visible=True) for figure in figures)]
 
 
 def summary(
-    found: Heads, said: Talk, word: int, cross_layers: Sequence[int], pieces: Sequence[str]
+    found: HeadAblation, said: MessageAblation, word: int, cross_layers: Sequence[int], pieces: Sequence[str]
 ) -> list[tuple[str, str, str]]:
     """The rows of facts about one word."""
     from qformer_viz.view.figures import LEAST
@@ -179,7 +179,7 @@ def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
     return name, f"{lost[most]:.2f} nats", most
 
 
-def attended(services: Services, session: Session, layer: str, head: str, order: str) -> list:
+def attended(services: AppContext, session: Session, layer: str, head: str, order: str) -> list:
     """(figure, facts) of the self-attention of one layer and head, or their means."""
     from qformer_viz.view.figures import self_attention_figure
 
@@ -216,9 +216,9 @@ def attended(services: Services, session: Session, layer: str, head: str, order:
     return [self_attention_figure(own, text, list(sequence), pieces), facts(rows)]
 
 
-def _read(services: Services, session: Session) -> list[str]:
+def _read(services: AppContext, session: Session) -> list[str]:
     """The pieces of text that the Q-Former reads, each with a name of its own."""
-    return unlike(services.of(session).pipe.read_by_qformer(session.encoded.question))
+    return unlike(services.of(session).pipe.qformer_text_tokens(session.encoded.question))
 
 
 def unlike(pieces: Sequence[str]) -> list[str]:
@@ -236,27 +236,27 @@ def _selected(maps: Any, layer: str, head: str) -> Any:
 def forget(session: Session) -> list:
     """Another image, model or answer: what was found is of no more use."""
     kept = current(session)
-    if kept is not None and "talk" in kept.case.memory:
+    if kept is not None and "talk" in kept.context.memory:
         return [gr.skip()] * 5
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3]
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
     """Connect the tab; returns what must run after a new image, and what after that and every answer."""
 
     # Closures, because Gradio reads no type hints off a partial.
     def silence(session: Session, progress=gr.Progress()):  # noqa: B008
-        return lasting(session, lambda: silenced(services, session, progress))
+        return discard_if_stale(session, lambda: ablate_heads(services, session, progress))
 
     def attend(session: Session, layer: str, head: str, order: str) -> list:
         return attended(services, session, layer, head, order)
 
     everything = [parts["told"], parts["word"], *parts["figures"]]
-    once_answered(parts["run"].click, silence, session, everything, show_progress_on=parts["told"], **LONG)
+    after_answer(parts["run"].click, silence, session, everything, show_progress_on=parts["told"], **LONG)
     parts["word"].input(
         partial(for_word, services), [session, parts["word"]], [parts["told"], *parts["figures"]], **LIGHT
     )
-    pauses(parts["stop"], session)
+    stop_button(parts["stop"], session)
     drawing = (attend, [session, *parts["controls"]], parts["attention"])
     gr.on([control.input for control in parts["controls"]], *drawing, trigger_mode="always_last", **LIGHT)
     return drawing, (forget, session, everything)

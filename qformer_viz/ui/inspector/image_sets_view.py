@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.image_sets import Across, across
+from qformer_viz.analysis.image_sets import ImageSetStatistics, across
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import of
-from qformer_viz.ui.app_context import Services, Speaker
+from qformer_viz.ui.app_context import AppContext, ChatModel
 from qformer_viz.ui.components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, pauses
-from qformer_viz.ui.explanation_cache import telling
+from qformer_viz.ui.event_groups import LONG, stop_button
+from qformer_viz.ui.explanation_cache import progress_callback
 from qformer_viz.ui.stage_updates import as_json
 from qformer_viz.view.palette import STOPS
 from qformer_viz.view.stage_payload import embed, pack
@@ -23,7 +23,7 @@ SIDE = 256
 """Pixels of the longer side of a picture in the album."""
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """Two ways to a set of images, a heat map beside the figures, and the pictures."""
     gr.HTML(
         "<p class='qfv-note'>One picture does not tell whether a query looks at a thing or at a place. Here is the "
@@ -38,34 +38,37 @@ def tab(services: Services) -> dict:
 
 
 def looked(
-    services: Services, session: Session, files: Sequence[str] | None, progress: gr.Progress
+    services: AppContext, session: Session, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, str, Any]:
     """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
     from qformer_viz.view.figures import measure_figure
 
     try:
-        speaker, told = services.of(session), telling(session, progress, "Looking", outdates=False)
-        seen = encoded(services, session, speaker, files, told)
+        chat_model, told = (
+            services.of(session),
+            progress_callback(session, progress, "Looking", outdates=False),
+        )
+        seen = encoded(services, session, chat_model, files, told)
         found = across([each.record.result for each in seen])
     except services.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]
-    plot = measure_figure(found.follows, names, "follows the picture", "0 to 1")
+    plot = measure_figure(found.content_dependence, names, "follows the picture", "0 to 1")
     warning = (
         "Signs of collapse: " + "; ".join(found.collapse.reasons) + "." if found.collapse.warning else ""
     )
-    title = speaker.pipe.describe()["title"]
+    title = chat_model.pipe.describe()["title"]
     return (
         facts(figures(found), warning, f"{title} over {found.images} images:"),
-        as_json(album(seen, found)),
+        as_json(sample_images(seen, found)),
         gr.update(value=plot, visible=True),
     )
 
 
 def encoded(
-    services: Services,
+    services: AppContext,
     session: Session,
-    speaker: Speaker,
+    chat_model: ChatModel,
     files: Sequence[str] | None,
     told: Callable[[int, int], None],
 ) -> list[Any]:
@@ -74,16 +77,16 @@ def encoded(
     most = services.limits.images
     if files and not 2 <= len(files) <= most:
         raise UserError(f"{len(files)} images were chosen. Choose 2 to {most}.")
-    sources = files or [*islice(services.album(services.of(session).world), most)]
-    question = session.last_question() if speaker.reads_questions else None
+    sources = files or [*islice(services.sample_images(services.of(session).world), most)]
+    question = session.last_question() if chat_model.reads_questions else None
     pictures, seen = (read(services, source) for source in sources) if files else sources, []
-    for each in speaker.pipe.encode_each(pictures, question or None):
+    for each in chat_model.pipe.encode_each(pictures, question or None):
         seen.append(each)
         told(len(seen), len(sources))
     return seen
 
 
-def read(services: Services, path: str) -> Any:
+def read(services: AppContext, path: str) -> Any:
     """An uploaded file's picture; trouble names the file."""
     try:
         return services.decode(str(uploaded(path))).still()
@@ -91,7 +94,7 @@ def read(services: Services, path: str) -> Any:
         raise UserError(f"{Path(path).name}: {error}") from error
 
 
-def album(seen: Sequence[Any], found: Across) -> dict[str, Any]:
+def sample_images(seen: Sequence[Any], found: ImageSetStatistics) -> dict[str, Any]:
     """What the view draws: pictures with their maps, averaged over heads, and how far each query follows them."""
     first = seen[0].record.result
     images = []
@@ -102,13 +105,13 @@ def album(seen: Sequence[Any], found: Across) -> dict[str, Any]:
         shape = [*cross.shape[:3], cross.shape[3] - 1]
         about = {"shape": shape, "grid": list(first.grid), "cross_layers": list(first.cross_layers)}
         images.append(about | pack(cross) | {"image": embed(small, of(each))})
-    follows = [[round(value, 3) for value in row] for row in found.follows.tolist()]
+    follows = [[round(value, 3) for value in row] for row in found.content_dependence.tolist()]
     return {"images": images, "follows": follows, "colours": list(STOPS["viridis"])}
 
 
-def figures(found: Across) -> list[tuple[str, str, str]]:
+def figures(found: ImageSetStatistics) -> list[tuple[str, str, str]]:
     """The rows of facts over the whole set."""
-    last = found.follows[-1]
+    last = found.content_dependence[-1]
     most, least = int(last.argmax()), int(last.argmin())
     kept = found.collapse.between_image_share
     return [
@@ -143,7 +146,7 @@ def forget() -> tuple[str, str, Any]:
     return "", "", gr.update(visible=False)
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after another model was chosen."""
 
     # Closures, because Gradio reads no type hints off a partial.
@@ -157,5 +160,5 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
     told = {"show_progress_on": parts["view"], **LONG}
     parts["run"].click(look, session, shown, **told)
     parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
-    pauses(parts["stop"], session)
+    stop_button(parts["stop"], session)
     return forget, None, shown

@@ -6,17 +6,17 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert
 from qformer_viz.ui.conversation import Session, too_long
-from qformer_viz.ui.event_groups import LIGHT, LONG, lasting
+from qformer_viz.ui.event_groups import LIGHT, LONG, discard_if_stale
 from qformer_viz.ui.stage_updates import VISITING, as_json, own
 from qformer_viz.view.stage_payload import canvas_payload
 
 NO_TEXT = "There is no text yet. Type one a line, for example: a cat above a dog"
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """Texts, their ranking, and the votes of single queries for one of them."""
     about = services.matcher.describe()
     gr.HTML(
@@ -56,7 +56,7 @@ def tab(services: Services) -> dict:
     }
 
 
-def rank(services: Services, session: Session, texts: str) -> tuple:
+def rank(services: AppContext, session: Session, texts: str) -> tuple:
     """(matches, table, detail, choice, plot) for the lines of `texts`; trouble is told where the table stands."""
     lines = list(dict.fromkeys(line.strip() for line in (texts or "").splitlines() if line.strip()))
     if session.encoded is None:
@@ -113,7 +113,7 @@ def draw(matches: tuple, index: int | None):
     return votes_figure(match.similarities, match.probabilities)
 
 
-def maps(services: Services, session: Session, matches: tuple, index: int | None) -> Any:
+def maps(services: AppContext, session: Session, matches: tuple, index: int | None) -> Any:
     """The canvas payload of the matching pass: maps that depend on the text. They end with the next answer."""
     if session.encoded is None or index is None or not 0 <= index < len(matches):
         return gr.skip()
@@ -144,11 +144,11 @@ def forget() -> tuple:
     return (), "", gr.update(visible=False), gr.update(choices=[], value=None), None
 
 
-def wire(services: Services, session: gr.State, parts: dict, view: gr.HTML) -> list:
+def wire(services: AppContext, session: gr.State, parts: dict, view: gr.HTML) -> list:
     """Connect the tab; returns what must run when a new image has been encoded."""
 
     def compare(session: Session, texts: str) -> Any:
-        return lasting(session, lambda: rank(services, session, texts))
+        return discard_if_stale(session, lambda: rank(services, session, texts))
 
     matches = gr.State((), time_to_live=services.limits.cache_seconds)
     told = [matches, *(parts[name] for name in ("table", "detail", "chosen", "plot"))]

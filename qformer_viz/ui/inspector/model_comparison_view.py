@@ -6,14 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.compare_models import Apart, apart
+from qformer_viz.analysis.compare_models import ModelComparison, apart
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of
-from qformer_viz.ui.app_context import Services, Speaker
+from qformer_viz.ui.app_context import AppContext, ChatModel
 from qformer_viz.ui.components import alert, facts, picture_row, plot_and_facts
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, pauses
-from qformer_viz.ui.explanation_cache import telling
+from qformer_viz.ui.event_groups import LONG, stop_button
+from qformer_viz.ui.explanation_cache import progress_callback
 from qformer_viz.ui.inspector.image_sets_view import encoded
 from qformer_viz.ui.model_picker import pair
 from qformer_viz.view.stage_payload import embed
@@ -22,7 +22,7 @@ SIDE = 96
 """Pixels of the longer side of a picture in the list of answers that differ."""
 
 
-def section(services: Services) -> dict:
+def section(services: AppContext) -> dict:
     """Two ways to a set of images, a heat map beside the figures, and the answers that differ."""
     gr.HTML(
         "<h3>On a set of pictures</h3><p class='qfv-note'>One picture does not tell what a fine-tuning changed. Here "
@@ -38,22 +38,22 @@ def section(services: Services) -> dict:
 
 
 def compared(
-    services: Services, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
+    services: AppContext, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, Any, str]:
     """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
     from qformer_viz.view.figures import measure_figure
 
     question = session.last_question()
-    told = telling(session, progress, "Comparing", outdates=False)
+    told = progress_callback(session, progress, "Comparing", outdates=False)
 
-    def look(number: int, speaker: Speaker) -> tuple[list[Any], list[Any], list[str]]:
+    def look(number: int, chat_model: ChatModel) -> tuple[list[Any], list[Any], list[str]]:
         """The pictures, what the Q-Former does with each, and what the model says of it."""
         seen = encoded(
-            services, session, speaker, files, lambda done, of: told(2 * number * of + done, 4 * of)
+            services, session, chat_model, files, lambda done, of: told(2 * number * of + done, 4 * of)
         )
         said = []
         for each in seen:
-            answer = speaker.pipe.ask(each, question) if question else speaker.pipe.caption(each)
+            answer = chat_model.pipe.ask(each, question) if question else chat_model.pipe.caption(each)
             said.append(answer.text)
             told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
         pictures = [(each.image, box(of(each))) for each in seen]
@@ -61,8 +61,8 @@ def compared(
 
     try:
         names = pair(services, session, name)
-        speakers = services.of(session), services.speakers[name]()
-        pictures, captures, said = zip(*map(look, (0, 1), speakers), strict=True)
+        models = services.of(session), services.models[name]()
+        pictures, captures, said = zip(*map(look, (0, 1), models), strict=True)
         if any(one[1] != other[1] for one, other in zip(*pictures, strict=True)):
             raise UserError(
                 f"{names[1]} is shown other parts of these pictures than {names[0]} (their image processors cut or pad "
@@ -72,7 +72,7 @@ def compared(
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
-    plot = measure_figure(found.moved, rows, "attention that went elsewhere", "0 to 1")
+    plot = measure_figure(found.attention_shift, rows, "attention that went elsewhere", "0 to 1")
     lead = f"{names[1]} against {names[0]} on {found.images} images:"
     return (
         facts(figures(found, said, question), lead=lead),
@@ -81,18 +81,20 @@ def compared(
     )
 
 
-def figures(found: Apart, said: Sequence[Sequence[str]], question: str | None) -> list[tuple[str, str, str]]:
+def figures(
+    found: ModelComparison, said: Sequence[Sequence[str]], question: str | None
+) -> list[tuple[str, str, str]]:
     """The rows of facts over the whole set."""
-    moved = found.moved[-1]
+    moved = found.attention_shift[-1]
     most, least = int(moved.argmax()), int(moved.argmin())
-    places = [f"{q:02d} → {p:02d}" for q, p in enumerate(found.partner.tolist()) if p != q]
+    places = [f"{q:02d} → {p:02d}" for q, p in enumerate(found.matched_query.tolist()) if p != q]
     same = sum(one == other for one, other in zip(*said, strict=True))
     rows = [
         (
             "Looks elsewhere",
             f"{moved.mean():.2f}",
             "of a query's attention, layers averaged; 0: at the same patches. Between queries that have nothing to do "
-            f"with one another it is {found.unrelated[-1]:.2f}",
+            f"with one another it is {found.shift_between_unrelated[-1]:.2f}",
         ),
         (
             "Most and least",
@@ -106,7 +108,7 @@ def figures(found: Apart, said: Sequence[Sequence[str]], question: str | None) -
             + (f": {', '.join(places)}" if places else ""),
         ),
     ]
-    known = found.alike[-1][~found.alike[-1].isnan()] if found.alike is not None else ()
+    known = found.state_cka[-1][~found.state_cka[-1].isnan()] if found.state_cka is not None else ()
     if len(known):
         meaning = (
             "what the last states tell of the pictures, by CKA, mean over queries; 1: the same, 0: nothing"
@@ -137,7 +139,7 @@ def differing(names: Sequence[str], pictures: Sequence[Any], said: Sequence[Sequ
     )
 
 
-def wire(services: Services, session: gr.State, other: gr.Dropdown, parts: dict) -> None:
+def wire(services: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) -> None:
     """Connect the section. What it shows names both models and the pictures, so it stays until it is asked again."""
 
     # Closures, because Gradio reads no type hints off a partial.
@@ -151,4 +153,4 @@ def wire(services: Services, session: gr.State, other: gr.Dropdown, parts: dict)
     told = {"show_progress_on": parts["answers"], **LONG}
     parts["run"].click(compare, [session, other], shown, **told)
     parts["files"].upload(compare_on, [session, other, parts["files"]], shown, **told)
-    pauses(parts["stop"], session)
+    stop_button(parts["stop"], session)

@@ -7,13 +7,13 @@ import gradio as gr
 
 from qformer_viz.analysis import compare_precisions
 from qformer_viz.errors import UserError
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, compare_row, facts
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LOAD, lasting
+from qformer_viz.ui.event_groups import LOAD, discard_if_stale
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """A precision to compare with, a button, and the figures."""
     gr.HTML(
         "<p class='qfv-note'>Loads this model a second time, in another precision, and gives both this image. The "
@@ -29,19 +29,19 @@ def tab(services: Services) -> dict:
     return {"other": other, "run": run, "told": told, "layers": layers}
 
 
-def compared(services: Services, session: Session, name: str) -> tuple[str, Any]:
+def compared(services: AppContext, session: Session, name: str) -> tuple[str, Any]:
     """(figures as HTML, plot) of this image in both precisions; trouble is told instead."""
     from qformer_viz.view.figures import divergence_figure
 
     try:
         if session.encoded is None:
             raise UserError(session.no_image)
-        if session.model not in (None, next(iter(services.speakers), None)):
+        if session.model not in (None, next(iter(services.models), None)):
             raise UserError("Only the model that the page opened with can be compared. Choose it at the top.")
         if name not in services.precisions:
             raise UserError("Choose a precision of the list.")
         asked = [question for question, _ in session.turns() if question]
-        pair = services.speaker.pipe, services.precisions[name]()
+        pair = services.chat_model.pipe, services.precisions[name]()
         found = compare_precisions.compare(*pair, [session.picture], asked[-1] if asked else "")
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
@@ -50,8 +50,8 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, Any]
     return facts(compare_precisions.rows(found), lead=lead), gr.update(value=plot, visible=True)
 
 
-def spoken(services: Services) -> str:
-    pipe = services.speaker.pipe
+def spoken(services: AppContext) -> str:
+    pipe = services.chat_model.pipe
     return pipe.quantization or str(pipe.describe().get("precision", ""))
 
 
@@ -60,11 +60,11 @@ def forget() -> tuple[str, Any]:
     return "", gr.update(visible=False)
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
 
     def compare(session: Session, name: str) -> Sequence[Any]:
-        return lasting(session, lambda: compared(services, session, name))
+        return discard_if_stale(session, lambda: compared(services, session, name))
 
     out = [parts["told"], parts["layers"]]
     parts["run"].click(compare, [session, parts["other"]], out, **LOAD)

@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 from qformer_viz.analysis.query_sets import pairs, shapley, smallest, spelled
-from qformer_viz.attribution import Case
+from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.knockout import effects, ends
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, word_row
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, lasting, once_answered, pauses
-from qformer_viz.ui.explanation_cache import current, of, telling
+from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale, stop_button
+from qformer_viz.ui.explanation_cache import current, of, progress_callback
 from qformer_viz.view.word_payload import first_word
 
 CLOSEST = 8
@@ -45,54 +45,58 @@ def tab() -> dict:
     return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
 
 
-def weighed(services: Services, session: Session, progress: gr.Progress) -> list:
+def weighed(services: AppContext, session: Session, progress: gr.Progress) -> list:
     """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
     from qformer_viz.view.figures import effects_figure
 
     try:
         kept = of(services, session)
-        told = telling(session, progress, "Weighing queries")
-        case = replace(kept.case, told=told)
-        case.once("shapley", lambda: shapley(case))
-        few = case.once("smallest", lambda: smallest(case))
-        gains = ends(case)[0] - ends(case)[1]
+        told = progress_callback(session, progress, "Weighing queries")
+        context = replace(kept.context, on_progress=told)
+        context.cached("shapley", lambda: shapley(context))
+        few = context.cached("smallest", lambda: smallest(context))
+        image_gain = ends(context)[0] - ends(context)[1]
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 5]
-    words = case.scorer.words
-    first = first_word(case.scorer.words, gains)
+    words = context.scorer.words
+    first = first_word(context.scorer.words, image_gain)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(words)]
-    names = labels(case)
-    matrix = effects_figure(effects(case), [label for label, _ in choices], names, "nats")
+    names = labels(context)
+    matrix = effects_figure(effects(context), [label for label, _ in choices], names, "nats")
     return [
         enough([names[query] for query in few], len(names)),
         gr.update(choices=choices, value=first),
         gr.update(value=matrix, visible=True),
         *for_word(services, session, first),
-        lens(case),
+        lens(context),
     ]
 
 
-def labels(case: Case) -> list[str]:
+def labels(context: ExplanationContext) -> list[str]:
     """The names of the queries, of a film with the number of their frame."""
     from qformer_viz.view.figures import query_labels
 
-    return query_labels(case.scorer.queries.shape[1], case.frames)
+    return query_labels(context.scorer.queries.shape[1], context.frames)
 
 
-def for_word(services: Services, session: Session, word: Any) -> list:
+def for_word(services: AppContext, session: Session, word: Any) -> list:
     """(Shapley values, pairs) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures import pairs_figure, shapley_figure
 
     try:
-        case = of(services, session).case
-        if type(word) is not int or not 0 <= word < len(case.scorer.words) or "shapley" not in case.memory:
+        context = of(services, session).context
+        if (
+            type(word) is not int
+            or not 0 <= word < len(context.scorer.words)
+            or "shapley" not in context.memory
+        ):
             return [gr.skip(), gr.skip()]
-        found, alone = case.memory["shapley"], effects(case)[word]
+        found, alone = context.memory["shapley"], effects(context)[word]
         closest = sorted(alone.abs().topk(min(CLOSEST, len(alone))).indices.tolist())
-        both = case.once(("pairs", tuple(closest)), lambda: pairs(case, closest))[word]
+        both = context.cached(("pairs", tuple(closest)), lambda: pairs(context, closest))[word]
     except services.user_errors:
         return [gr.skip(), gr.skip()]
-    spoken, names = case.scorer.words[word], labels(case)
+    spoken, names = context.scorer.words[word], labels(context)
     shares = shapley_figure(found.values[word], found.error[word], alone, names, spoken)
     twos = pairs_figure(both, [names[query] for query in closest], spoken)
     return [gr.update(value=shares, visible=True), gr.update(value=twos, visible=True)]
@@ -109,11 +113,11 @@ def enough(few: list[str], count: int) -> str:
     )
 
 
-def lens(case: Case) -> str:
+def lens(context: ExplanationContext) -> str:
     """The tokens that the output layer reads off every query, with the warning, as HTML."""
     rows = "".join(
         f"<tr><td>{name}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
-        for name, row in zip(labels(case), spelled(case), strict=True)
+        for name, row in zip(labels(context), spelled(context), strict=True)
     )
     return (
         f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"
@@ -125,20 +129,20 @@ def lens(case: Case) -> str:
 def forget(session: Session) -> list:
     """Another image, model or answer: what was weighed is of no more use."""
     kept = current(session)
-    if kept is not None and "smallest" in kept.case.memory:
+    if kept is not None and "smallest" in kept.context.memory:
         return [gr.skip()] * 6
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
 
     # A closure, because Gradio reads no type hints off a partial.
     def weigh(session: Session, progress=gr.Progress()):  # noqa: B008
-        return lasting(session, lambda: weighed(services, session, progress))
+        return discard_if_stale(session, lambda: weighed(services, session, progress))
 
     everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
-    once_answered(parts["run"].click, weigh, session, everything, show_progress_on=parts["told"], **LONG)
+    after_answer(parts["run"].click, weigh, session, everything, show_progress_on=parts["told"], **LONG)
     parts["word"].input(
         partial(for_word, services),
         [session, parts["word"]],
@@ -146,5 +150,5 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple:
         show_progress="hidden",
         **LONG,
     )
-    pauses(parts["stop"], session)
+    stop_button(parts["stop"], session)
     return (forget, session, everything)

@@ -8,10 +8,10 @@ import gradio as gr
 
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import placed
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import alert, live_view
 from qformer_viz.ui.conversation import Session, too_long
-from qformer_viz.ui.event_groups import LONG, lasting
+from qformer_viz.ui.event_groups import LONG, discard_if_stale
 from qformer_viz.ui.stage_updates import as_json
 from qformer_viz.view.palette import DIVERGING
 from qformer_viz.view.stage_payload import canvas_payload
@@ -52,7 +52,7 @@ def tab() -> dict:
     return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
 
 
-def pair(services: Services, session: Session, first: str, second: str) -> tuple[str, str]:
+def pair(services: AppContext, session: Session, first: str, second: str) -> tuple[str, str]:
     """(message, view): the maps of both questions as JSON; trouble is told instead."""
 
     def work() -> tuple[str, str]:
@@ -61,15 +61,15 @@ def pair(services: Services, session: Session, first: str, second: str) -> tuple
         except services.user_errors as error:
             return alert(str(error)), ""
 
-    return lasting(session, work)
+    return discard_if_stale(session, work)
 
 
-def maps(services: Services, session: Session, first: str, second: str) -> dict[str, Any]:
+def maps(services: AppContext, session: Session, first: str, second: str) -> dict[str, Any]:
     """Canvas payloads of both questions and the colours of their difference. UserError says what to do instead."""
-    speaker = services.of(session)
+    chat_model = services.of(session)
     if session.encoded is None:
         raise UserError(session.no_image)
-    if not speaker.reads_questions:
+    if not chat_model.reads_questions:
         raise UserError(NOT_READ)
     asked = [(text or "").strip() for text in (first, second)]
     for text in asked:
@@ -77,7 +77,9 @@ def maps(services: Services, session: Session, first: str, second: str) -> dict[
             raise UserError(long)
     if asked[0] == asked[1]:
         raise UserError("Both questions are the same. Choose or type another one, then compare.")
-    seen = [speaker.pipe.encode(session.encoded, None if text in ("", CAPTION) else text) for text in asked]
+    seen = [
+        chat_model.pipe.encode(session.encoded, None if text in ("", CAPTION) else text) for text in asked
+    ]
     return {
         "titles": [text or CAPTION for text in asked],
         "second": "the second question",
@@ -107,7 +109,7 @@ def forget() -> tuple[str, str]:
     return "", ""
 
 
-def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) -> tuple:
+def only_if_read(services: AppContext, fn: Callable, inputs: Any, outputs: Any) -> tuple:
     """The step (fn, inputs, outputs) that runs only where an answer has brought new maps."""
 
     def step(session: Session, *rest: Any) -> Any:
@@ -118,7 +120,7 @@ def only_if_read(services: Services, fn: Callable, inputs: Any, outputs: Any) ->
     return step, inputs, outputs
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple[list, list]:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[list, list]:
     """Connect the tab; returns what must run after a new image, and after every answer."""
     told = [parts["told"], parts["view"]]
     parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **LONG)

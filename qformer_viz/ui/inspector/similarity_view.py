@@ -4,7 +4,7 @@ import gradio as gr
 
 from qformer_viz.analysis import query_similarity as measures
 from qformer_viz.attention_maps import patches, select
-from qformer_viz.ui.app_context import Geometry, Services
+from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure, facts
 from qformer_viz.ui.conversation import Session
 
@@ -21,9 +21,9 @@ def spaces(geometry: Geometry) -> list[str]:
     return [TOKENS, *states, MAPS]
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """Controls, heat map and the facts beside it."""
-    geometry = services.speaker.geometry
+    geometry = services.chat_model.geometry
     choices = spaces(geometry)
     with gr.Row(elem_classes="qfv-controls"):
         space = gr.Dropdown(
@@ -154,9 +154,12 @@ def wire(session: gr.State, parts: dict) -> list:
     quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
     controls, threshold = parts["controls"], parts["threshold"]
     drawing = (draw, [session, *controls], parts["plot"])
-    telling = (tell, [session, threshold, *controls], parts["told"])
+    progress_callback = (tell, [session, threshold, *controls], parts["told"])
     gr.on([control.input for control in controls], *drawing, trigger_mode="always_last", **quiet)
     gr.on(
-        [control.input for control in (*controls, threshold)], *telling, trigger_mode="always_last", **quiet
+        [control.input for control in (*controls, threshold)],
+        *progress_callback,
+        trigger_mode="always_last",
+        **quiet,
     )
-    return [drawing, telling]
+    return [drawing, progress_callback]

@@ -4,7 +4,7 @@ import gradio as gr
 
 from qformer_viz.analysis import attention_statistics as measures
 from qformer_viz.runtime.map_placement import aspect, box
-from qformer_viz.ui.app_context import Geometry, Services
+from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure
 from qformer_viz.ui.conversation import Session
 
@@ -14,9 +14,9 @@ HEADERS = ["query", "entropy (nats)", "effective patches", "CLS share", "centre 
 UNITS = {ENTROPY: ("entropy", "nats"), PATCHES: ("effective_patches", "patches"), CLS: ("cls_share", "")}
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """Measure and layer, the figure, and the table of one layer."""
-    layers = [MEAN, *map(str, services.speaker.geometry.cross_layers)]
+    layers = [MEAN, *map(str, services.chat_model.geometry.cross_layers)]
     with gr.Row(elem_classes="qfv-controls"):
         measure = gr.Dropdown(
             [ENTROPY, PATCHES, CLS, CENTRE],

@@ -8,10 +8,10 @@ import gradio as gr
 
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of, placed
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import alert, compare_row, live_view
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LOAD, lasting
+from qformer_viz.ui.event_groups import LOAD, discard_if_stale
 from qformer_viz.ui.inspector import model_comparison_view
 from qformer_viz.ui.model_picker import pair
 from qformer_viz.ui.stage_updates import as_json
@@ -19,7 +19,7 @@ from qformer_viz.view.palette import DIVERGING
 from qformer_viz.view.stage_payload import canvas_payload
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """The other model, a button, both answers, the view of both maps with their difference; and the same on a set."""
     gr.HTML(
         "<p class='qfv-note'>Gives this image, and the last question, to a second model, and sets the maps of both "
@@ -27,7 +27,7 @@ def tab(services: Services) -> dict:
         "for the same query in both only where one was trained from the other.</p>",
         apply_default_css=False,
     )
-    other, run = compare_row("versus", list(services.speakers)[1:], 280)
+    other, run = compare_row("versus", list(services.models)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)
     view = live_view("difference", "versus-view")
     return {
@@ -39,7 +39,7 @@ def tab(services: Services) -> dict:
     }
 
 
-def compared(services: Services, session: Session, name: str) -> tuple[str, str]:
+def compared(services: AppContext, session: Session, name: str) -> tuple[str, str]:
     """(both answers as HTML, view of both maps as JSON); trouble is told instead."""
     try:
         return both(services, session, name)
@@ -47,13 +47,13 @@ def compared(services: Services, session: Session, name: str) -> tuple[str, str]
         return alert(str(error)), ""
 
 
-def both(services: Services, session: Session, name: str) -> tuple[str, str]:
+def both(services: AppContext, session: Session, name: str) -> tuple[str, str]:
     """What `compared` returns. UserError says what to do instead."""
     if session.encoded is None:
         raise UserError(session.no_image)
     names = pair(services, session, name)
     *before, (question, _) = session.turns() or [("", "")]
-    pipes = [services.of(session).pipe, services.speakers[name]().pipe]
+    pipes = [services.of(session).pipe, services.models[name]().pipe]
     # What a Q-Former reads with the image: its model's question, as it is asked in a conversation.
     seen = [pipe.encode(session.encoded, question or None) for pipe in pipes]
     captures = [each.record.result for each in seen]
@@ -99,11 +99,11 @@ def forget() -> tuple[str, str]:
     return "", ""
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
 
     def compare(session: Session, name: str) -> Any:
-        return lasting(session, partial(compared, services, session, name))
+        return discard_if_stale(session, partial(compared, services, session, name))
 
     chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
     parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)

@@ -11,10 +11,10 @@ import torch
 
 from qformer_viz.attribution.knockout import replaced
 from qformer_viz.errors import UserError
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import alert, live_view
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, lasting, once_answered
+from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale
 from qformer_viz.ui.explanation_cache import of
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.stage_payload import embed
@@ -41,7 +41,7 @@ UNKNOWN_SCENE = (
 )
 
 
-def tab(services: Services) -> dict:
+def tab(services: AppContext) -> dict:
     """Three ways to change what the language model gets, and one place for what follows."""
     gr.HTML(
         "<p class='qfv-note'>Asks the last question again with something taken away. Nothing here changes the "
@@ -84,7 +84,7 @@ def tab(services: Services) -> dict:
     return parts
 
 
-def shown(services: Services, session: Session) -> list:
+def shown(services: AppContext, session: Session) -> list:
     """For a new image: the painter's pictures, how queries are named, and a scene's objects where they are known."""
     picture, drawn, film = "", None, False
     if session.encoded is not None:
@@ -98,7 +98,7 @@ def shown(services: Services, session: Session) -> list:
     return [picture, named, *objects]
 
 
-def without_queries(services: Services, session: Session, numbers: str, how: str) -> str:
+def without_queries(services: AppContext, session: Session, numbers: str, how: str) -> str:
     """Some queries say what they say of any image."""
     of(services, session)
     encoded = session.encoded
@@ -112,7 +112,7 @@ def without_queries(services: Services, session: Session, numbers: str, how: str
     return consequence(services, session, changed, lead)
 
 
-def without_patches(services: Services, session: Session, data: Any) -> str:
+def without_patches(services: AppContext, session: Session, data: Any) -> str:
     """Painted patches, numbered row by row and frame after frame, are hidden from the Q-Former or from the ViT."""
     of(services, session)
     rows, columns = session.capture.grid
@@ -129,7 +129,7 @@ def without_patches(services: Services, session: Session, data: Any) -> str:
     return consequence(services, session, changed, lead)
 
 
-def _drawn(services: Services, session: Session) -> Any:
+def _drawn(services: AppContext, session: Session) -> Any:
     """What is known of the scene in the image; of a film nothing is."""
     known = services.scene_maker and len(session.encoded.frames) == 1
     return services.scene_maker.recall(session.encoded.image) if known else None
@@ -139,7 +139,7 @@ def _of(frames: int) -> str:
     return f" of {frames} frames" if frames > 1 else ""
 
 
-def redrawn(services: Services, session: Session, name: str | None, act: str, place: str) -> str:
+def redrawn(services: AppContext, session: Session, name: str | None, act: str, place: str) -> str:
     """An object of a known scene is taken out or moved, and everything runs again on the new picture."""
     of(services, session)
     drawn = _drawn(services, session)
@@ -155,13 +155,13 @@ def redrawn(services: Services, session: Session, name: str | None, act: str, pl
 
 
 def consequence(
-    services: Services, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
+    services: AppContext, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
 ) -> str:
     """As HTML: the new answer beside the old one, and what every word of the old one loses or gains."""
     pipe, old = services.of(session).pipe, session.answer
     *before, (question, _) = session.turns()
     new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
-    scorer = of(services, session).case.scorer
+    scorer = of(services, session).context.scorer
     was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
     rows = "".join(
         f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{_signed(b - a)}</td></tr>"
@@ -208,7 +208,7 @@ def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
     return sorted(chosen)
 
 
-def told(change: Any, services: Services, session: Session, *chosen: Any) -> str:
+def told(change: Any, services: AppContext, session: Session, *chosen: Any) -> str:
     """What a change brings, or the trouble with its fix."""
 
     def work() -> str:
@@ -217,10 +217,10 @@ def told(change: Any, services: Services, session: Session, *chosen: Any) -> str
         except services.user_errors as error:
             return alert(str(error))
 
-    return lasting(session, work)
+    return discard_if_stale(session, work)
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
     """Connect the tab; returns what must run after a new image, and after every answer."""
 
     # A closure, because Gradio reads no type hints off a partial.
@@ -229,7 +229,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
 
     outcome, numbers = parts["outcome"], parts["numbers"]
     queries = [session, numbers, parts["how"]]
-    once_answered(
+    after_answer(
         partial(gr.on, [parts["again"].click, numbers.submit]),
         partial(told, without_queries, services),
         queries,
@@ -240,7 +240,7 @@ def wire(services: Services, session: gr.State, parts: dict) -> tuple[tuple, tup
     pictured = [parts["painter"], numbers]
     if services.scene_maker:
         scene = [session, parts["object"], parts["act"], parts["place"]]
-        once_answered(parts["draw"].click, partial(told, redrawn, services), scene, outcome, **LONG)
+        after_answer(parts["draw"].click, partial(told, redrawn, services), scene, outcome, **LONG)
         pictured.append(parts["object"])
 
     def picture(session: Session) -> list:

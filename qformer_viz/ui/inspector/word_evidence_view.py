@@ -7,13 +7,13 @@ import gradio as gr
 
 from qformer_viz.attribution import METHODS
 from qformer_viz.attribution.explanation import DEFAULT
-from qformer_viz.evaluation.assessment import CENTRE, ERASER, MAP, RANDOM_ORDER, Verdict, judge
+from qformer_viz.evaluation.assessment import CENTRE, ERASER, MAP, RANDOM_ORDER, Assessment, assess
 from qformer_viz.runtime.map_placement import box
-from qformer_viz.ui.app_context import Services
+from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, facts, live_view
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, lasting, once_answered, pauses
-from qformer_viz.ui.explanation_cache import Explained, chosen, current, of, telling
+from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale, stop_button
+from qformer_viz.ui.explanation_cache import ExplanationCache, chosen, current, of, progress_callback
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.word_payload import words_payload
 
@@ -38,7 +38,7 @@ def tab() -> dict:
 
 
 def told_and_view(
-    services: Services, session: Session, told: Callable[[int, int], Any] | None = None
+    services: AppContext, session: Session, told: Callable[[int, int], Any] | None = None
 ) -> tuple[str, str]:
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
@@ -51,44 +51,44 @@ def told_and_view(
         return alert(str(error)), ""
 
 
-def computed(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+def computed(services: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
     """(message, view) with the chosen method for the chosen word added; trouble is told, and the view stays."""
     try:
         kept = of(services, session)
-        method, word = chosen(data, len(kept.case.scorer.words))
-        kept.map(method, word, telling(session, progress, METHODS[method].title))
+        method, word = chosen(data, len(kept.context.scorer.words))
+        kept.map(method, word, progress_callback(session, progress, METHODS[method].title))
         return "", as_json(words(services, session, kept))
     except services.user_errors as error:
         return alert(str(error)), gr.skip()
 
 
-def words(services: Services, session: Session, kept: Explained) -> dict[str, Any]:
+def words(services: AppContext, session: Session, kept: ExplanationCache) -> dict[str, Any]:
     """What the view draws. Everything that was computed is in it, and is chosen from in the browser; of a quick model a
     method runs by being chosen."""
     shown = words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
     return shown | {"quick": services.of(session).quick}
 
 
-def judged(services: Services, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+def judged(services: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
     """(sentence and figures, plot) on the map of the chosen word and method; trouble is told instead."""
     from qformer_viz.view.figures import curves_figure
 
     try:
         kept = of(services, session)
-        method, word = chosen(data, len(kept.case.scorer.words))
-        told = telling(session, progress, "Hiding patches")
+        method, word = chosen(data, len(kept.context.scorer.words))
+        told = progress_callback(session, progress, "Hiding patches")
         found = kept.map(method, word, told)
         film = len(session.encoded.frames) > 1
         untold = film or box(session.placement)  # known objects lie on the grid of a whole picture
-        mask = None if untold else services.mask(session.encoded.image, kept.case.scorer.words[word])
-        verdict = judge(kept.case, found, word, mask, told)
+        mask = None if untold else services.mask(session.encoded.image, kept.context.scorer.words[word])
+        verdict = assess(kept.context, found, word, mask, told)
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
     about = f"“{verdict.word}” by {METHODS[method].title}. {verdict.sentence}"
     return facts(figures(verdict), lead=about), gr.update(value=curves_figure(verdict), visible=True)
 
 
-def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
+def figures(verdict: Assessment) -> list[tuple[str, str, str]]:
     """The rows of facts beside the curves."""
     rows = []
     if verdict.areas is not None:
@@ -129,7 +129,7 @@ def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def follow(services: Services, session: Session) -> tuple:
+def follow(services: AppContext, session: Session) -> tuple:
     """Another image, model or answer: what was explained is of no more use. An answer that is quickly taken apart is
     taken apart unasked."""
     if current(session) is not None:
@@ -139,28 +139,28 @@ def follow(services: Services, session: Session) -> tuple:
     return told, view, "", gr.update(visible=False)
 
 
-def wire(services: Services, session: gr.State, parts: dict) -> tuple:
+def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
     """Connect the tab; returns what must run after a new image and after every answer."""
 
     # Closures, because Gradio reads no type hints off a partial.
     def start(session: Session, progress=gr.Progress()):  # noqa: B008
-        told = telling(session, progress, "Explaining")
-        return lasting(session, lambda: told_and_view(services, session, told))
+        told = progress_callback(session, progress, "Explaining")
+        return discard_if_stale(session, lambda: told_and_view(services, session, told))
 
     def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
-        return lasting(session, lambda: computed(services, session, event._data, progress))
+        return discard_if_stale(session, lambda: computed(services, session, event._data, progress))
 
     def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
-        return lasting(session, lambda: judged(services, session, event._data, progress))
+        return discard_if_stale(session, lambda: judged(services, session, event._data, progress))
 
     told, view = [parts["told"], parts["view"]], parts["view"]
     verdict = [parts["sentence"], parts["curves"]]
-    once_answered(parts["run"].click, start, session, told, show_progress_on=parts["told"], **LONG)
+    after_answer(parts["run"].click, start, session, told, show_progress_on=parts["told"], **LONG)
     view.submit(compute, session, told, show_progress_on=parts["told"], **LONG)
     view.apply(check, session, verdict, show_progress_on=parts["sentence"], **LONG)
-    pauses(parts["stop"], session)
+    stop_button(parts["stop"], session)
 
     def after(session: Session):
-        return lasting(session, lambda: follow(services, session))
+        return discard_if_stale(session, lambda: follow(services, session))
 
     return (after, session, [*told, *verdict])

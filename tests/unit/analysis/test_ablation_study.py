@@ -104,9 +104,9 @@ class Followed(FakePipeline):
                     return super().apart(usual)
                 return torch.tensor([[0.0, -1.0 if usual == answer.text else -2.0]])
 
-            def silenced(self, own_heads, cross, usual, told=None):
+            def ablate_heads(self, own_heads, cross, usual, on_progress=None):
                 if usual is None:
-                    return super().silenced(own_heads, cross, usual, told)
+                    return super().ablate_heads(own_heads, cross, usual, told)
                 assert not own_heads.any() and cross.flatten(1).sum(1).tolist() == [2, 2, 2]
                 return torch.tensor([[0.0, 0.0 if own else -9.0], [0.0, -9.0 if own else 0.0], [-1.0, -1.0]])
 

@@ -64,9 +64,9 @@ def test_the_same_model_twice_has_moved_nothing():
     captures = [fake_capture(number) for number in range(5)]
     found = qformer_viz.apart(captures, [joined(captures)])
     assert found.rows == (*map(str, CROSS), "mean") and found.images == 5
-    assert found.moved.abs().max() < 1e-6 and found.partner.tolist() == list(range(QUERIES))
-    assert torch.allclose(found.alike, torch.ones_like(found.alike), atol=1e-5, equal_nan=False)
-    assert found.unrelated.min() > 0.05
+    assert found.attention_shift.abs().max() < 1e-6 and found.matched_query.tolist() == list(range(QUERIES))
+    assert torch.allclose(found.state_cka, torch.ones_like(found.state_cka), atol=1e-5, equal_nan=False)
+    assert found.shift_between_unrelated.min() > 0.05
 
 
 def test_a_query_that_moved_and_two_that_changed_places():
@@ -74,10 +74,10 @@ def test_a_query_that_moved_and_two_that_changed_places():
     after = [1, 0, *before[2:]]
     after[4] = 9
     found = qformer_viz.apart([planted(before)], [planted(after)])
-    assert found.moved.tolist() == [[1, 1, 0, 0, 1, 0, 0, 0]] * len(found.rows)
-    assert found.partner.tolist() == [1, 0, *before[2:]] and found.alike is None
+    assert found.attention_shift.tolist() == [[1, 1, 0, 0, 1, 0, 0, 0]] * len(found.rows)
+    assert found.matched_query.tolist() == [1, 0, *before[2:]] and found.state_cka is None
     # 56 pairs of different queries, of which the two that changed places share all.
-    assert found.unrelated.tolist() == pytest.approx([54 / 56] * len(found.rows))
+    assert found.shift_between_unrelated.tolist() == pytest.approx([54 / 56] * len(found.rows))
     told = table(found)
     assert "| mean | 0.375 | 1.000, query 0 | 0.964 |" in told and "0 → 1, 1 → 0 (2 of 8)" in told
     assert (
@@ -90,17 +90,17 @@ def test_partners_are_found_by_all_layers():
     cross = second.cross_attention.clone()
     cross[0] = cross[0].roll(1, -2)  # in the first layer all have changed places
     found = qformer_viz.apart([first], [replace(second, cross_attention=cross)])
-    assert found.partner.tolist() == list(range(QUERIES))
-    assert found.moved.mean(1).tolist() == pytest.approx([1, 0, 0, 1 / 3])
+    assert found.matched_query.tolist() == list(range(QUERIES))
+    assert found.attention_shift.mean(1).tolist() == pytest.approx([1, 0, 0, 1 / 3])
 
 
 def test_moved_is_half_the_summed_difference_of_what_heads_look_at_on_average_with_cls():
     first, second = fake_capture(1), fake_capture(2)
     found = qformer_viz.apart([first], [second])
     one, other = (c.cross_attention[:, 0].mean(1).double() for c in (first, second))
-    assert torch.allclose(found.moved[:-1].double(), (one - other).abs().sum(-1) / 2, atol=1e-6)
+    assert torch.allclose(found.attention_shift[:-1].double(), (one - other).abs().sum(-1) / 2, atol=1e-6)
     assert torch.allclose(
-        found.moved[-1].double(), (one.mean(0) - other.mean(0)).abs().sum(-1) / 2, atol=1e-6
+        found.attention_shift[-1].double(), (one.mean(0) - other.mean(0)).abs().sum(-1) / 2, atol=1e-6
     )
 
 
@@ -114,8 +114,8 @@ def test_states_of_another_width_are_compared_and_the_least_alike_is_named():
         wide.append(replace(capture, query_states=states, query_tokens=tokens))
     found = qformer_viz.apart(captures, wide)
     others = [q for q in range(QUERIES) if q != 3]
-    assert torch.allclose(found.alike[-1, others], torch.ones(QUERIES - 1), atol=1e-5)
-    assert found.alike[-1, 3] < 0.7 and "least for query 3: " in table(found)
+    assert torch.allclose(found.state_cka[-1, others], torch.ones(QUERIES - 1), atol=1e-5)
+    assert found.state_cka[-1, 3] < 0.7 and "least for query 3: " in table(found)
 
 
 def test_what_cannot_be_compared_is_told():

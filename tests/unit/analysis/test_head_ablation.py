@@ -7,10 +7,10 @@ import torch
 
 import qformer_viz
 from qformer_viz.analysis.head_ablation import heads, shares, talk
-from qformer_viz.attribution import Case
+from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.errors import CompiledError
-from qformer_viz.hooks.interventions import Usual, hushed, reading, silenced
+from qformer_viz.hooks.interventions import QFormerActivations, ablate_heads, ablate_query_messages, reading
 from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
 from tests.support import fake_checkpoints as fakes
@@ -36,7 +36,7 @@ def chosen(usual, *, own=(), cross=()):
 
 
 def nothing(usual):
-    return Usual(*map(torch.zeros_like, usual))
+    return QFormerActivations(*map(torch.zeros_like, usual))
 
 
 def hooks(qformer):
@@ -78,7 +78,7 @@ def test_usual_is_the_mean_over_the_reference_images(case, monkeypatch):
         with torch.no_grad(), reading(pipe.model.qformer) as said:
             pipe._encoder.look(vision, inputs)
         read.append(said)
-    for name in Usual._fields:
+    for name in QFormerActivations._fields:
         mean = torch.stack([torch.cat(said[name]) for said in read]).mean(0)
         torch.testing.assert_close(getattr(usual, name), mean, atol=1e-5, rtol=1e-4)
 
@@ -88,7 +88,7 @@ def test_a_silent_head_is_a_head_whose_part_of_the_output_weights_is_zero(case, 
     pipe, _, case = case
     usual = nothing(pipe.usual(case.scorer.encoded.question))
     at = (1, 2) if kind == "own" else (0, 2)
-    found = case.scorer.silenced(*chosen(usual, **{kind: [at]}), usual)
+    found = case.scorer.ablate_heads(*chosen(usual, **{kind: [at]}), usual)
     layer = pipe.model.qformer.encoder.layer[at[0]]
     dense = (layer.attention if kind == "own" else layer.crossattention).output.dense
     kept = dense.weight.data.clone()
@@ -105,12 +105,12 @@ def test_what_is_usual_for_this_image_changes_nothing(case):
     pipe, encoded, case = case
     with torch.no_grad(), reading(pipe.model.qformer) as said:
         pipe._encoder.look(encoded.vision, case.scorer.instruction)
-    own = Usual(*(torch.cat(said[name]) for name in Usual._fields))
+    own = QFormerActivations(*(torch.cat(said[name]) for name in QFormerActivations._fields))
     everything = (torch.ones(1, len(part), 4, dtype=torch.bool) for part in (own.own, own.cross))
     clean = case.scorer.score(case.scorer.queries)
     for found in (
-        case.scorer.silenced(*everything, own),
-        case.scorer.hushed(torch.ones(1, case.scorer.queries.shape[1]).bool(), own),
+        case.scorer.ablate_heads(*everything, own),
+        case.scorer.ablate_query_messages(torch.ones(1, case.scorer.queries.shape[1]).bool(), own),
         case.scorer.apart(own),
     ):
         torch.testing.assert_close(found, clean, atol=1e-4, rtol=1e-4)
@@ -128,7 +128,11 @@ def test_a_hushed_query_is_found_and_heard_as_usual_and_goes_on_by_itself(case):
     attention = pipe.model.qformer.encoder.layer[0].attention.attention
     handle = attention.query.register_forward_hook(lambda *args: queries.append(args[-1]))
     try:
-        with torch.no_grad(), hushed(pipe.model.qformer, quiet, usual), reading(pipe.model.qformer) as said:
+        with (
+            torch.no_grad(),
+            ablate_query_messages(pipe.model.qformer, quiet, usual),
+            reading(pipe.model.qformer) as said,
+        ):
             pipe._encoder.look(encoded.vision, case.scorer.instruction)
     finally:
         handle.remove()
@@ -144,7 +148,7 @@ def test_a_hushed_query_is_found_and_heard_as_usual_and_goes_on_by_itself(case):
 def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
     pipe, encoded, case = case
     usual, given = pipe.usual(encoded.question), []
-    monkeypatch.setattr(case.scorer, "score", lambda queries, told=None: given.append(queries))
+    monkeypatch.setattr(case.scorer, "score", lambda queries, on_progress=None: given.append(queries))
     case.scorer.apart(usual)
     tokens = pipe.model.query_tokens.data
     kept = tokens.clone()
@@ -161,7 +165,7 @@ def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
     for query in range(before.shape[1]):
         quiet = torch.ones(1, before.shape[1], dtype=torch.bool)
         quiet[0, query] = False
-        with torch.no_grad(), hushed(pipe.model.qformer, quiet, usual):
+        with torch.no_grad(), ablate_query_messages(pipe.model.qformer, quiet, usual):
             alone = pipe._encoder.queries(encoded.vision, case.scorer.instruction)
         torch.testing.assert_close(before[:, query], alone[:, query], atol=1e-5, rtol=1e-4)
 
@@ -174,11 +178,11 @@ def test_an_unread_token_at_the_end_is_one_that_is_not_there(case):
     ids = case.scorer.instruction["input_ids"]
     read = torch.ones(1, ids.shape[1], dtype=torch.bool)
     read[0, -1] = False
-    found = case.scorer.unread(read)
+    found = case.scorer.mask_text(read)
     shorter = {"input_ids": ids[:, :-1], "attention_mask": torch.ones_like(ids[:, :-1])}
     queries = pipe._encoder.queries(encoded.vision, shorter)
     torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
-    assert talk(case).text.shape == (len(case.scorer.words), len(pipe.read_by_qformer(encoded.question)))
+    assert talk(case).text.shape == (len(case.scorer.words), len(pipe.qformer_text_tokens(encoded.question)))
     clean = case.scorer.score(case.scorer.queries)
     torch.testing.assert_close(talk(case).text[:, -1], (clean - found)[0], atol=1e-4, rtol=1e-4)
 
@@ -191,7 +195,7 @@ def test_with_all_that_was_seen_in_another_image_it_is_that_image(case):
         other = dataclasses.replace(other, question=encoded.question)
     said = pipe.said(other)
     own = torch.zeros(1, len(said.own), 4, dtype=torch.bool)
-    found = case.scorer.silenced(own, torch.ones(1, len(said.cross), 4, dtype=torch.bool), said)
+    found = case.scorer.ablate_heads(own, torch.ones(1, len(said.cross), 4, dtype=torch.bool), said)
     queries = pipe._encoder.queries(other.vision, case.scorer.instruction)
     torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(found, case.scorer.score(case.scorer.queries), atol=1e-3)
@@ -202,13 +206,13 @@ def test_rows_do_not_depend_on_those_beside_them(case):
     usual = pipe.usual(encoded.question)
     found = heads(case)
     for at in ((0, 1), (1, 3)):
-        alone = case.scorer.silenced(*chosen(usual, own=[at]), usual)[0]
+        alone = case.scorer.ablate_heads(*chosen(usual, own=[at]), usual)[0]
         clean = case.scorer.score(case.scorer.queries)[0]
         torch.testing.assert_close(found.own[:, at[0], at[1]], clean - alone, atol=1e-4, rtol=1e-3)
-    whole = case.scorer.silenced(*chosen(usual, cross=[(0, head) for head in range(4)]), usual)[0]
+    whole = case.scorer.ablate_heads(*chosen(usual, cross=[(0, head) for head in range(4)]), usual)[0]
     torch.testing.assert_close(found.cross_layers[:, 0], clean - whole, atol=1e-4, rtol=1e-3)
     quiet = torch.eye(case.scorer.queries.shape[1], dtype=torch.bool)[2:3]
-    alone = case.scorer.hushed(quiet, usual)[0]
+    alone = case.scorer.ablate_query_messages(quiet, usual)[0]
     torch.testing.assert_close(talk(case).queries[:, 2], clean - alone, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(talk(case).apart, clean - case.scorer.apart(usual)[0], atol=1e-4, rtol=1e-3)
 
@@ -225,14 +229,14 @@ def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch)
     cross = own[:, : len(usual.cross)].clone()
     own[1, 1, 0] = cross[1, 0, 1] = True
     works = (
-        lambda s: s.hushed(quiet, usual),
-        lambda s: s.silenced(own, cross, usual),
+        lambda s: s.ablate_query_messages(quiet, usual),
+        lambda s: s.ablate_heads(own, cross, usual),
         lambda s: s.apart(usual),
     )
     for work in works:
         given = []
         monkeypatch.setattr(
-            type(film), "score", lambda _, queries, told=None, to=given: to.append(queries) or queries
+            type(film), "score", lambda _, queries, on_progress=None, to=given: to.append(queries) or queries
         )
         work(film)
         for frame in FILM:
@@ -244,10 +248,10 @@ def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch)
 def test_hooks_are_gone_whatever_happens(case):
     pipe, encoded, case = case
     before, usual = hooks(pipe.model.qformer), pipe.usual(encoded.question)
-    with pytest.raises(KeyError), hushed(pipe.model.qformer, torch.zeros(1, 4).bool(), usual):
+    with pytest.raises(KeyError), ablate_query_messages(pipe.model.qformer, torch.zeros(1, 4).bool(), usual):
         assert hooks(pipe.model.qformer) > before
         raise KeyError
-    with silenced(pipe.model.qformer, *chosen(usual), usual), reading(pipe.model.qformer):
+    with ablate_heads(pipe.model.qformer, *chosen(usual), usual), reading(pipe.model.qformer):
         pass
     heads(case)
     talk(case)
@@ -263,24 +267,24 @@ class Planted:
     def __init__(self):
         self.asked = []
 
-    def silenced(self, own, cross, usual, told=None):
+    def ablate_heads(self, own, cross, usual, on_progress=None):
         self.asked.append(len(own))
         return -(1.0 * cross[:, 0, 1] + 2.0 * own[:, 3, 0])[:, None]
 
-    def hushed(self, chosen, usual, told=None):
+    def ablate_query_messages(self, chosen, usual, on_progress=None):
         return -4.0 * chosen[:, 2:3]
 
     def apart(self, usual):
         return torch.tensor([[-5.0]])
 
-    def unread(self, read, told=None):
+    def unread(self, read, on_progress=None):
         return -6.0 * (~read[:, 1:2])
 
 
 def test_effects_stand_where_their_heads_and_queries_are():
     capture = tiny_capture()
     capture = dataclasses.replace(capture, text_attention=torch.rand(6, 1, 4, 8, 3))
-    case = Case(Planted(), capture, None, usual=lambda: None)
+    case = ExplanationContext(Planted(), capture, None, usual=lambda: None)
     found = heads(case)
     assert found.cross.nonzero().tolist() == [[0, 0, 1]] and found.cross[0, 0, 1] == 1
     assert found.own.nonzero().tolist() == [[0, 3, 0]] and found.own[0, 3, 0] == 2

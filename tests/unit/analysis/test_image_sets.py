@@ -46,21 +46,21 @@ def test_a_query_that_stays_and_one_that_never_looks_twice_at_a_place():
     found = qformer_viz.across([planted(row) for row in places.tolist()])
     assert found.rows == (*map(str, CROSS), "mean") and found.images == 4
     expected = torch.tensor([0.0, 1.0, 0.5] + [0.0] * (QUERIES - 3))
-    assert torch.allclose(found.follows, expected.expand_as(found.follows), atol=1e-6)
+    assert torch.allclose(found.content_dependence, expected.expand_as(found.content_dependence), atol=1e-6)
 
 
 def test_its_figures_are_those_of_the_single_measures():
     captures = [fake_capture(number) for number in range(5)]
     found = qformer_viz.across(captures)
     cross = torch.cat([c.cross_attention for c in captures], 1)
-    for row, layer in zip(found.follows, (*range(len(CROSS)), None), strict=True):
+    for row, layer in zip(found.content_dependence, (*range(len(CROSS)), None), strict=True):
         dependence = content_dependence(patches(select(cross, layer)))
         assert torch.allclose(row, dependence / math.log(5), atol=1e-6)
     states = torch.cat([c.query_states[-1] for c in captures])
     assert found.reference == redundancy_reference(states)
     assert found.collapse == qformer_viz.collapse(states, patches(select(cross)))
     again = qformer_viz.across([joined(captures)])
-    assert torch.equal(again.follows, found.follows) and again.images == 5
+    assert torch.equal(again.content_dependence, found.content_dependence) and again.images == 5
 
 
 def test_one_image_or_two_models_cannot_be_compared():
@@ -89,18 +89,18 @@ def folder(tmp_path, monkeypatch):
 def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(folder):
     paths = pictures(folder, "red", "green", "blue")
     asked = []
-    services = fake_services(album=lambda world: asked.append(world) or iter(paths))
+    services = fake_services(sample_images=lambda world: asked.append(world) or iter(paths))
     told, view, plot = image_sets_view.looked(services, Session(), None, still)
     assert asked == ["fakes"] and "Fake &lt;b&gt;model&lt;/b&gt; over 3 images:" in told
-    found = qformer_viz.across([services.speaker.pipe.encode(path).record.result for path in paths])
-    assert np.allclose(plot["value"].data[0].z, found.follows, atol=1e-4) and plot["visible"]
+    found = qformer_viz.across([services.chat_model.pipe.encode(path).record.result for path in paths])
+    assert np.allclose(plot["value"].data[0].z, found.content_dependence, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     shown = json.loads(view)
-    assert np.allclose(shown["follows"], found.follows, atol=1e-3)
+    assert np.allclose(shown["follows"], found.content_dependence, atol=1e-3)
     assert [image["image"]["width"] for image in shown["images"]] == [60] * 3
     for image, path in zip(shown["images"], paths, strict=True):
         maps, cls = unpack(image)
-        cross = services.speaker.pipe.encode(path).record.result.cross_attention[:, 0].mean(1)
+        cross = services.chat_model.pipe.encode(path).record.result.cross_attention[:, 0].mean(1)
         assert np.allclose(maps[:, 0], cross[..., 1:], atol=0.01)
         assert np.allclose(cls[:, 0], cross[..., 0], atol=1e-3)
 
@@ -108,13 +108,13 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
 def test_large_pictures_are_sent_small(folder):
     Image.new("RGB", (1200, 600), "red").save(folder / "large.png")
     seen = encoded(fake_services(), Session(), [str(folder / "large.png"), *pictures(folder, "blue")])
-    shown = image_sets_view.album(seen, qformer_viz.across([each.record.result for each in seen]))
+    shown = image_sets_view.sample_images(seen, qformer_viz.across([each.record.result for each in seen]))
     assert [image["image"]["width"] for image in shown["images"]] == [256, 60] and seen[0].image.width == 1200
 
 
 def test_no_more_pictures_than_the_server_allows(folder):
     paths = pictures(folder, "red", "green", "blue")
-    services = fake_services(album=lambda world: paths * 20)
+    services = fake_services(sample_images=lambda world: paths * 20)
     services = replace(services, limits=replace(services.limits, images=2))
     assert "over 2 images" in image_sets_view.looked(services, Session(), None, still)[0]
     for chosen in (paths, paths[:1]):
@@ -161,7 +161,7 @@ def test_it_can_be_stopped(folder):
         session.pause.set()
 
     told, view, _ = image_sets_view.looked(services, session, pictures(folder, "red", "green", "blue"), stop)
-    assert STOPPED in told and view == "" and services.speaker.pipe.encoded == 2
+    assert STOPPED in told and view == "" and services.chat_model.pipe.encoded == 2
     assert (
         "over 3 images"
         in image_sets_view.looked(services, session, pictures(folder, "red", "green", "blue"), still)[0]
@@ -189,6 +189,6 @@ def test_the_program_has_pictures_of_every_world():
     from qformer_viz.attribution.reference_activations import reference_images
     from tests.ui.test_app import stand_in
 
-    assert app.make_services(stand_in()).album is reference_images
+    assert app.make_services(stand_in()).sample_images is reference_images
     assert len([*islice(reference_images("emoji scenes"), 24)]) == 24
     assert len([*reference_images("photographs")]) == 12

@@ -105,7 +105,9 @@ def test_it_repeats_and_leaves_everything_as_it_was():
     before, state = features.clone(), torch.get_rng_state()
     steps = []
     with torch.no_grad():
-        first = usable_information(features, {"a": label, "b": label}, told=lambda *at: steps.append(at))
+        first = usable_information(
+            features, {"a": label, "b": label}, on_progress=lambda *at: steps.append(at)
+        )
     assert first == usable_information(features, {"a": label, "b": label}) and first["a"] == first["b"]
     assert first != usable_information(features, {"a": label, "b": label}, seed=1)
     assert features.equal(before) and torch.get_rng_state().equal(state) and steps == [(1, 2), (2, 2)]

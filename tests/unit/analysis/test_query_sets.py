@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 import qformer_viz
-from qformer_viz import Case
+from qformer_viz import ExplanationContext
 from qformer_viz.analysis.query_sets import lost, pairs, shapley, smallest, spelled
 from qformer_viz.attribution import knockout
 from qformer_viz.attribution.explanation import prepare
@@ -29,7 +29,7 @@ class Game:
         self.queries = torch.ones(1, players, 2)
         self.value, self.asked = value, 0
 
-    def score(self, queries, told=None):
+    def score(self, queries, on_progress=None):
         self.asked += len(queries)
         worth = [self.value(row[:, 0].bool().tolist()) for row in queries]
         return torch.tensor([[w, 0.0] for w in worth])
@@ -39,7 +39,7 @@ class Game:
 
 
 def case(players, value):
-    return Case(Game(players, value), None, torch.zeros(1, players, 2))
+    return ExplanationContext(Game(players, value), None, torch.zeros(1, players, 2))
 
 
 def glove(there):
@@ -95,7 +95,7 @@ def test_the_smallest_set_needs_each_of_its_queries():
 
 def test_shapley_is_told_and_can_be_stopped():
     heard = []
-    told = dataclasses.replace(case(4, glove), told=lambda done, of: heard.append((done, of)))
+    told = dataclasses.replace(case(4, glove), on_progress=lambda done, of: heard.append((done, of)))
     shapley(told, permutations=6)
     assert heard == [(2, 6), (4, 6), (6, 6)]
 
@@ -109,12 +109,12 @@ def bundled():
 
 def test_on_the_bundled_model(bundled):
     real = bundled[-1]
-    gains = (ends(real)[0] - ends(real)[1]).tolist()
+    image_gain = (ends(real)[0] - ends(real)[1]).tolist()
     found = shapley(real, permutations=4)
-    assert found.values.sum(-1).tolist() == pytest.approx(gains, abs=1e-3)
+    assert found.values.sum(-1).tolist() == pytest.approx(image_gain, abs=1e-3)
     # The loss of every query at once is the gain, and that of one the knock-out.
     every = torch.ones(1, 32, dtype=torch.bool)
-    assert lost(real, every)[0].tolist() == pytest.approx(gains, abs=1e-3)
+    assert lost(real, every)[0].tolist() == pytest.approx(image_gain, abs=1e-3)
     one = torch.eye(32, dtype=torch.bool)[7:8]
     torch.testing.assert_close(lost(real, one)[0], knockout.effects(real)[:, 7], atol=1e-4, rtol=1e-4)
 

@@ -6,7 +6,7 @@ import qformer_viz
 from qformer_viz import METHODS
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.errors import AttentionError
-from qformer_viz.evaluation.assessment import judge
+from qformer_viz.evaluation.assessment import assess
 from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
 from tests.unit.runtime.test_pipeline import picture
@@ -40,7 +40,7 @@ def test_a_method_that_needs_attention_says_so_and_the_others_work(mamba, name):
 
 
 def test_a_map_is_judged_without_attention(mamba):
-    assert judge(mamba, attribute(mamba), 0).sentence
+    assert assess(mamba, attribute(mamba), 0).sentence
 
 
 def test_of_a_hybrid_the_layers_that_attend_are_read():

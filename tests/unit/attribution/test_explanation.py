@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz import METHODS, BadSelection, Case
+from qformer_viz import METHODS, BadSelection, ExplanationContext
 from qformer_viz.attribution import knockout, occlusion, raw_attention
 from qformer_viz.domains.emoji.scenes import random_scene, render
 from qformer_viz.runtime.token_text import split_words
@@ -122,11 +122,11 @@ class Planted:
     def __init__(self):
         self.queries = torch.tensor([[[2.0], [5.0], [1.0]]])
 
-    def score(self, queries, told=None):
+    def score(self, queries, on_progress=None):
         values = queries[..., 0]
         return torch.stack([3 * values[:, 1] - values[:, 2], torch.zeros(len(values))], 1)
 
-    def shown(self, keep, told=None):
+    def shown(self, keep, on_progress=None):
         return self.score(self.queries * keep[:, 0, 1:, None])
 
     def attention(self, queries=None):
@@ -145,7 +145,7 @@ def planted():
         (1, 3),
         "sdpa",
     )
-    return Case(Planted(), capture, torch.tensor([[[0.0], [1.0], [0.0]]]))
+    return ExplanationContext(Planted(), capture, torch.tensor([[[0.0], [1.0], [0.0]]]))
 
 
 def test_every_method_on_a_model_computed_by_hand():
@@ -201,7 +201,7 @@ def test_explaining_runs_no_vit_and_keeps_no_graph(seen):
     for each in found:
         assert each.scores.shape[::2] == (len(each.words), each.grid[0] * each.grid[1])
         assert not each.scores.requires_grad and each.scores.device.type == "cpu"
-        assert each.gains.abs().max() < 1e-4 and not each.visual.any()
+        assert each.image_gain.abs().max() < 1e-4 and not each.visual.any()
 
 
 @pytest.mark.parametrize("name", ["blip2-emoji", "instructblip-emoji"])

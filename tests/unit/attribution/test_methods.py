@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz import METHODS, Case
+from qformer_viz import METHODS, ExplanationContext
 from qformer_viz.attribution import gradient, integrated_gradients, norm_based, raw_attention, rise, rollout
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.errors import GradientError
@@ -57,7 +57,7 @@ def entries(shape, count, seed=0):
 
 def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
     pipe, encoded, _, scorer, word = precise
-    y, (found,) = scorer.vision_slopes(word, encoded.vision[None])
+    y, (found,) = scorer.feature_gradients(word, encoded.vision[None])
     whole = scorer.score(encoded.queries)[0, word]
     torch.testing.assert_close(y[0], whole, atol=1e-5, rtol=1e-5)
 
@@ -71,7 +71,7 @@ def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
             slopes(lambda by, at=at: by_vision(moved(encoded.vision, at, by))),
             found.abs().max(),
         )
-    by_queries = scorer.attention_slopes(word).queries[None]
+    by_queries = scorer.attention_gradients(word).queries[None]
     for at in entries(encoded.queries.shape, 6):
         differences = slopes(lambda by, at=at: scorer.score(moved(encoded.queries, at, by))[0, word].item())
         assert close(by_queries[at].item(), differences, by_queries.abs().max())
@@ -80,7 +80,7 @@ def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
 
 def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
     pipe, encoded, _, scorer, word = precise
-    found = scorer.attention_slopes(word)
+    found = scorer.attention_gradients(word)
     module = importlib.import_module(type(pipe.model.qformer).__module__)
     stock, poke = module.eager_attention_forward, {}
 
@@ -94,7 +94,7 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
 
     monkeypatch.setattr(module, "eager_attention_forward", poked)
     pipe.model.qformer.set_attn_implementation("eager")
-    kinds = {"cross": (found.cross, found.cross_slope), "own": (found.own, found.own_slope)}
+    kinds = {"cross": (found.cross, found.cross_gradient), "own": (found.own, found.own_gradient)}
     crossing = encoded.record.result.cross_layers
     for kind, (maps, gradients) in kinds.items():
         assert maps.shape == gradients.shape and gradients.abs().max() > 0.01
@@ -119,7 +119,7 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
 def test_the_maps_with_slopes_are_those_that_were_captured(seen):  # noqa: F811
     pipe, encoded, answer = seen
     capture = encoded.record.result
-    found = pipe.scorer(encoded, answer).attention_slopes(0)
+    found = pipe.scorer(encoded, answer).attention_gradients(0)
     torch.testing.assert_close(found.cross, capture.cross_attention, atol=1e-5, rtol=1e-4)
     count = fakes.QUERIES
     torch.testing.assert_close(found.own[..., :count, :count], capture.self_attention, atol=1e-5, rtol=1e-4)
@@ -147,16 +147,16 @@ def test_gradients_do_not_pile_up_and_leave_no_graph(seen):  # noqa: F811
 def test_chefers_rules_by_hand():
     """Two queries, one head, two patches and CLS; both layers read one another, the first looks."""
     own = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]], [[[0.0, 1.0], [1.0, 0.0]]]])
-    own_slope = torch.tensor([[[[2.0, -2.0], [9.0, 1.0]]], [[[9.0, 3.0], [0.0, 9.0]]]])
+    own_gradient = torch.tensor([[[[2.0, -2.0], [9.0, 1.0]]], [[[9.0, 3.0], [0.0, 9.0]]]])
     cross = torch.tensor([[[[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]]])
-    cross_slope = torch.tensor([[[[9.0, 4.0, -4.0], [2.0, 9.0, 9.0]]]])
+    cross_gradient = torch.tensor([[[[9.0, 4.0, -4.0], [2.0, 9.0, 9.0]]]])
     # Layer 0: weights diag(1, 1), so R_ss = diag(2, 2), and normalised 2 on the diagonal. It looks: [[0,2,0],[2,0,0]],
     # twice. Layer 1: the first query takes 3 of what the second has.
     expected = torch.tensor([[12.0, 4.0, 0.0], [4.0, 0.0, 0.0]])
-    assert gradient.relevance(own, own_slope, cross, cross_slope, (0,)).tolist() == expected.tolist()
+    assert gradient.relevance(own, own_gradient, cross, cross_gradient, (0,)).tolist() == expected.tolist()
     # Text after the queries looks at nothing; where nothing mixes, 0 / 0 stays 0.
     wide, flat = torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 3, 3)
-    seen_ = gradient.relevance(wide, flat, cross, cross_slope.abs(), (0,))
+    seen_ = gradient.relevance(wide, flat, cross, cross_gradient.abs(), (0,))
     assert seen_.tolist() == [[0, 2, 2], [2, 0, 0]]
 
 
@@ -247,7 +247,7 @@ def test_completeness_on_a_model(precise):
     errors = []
     for points in (4, 32, 256):
         shares, error = integrated_gradients.integrated(
-            lambda vision: scorer.vision_slopes(word, vision), start, end, points
+            lambda vision: scorer.feature_gradients(word, vision), start, end, points
         )
         errors.append(abs(error))
     assert errors[-1] < max(0.02, errors[0] / 10)
@@ -289,7 +289,7 @@ def test_what_methods_share_is_computed_once(seen, monkeypatch):  # noqa: F811
     case = prepare(pipe, encoded, answer)
     calls, score = [], case.scorer.score
     monkeypatch.setattr(
-        case.scorer, "score", lambda queries, told=None: calls.append(len(queries)) or score(queries)
+        case.scorer, "score", lambda queries, on_progress=None: calls.append(len(queries)) or score(queries)
     )
     for layer in (None, "mean"):
         attribute(case, "knockout", layer)
@@ -305,14 +305,14 @@ def test_long_work_is_told_and_can_be_stopped(seen, name):  # noqa: F811
     def told(done, of):
         heard.append((done, of))
 
-    attribute(case, name, told=told)
+    attribute(case, name, on_progress=told)
     assert heard[-1][0] == heard[-1][1] and [done for done, _ in heard] == sorted({d for d, _ in heard})
 
     def stop(done, of):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attribute(prepare(pipe, encoded, answer), name, told=stop)
+        attribute(prepare(pipe, encoded, answer), name, on_progress=stop)
     attribute(case, "knockout")
 
 
@@ -364,7 +364,7 @@ def test_greedy_decoding_is_foretold(seen):  # noqa: F811
 def test_a_case_without_attention_maps_of_one_layer():
     """The planted model has no ViT: methods that need none of the model's weights work on any scorer."""
     case = planted()
-    assert isinstance(case, Case)
+    assert isinstance(case, ExplanationContext)
     for name in ("knockout", "raw", "rollout", "occlusion", "rise"):
         assert METHODS[name].compute(case).shape[::2] == (2, 3)
 

@@ -8,7 +8,7 @@ from qformer_viz.attention_maps import patches, select
 from qformer_viz.attribution import integrated_gradients
 from qformer_viz.attribution.explanation import attribute, explain, prepare
 from qformer_viz.attribution.knockout import ends
-from qformer_viz.evaluation.assessment import MAP, judge
+from qformer_viz.evaluation.assessment import MAP, assess
 from qformer_viz.evaluation.faithfulness import steps
 from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
@@ -79,7 +79,7 @@ def test_every_method_takes_a_film_apart(pipes, kind):  # noqa: F811
     brought = (ends(case)[0, word] - blank).item()
     coarse, fine = (
         integrated_gradients.integrated(
-            lambda v: case.scorer.vision_slopes(word, v), start, encoded.vision, points
+            lambda v: case.scorer.feature_gradients(word, v), start, encoded.vision, points
         )
         for points in (integrated_gradients.POINTS, 256)
     )
@@ -96,11 +96,11 @@ def test_slopes_of_a_film_are_those_of_its_score(pipes, kind):  # noqa: F811
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
     scorer = pipe.scorer(encoded, answer)
-    found = scorer.attention_slopes(0)
+    found = scorer.attention_gradients(0)
     capture = encoded.record.result
     torch.testing.assert_close(found.cross, capture.cross_attention, atol=1e-5, rtol=1e-4)
     assert found.queries.shape == encoded.queries.shape[1:]
-    assert found.cross_slope.abs().flatten(2).amax((0, 2)).min() > 0  # every frame counts
+    assert found.cross_gradient.abs().flatten(2).amax((0, 2)).min() > 0  # every frame counts
     step = 1e-2 * found.queries / found.queries.norm()
     up, down = scorer.score(torch.cat([encoded.queries + step, encoded.queries - step]))[:, 0]
     torch.testing.assert_close((up - down) / 2, (found.queries * step).sum(), atol=1e-4, rtol=0.02)
@@ -122,7 +122,7 @@ def test_a_map_of_a_film_is_judged_in_all_frames(pipes):  # noqa: F811
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, SHORT)
     case = prepare(pipe, encoded, answer)
     found = attribute(case, "knockout")
-    verdict = judge(case, found, 0)
+    verdict = assess(case, found, 0)
     whole = ends(case)[0, 0].item()
     assert verdict.deletion[MAP][0] == pytest.approx(whole, abs=1e-4)
     # The half of all frames' patches that weigh most, hidden by hand.

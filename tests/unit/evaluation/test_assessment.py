@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz import Attribution, BadSelection, Capture, Case
+from qformer_viz import Attribution, BadSelection, Capture, ExplanationContext
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.domains.emoji.scenes import random_scene, render
-from qformer_viz.evaluation.assessment import CENTRE, ERASER, FRACTIONS, MAP, RANDOM_ORDER, judge
+from qformer_viz.evaluation.assessment import CENTRE, ERASER, FRACTIONS, MAP, RANDOM_ORDER, assess
 
 GRID = (8, 8)
 OBJECT = torch.zeros(GRID, dtype=torch.bool)
@@ -26,12 +26,12 @@ class Seen:
     def __init__(self):
         self.queries = torch.ones(1, 64, 1)
 
-    def shown(self, keep, told=None):
+    def shown(self, keep, on_progress=None):
         if told is not None:
             told(len(keep), len(keep))
         return self.score(keep[:, 0, 1:, None].float())
 
-    def score(self, queries, told=None):
+    def score(self, queries, on_progress=None):
         shown = queries[:, OBJECT.flatten(), 0].mean(1)
         return torch.stack([10 * shown - 12, torch.zeros(len(queries)) - 1], 1)
 
@@ -49,7 +49,7 @@ def case():
         GRID,
         "sdpa",
     )
-    return Case(Seen(), capture, torch.zeros(1, 64, 1))
+    return ExplanationContext(Seen(), capture, torch.zeros(1, 64, 1))
 
 
 def found(patches, method="planted"):
@@ -59,7 +59,7 @@ def found(patches, method="planted"):
 
 
 def test_the_truth_is_believed_and_its_inverse_is_not(case):
-    true = judge(case, found(OBJECT.float()), 0, OBJECT)
+    true = assess(case, found(OBJECT.float()), 0, OBJECT)
     assert true.better == (True, True) and true.sentence.startswith("Believe it: ")
     assert (true.pointing, true.mass, true.chance) == (1, 1, pytest.approx(12 / 64))
     # Six patches of 64: a tenth of the image holds them all, one in a hundred only one.
@@ -68,7 +68,7 @@ def test_the_truth_is_believed_and_its_inverse_is_not(case):
     assert "costs “cat” 10.0 nats" in true.sentence
     assert true.deletion[MAP][0] == -2 and true.deletion[MAP][-1] == -12 == true.insertion[MAP][0]
     assert true.fractions == FRACTIONS and len(true.comprehensiveness) == len(ERASER)
-    wrong = judge(case, found(1 - OBJECT.float()), 0, OBJECT)
+    wrong = assess(case, found(1 - OBJECT.float()), 0, OBJECT)
     assert wrong.better == (False, False) and wrong.sentence.startswith("Do not believe it")
     assert wrong.pointing < 0.2 and wrong.mass == 0
     assert wrong.areas[MAP][0] > wrong.areas[RANDOM_ORDER][0] > true.areas[MAP][0]
@@ -80,7 +80,7 @@ def test_the_truth_is_believed_and_its_inverse_is_not(case):
     [(0.04, "costs “cat” 0.0 nats"), (-0.04, "costs “cat” 0.0"), (-1.2, "brings “cat” 1.2 nats")],
 )
 def test_a_cost_is_no_gain_and_no_nought_has_a_minus(case, lost, says):
-    verdict = judge(case, found(OBJECT.float()), 0, OBJECT)
+    verdict = assess(case, found(OBJECT.float()), 0, OBJECT)
     assert (
         f"hiding its strongest tenth {says}"
         in replace(verdict, comprehensiveness=(lost,) * len(ERASER)).sentence
@@ -90,13 +90,13 @@ def test_a_cost_is_no_gain_and_no_nought_has_a_minus(case, lost, says):
 def test_half_a_truth_is_believed_in_part(case):
     """Any three patches of the object are enough. A map that finds three does well shown alone, and badly hidden."""
 
-    def three_of_it(queries, told=None):
+    def three_of_it(queries, on_progress=None):
         return -12 + 10 * (queries[:, OBJECT.flatten()].sum(1) >= 3).float().expand(-1, 2)
 
     case.scorer.score = three_of_it
     half = torch.linspace(0.1, 0.2, 64).view(GRID)
     half[OBJECT] = torch.tensor([9.0, 8.0, 7.0, 0.0, 0.0, 0.0])
-    told = judge(case, found(half), 0)
+    told = assess(case, found(half), 0)
     assert told.better == (False, True) and told.pointing is None and told.mass is None
     assert (
         told.sentence.startswith("Believe it in part")
@@ -105,31 +105,31 @@ def test_half_a_truth_is_believed_in_part(case):
 
 
 def test_a_word_that_no_patch_changes_cannot_be_told(case):
-    told = judge(case, found(OBJECT.float()), 1)
+    told = assess(case, found(OBJECT.float()), 1)
     assert told.areas is None and told.sentence.startswith("Cannot be told")
 
 
 def test_agreement_with_knock_out(case):
-    same = judge(case, found(OBJECT.float()), 0)
+    same = assess(case, found(OBJECT.float()), 0)
     assert same.agreement == pytest.approx(1) and not same.of_queries
     scores = torch.stack([torch.diag(-OBJECT.float().flatten()), torch.zeros(64, 64)])
     ones = torch.ones(2)
     against = Attribution(("cat", "of"), scores, -ones, ones, "raw", 0, torch.zeros(64), GRID, 0.0)
-    told = judge(case, against, 0)
+    told = assess(case, against, 0)
     assert told.agreement == pytest.approx(-1) and told.of_queries
-    assert judge(case, attribute(case, "knockout"), 0).agreement is None
+    assert assess(case, attribute(case, "knockout"), 0).agreement is None
 
 
 def test_a_map_of_one_word_is_found_by_its_word(case):
     one = attribute(case, "knockout", words=[0])
-    assert judge(case, one, 0).better == (True, True)
+    assert assess(case, one, 0).better == (True, True)
     with pytest.raises(BadSelection, match="explain this word"):
-        judge(case, one, 1)
+        assess(case, one, 1)
 
 
 def test_judging_is_told_and_can_be_stopped(case):
     heard = []
-    judge(case, found(OBJECT.float()), 0, told=lambda done, of: heard.append((done, of)))
+    assess(case, found(OBJECT.float()), 0, on_progress=lambda done, of: heard.append((done, of)))
     rows = 2 * len(FRACTIONS) * 7  # the map, the centre and five random orders; hidden and shown
     assert heard == [(rows, rows)]
 
@@ -137,7 +137,7 @@ def test_judging_is_told_and_can_be_stopped(case):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        judge(case, found(OBJECT.float()), 0, told=stop)
+        assess(case, found(OBJECT.float()), 0, on_progress=stop)
 
 
 def test_on_the_bundled_model():
@@ -153,7 +153,7 @@ def test_on_the_bundled_model():
         noise = torch.rand(whole.scores.shape, generator=make)
         for index, word in enumerate(whole.words):
             if word in {item.noun for item in scene.objects}:
-                believed.append(all(judge(case, whole, index).better))
+                believed.append(all(assess(case, whole, index).better))
                 fake = Attribution(**{**vars(whole), "scores": noise, "method": "noise"})
-                random.append(all(judge(case, fake, index).better))
+                random.append(all(assess(case, fake, index).better))
     assert len(believed) >= 6 and np.mean(believed) > 0.7 and np.mean(random) < 0.2

@@ -59,9 +59,9 @@ def test_a_child_gives_what_this_process_gives(pool, name):
     there, here = pool.decode(SOUND[name]), images.decode(SOUND[name])
     assert (there.sha256, there.size, there.notices) == (here.sha256, here.size, here.notices)
     assert [frame.tobytes() for frame in there.frames] == [frame.tobytes() for frame in here.frames]
-    assert (there.film is None) == (here.film is None)
-    if here.film:
-        assert (there.film.moments, there.film.length) == (here.film.moments, here.film.length)
+    assert (there.video is None) == (here.video is None)
+    if here.video:
+        assert (there.video.timestamps, there.video.length) == (here.video.timestamps, here.video.length)
 
 
 def test_a_large_picture_is_the_same_too(pool):
@@ -288,8 +288,8 @@ def replied(pixels=b"", **content):
         replied(frames=[[2.5, 2]]),
         replied(frames=[]),
         replied(frames=[[2, 2]] * 4),
-        replied(bytes(48), frames=[[2, 2]] * 4, film={"moments": [1], "length": 4}),
-        replied(bytes(48), frames=[[2, 2]] * 4, film={"moments": [], "length": 1e400}),
+        replied(bytes(48), frames=[[2, 2]] * 4, video={"moments": [1], "length": 4}),
+        replied(bytes(48), frames=[[2, 2]] * 4, video={"moments": [], "length": 1e400}),
         replied(bytes(12), size=[0, 2]),
         replied(bytes(12), notices=[{}]),
         replied(bytes(12), notices=7),
@@ -336,7 +336,9 @@ def test_without_limits_of_the_system_children_are_watched(limits, make, words, 
     monkeypatch.setattr(
         decode_child,
         "_code",
-        lambda *given: code(*given).replace(" main(", f" from qformer_viz.media import decode_worker; {patch}"),
+        lambda *given: code(*given).replace(
+            " main(", f" from qformer_viz.media import decode_worker; {patch}"
+        ),
     )
     assert patch in decode_child._code(1, 1, 1)
     with contextlib.closing(Pool(children=1, **limits)) as pool:

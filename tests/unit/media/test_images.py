@@ -341,9 +341,7 @@ def test_decoding_leaves_the_warning_filters_as_they_were():
 
 
 def test_the_decoder_loads_no_model_library():
-    code = (
-        "import sys, qformer_viz.media.images; print({'transformers', 'gradio'} & set(sys.modules))"
-    )
+    code = "import sys, qformer_viz.media.images; print({'transformers', 'gradio'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 
@@ -398,7 +396,7 @@ def test_a_webp_is_refused_where_its_reader_holds_it_too_often():
 def test_a_gif_whose_frame_outgrows_its_screen_is_its_first_frame(dispose):
     assert image_headers.read(bombs.gif_growing_frame(30000, 30000, dispose), images.MAX_PIXELS).grows
     decoded = decode(bombs.gif_growing_frame(30000, 30000, dispose))
-    assert decoded.size == decoded.image.size == (10, 10) and decoded.film is None
+    assert decoded.size == decoded.image.size == (10, 10) and decoded.video is None
     assert "only the first frame of 4" in decoded.notices[0]
 
 
@@ -438,7 +436,7 @@ def test_frames_are_reduced_one_by_one(format, monkeypatch):
 def test_an_animation_too_large_to_be_held_several_times_is_its_first_frame(format, monkeypatch):
     monkeypatch.setattr("qformer_viz.media.video.MAX_CANVAS", 30 * 40 - 1)
     decoded = decode(flat((40, 30), RED, format, 5))
-    assert decoded.film is None and near(decoded.image.getpixel((9, 9)), RED)
+    assert decoded.video is None and near(decoded.image.getpixel((9, 9)), RED)
     assert "only the first frame of 5" in decoded.notices[0]
 
 
@@ -459,7 +457,7 @@ GOOD, SHORT = [256, *range(16), 257], [256, 1, 2, 3, 257]
 
 
 def test_a_damaged_first_frame_is_damaged_whatever_comes_behind_it():
-    assert decode(gif_of(GOOD, GOOD)).film is not None
+    assert decode(gif_of(GOOD, GOOD)).video is not None
     for broken in (gif_of(SHORT), gif_of(SHORT, GOOD), gif_of(SHORT, GOOD, GOOD, GOOD, GOOD)):
         with pytest.raises(ImageError, match="damaged"):
             decode(broken)
@@ -467,7 +465,7 @@ def test_a_damaged_first_frame_is_damaged_whatever_comes_behind_it():
 
 def test_after_a_damaged_later_frame_the_first_one_is_read_afresh():
     decoded = decode(gif_of(GOOD, SHORT, GOOD))
-    assert decoded.film is None and decoded.sha256 == decode(gif_of(GOOD)).sha256
+    assert decoded.video is None and decoded.sha256 == decode(gif_of(GOOD)).sha256
 
 
 def test_a_png_whose_rows_end_early_is_damaged():
@@ -503,7 +501,7 @@ def test_an_animated_png_with_a_short_frame(which):
             decode(data)
     else:
         decoded = decode(data)
-        assert decoded.film is None and decoded.image.getpixel((7, 7)) == (99, 99, 99)
+        assert decoded.video is None and decoded.image.getpixel((7, 7)) == (99, 99, 99)
 
 
 @pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\x37"])

@@ -45,21 +45,21 @@ def test_frames_are_spread_evenly_from_the_first_on(length, indices):
     assert [same(frame, noise(index)) for frame, index in zip(decoded.frames, indices, strict=True)] == [
         True
     ] * 4
-    assert decoded.film.moments == tuple(f"frame {index + 1}" for index in indices)
-    assert decoded.film.length == length and same(decoded.image, noise(0))
+    assert decoded.video.timestamps == tuple(f"frame {index + 1}" for index in indices)
+    assert decoded.video.length == length and same(decoded.image, noise(0))
     assert ("its 4 frames" if length == 4 else f"4 frames of {length}") + " are seen" in decoded.notices[0]
 
 
 def test_the_digest_is_that_of_all_frames_and_a_still_has_its_own():
     film, other = decode([noise(0), noise(1)]), decode([noise(0), noise(2)])
     assert film.sha256 != other.sha256 and film.still().sha256 == decode(noise(0)).sha256
-    assert film.still().film is None and "only the first frame of 2" in film.still().notices[0]
-    assert decode(noise(0)).still() is not None and decode(noise(0)).film is None
+    assert film.still().video is None and "only the first frame of 2" in film.still().notices[0]
+    assert decode(noise(0)).still() is not None and decode(noise(0)).video is None
 
 
 def test_a_list_of_pictures_is_a_film():
     decoded = decode([np.asarray(noise(seed)) for seed in range(6)])
-    assert decoded.film.moments == ("picture 1", "picture 2", "picture 4", "picture 5")
+    assert decoded.video.timestamps == ("picture 1", "picture 2", "picture 4", "picture 5")
     assert same(decoded.frames[2], noise(3))
 
 
@@ -72,20 +72,20 @@ def test_pictures_of_several_sizes_and_of_none_are_no_film():
 
 def test_one_too_long_to_look_through_is_sampled_from_its_beginning(monkeypatch):
     monkeypatch.setattr(video, "MAX_PIXELS", 40 * 50 * 8)
-    assert decode(gif(20)).film.moments == ("frame 1", "frame 3", "frame 5", "frame 7")
+    assert decode(gif(20)).video.timestamps == ("frame 1", "frame 3", "frame 5", "frame 7")
     monkeypatch.setattr(video, "MAX_PIXELS", 40 * 50 * 3)
-    assert decode(gif(20)).film is None and "only the first frame of 20" in decode(gif(20)).notices[0]
+    assert decode(gif(20)).video is None and "only the first frame of 20" in decode(gif(20)).notices[0]
 
 
 def test_one_with_a_damaged_frame_is_a_still():
     data = gif(8)
     decoded = decode(data[: 3 * len(data) // 4])
-    assert decoded.film is None and same(decoded.image, noise(0))
+    assert decoded.video is None and same(decoded.image, noise(0))
 
 
 def test_a_picture_of_the_callers_own_is_left_at_its_first_frame():
     picture = Image.open(io.BytesIO(gif(8)))
-    assert decode(picture).film is not None and picture.tell() == 0
+    assert decode(picture).video is not None and picture.tell() == 0
 
 
 def film_bytes(count=20, size=(48, 64), rate=10, format="mp4", codec="mpeg4", step=10):
@@ -112,7 +112,7 @@ def test_a_video_file_is_a_film(format):
     decoded = decode(film_bytes(format=format))
     levels = [round(np.asarray(frame)[-4:, -4:].mean() / 10) for frame in decoded.frames]
     assert levels == [0, 5, 10, 15]
-    assert decoded.film.moments == ("0.0 s", "0.5 s", "1.0 s", "1.5 s")
+    assert decoded.video.timestamps == ("0.0 s", "0.5 s", "1.0 s", "1.5 s")
     assert decoded.image.size == (64, 48) and "are seen" in decoded.notices[0]
 
 
@@ -128,7 +128,7 @@ def test_where_key_frames_are_far_apart_the_frame_that_was_reached_is_shown_with
     decoded = decode(film_bytes(count=48, step=5))
     levels = [round(np.asarray(frame)[-4:, -4:].mean() / 5) for frame in decoded.frames]
     assert levels != [0, 12, 24, 36] and levels[0] == 0 and levels == sorted(levels)
-    assert decoded.film.moments == tuple(f"{level / 10:.1f} s" for level in levels)
+    assert decoded.video.timestamps == tuple(f"{level / 10:.1f} s" for level in levels)
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "avi"])
@@ -331,7 +331,7 @@ def test_blip2_sees_the_first_frame_and_says_so(pipes):
     pipe = pipes["blip2-opt"]
     encoded, still = pipe.encode(FILM), pipe.encode(FILM[0])
     assert torch.equal(encoded.queries, still.queries) and encoded.sha256 == still.sha256
-    assert "only the first frame of 4" in pipe.caption(FILM, SHORT).notices[0] and encoded.moments == ()
+    assert "only the first frame of 4" in pipe.caption(FILM, SHORT).notices[0] and encoded.timestamps == ()
 
 
 def test_another_model_sees_the_film_again(pipes):

@@ -11,7 +11,7 @@ import weakref
 import pytest
 import torch
 
-from qformer_viz.runtime.device_queue import Lane, apart, lane
+from qformer_viz.runtime.device_queue import DeviceQueue, apart, queue_for
 from tests.support import fake_checkpoints as fakes
 from tests.support.occupied import occupied
 
@@ -50,20 +50,20 @@ def test_what_other_threads_ask_for_runs_in_one_that_is_none_of_them():
 
     def call():
         callers.append(threading.get_ident())
-        names.append(lane("cpu").run(threading.get_ident))
+        names.append(queue_for("cpu").run(threading.get_ident))
 
     for _ in range(3):
         elsewhere(call)
     assert len(set(names)) == 1 and not set(names) & {*callers, threading.get_ident()}
-    assert lane("cpu") is lane("cpu") is not lane("cuda:0")
+    assert queue_for("cpu") is queue_for("cpu") is not queue_for("cuda:0")
 
 
 def test_a_script_is_served_in_its_own_thread():
-    assert lane("cpu").run(threading.get_ident) == threading.get_ident()
+    assert queue_for("cpu").run(threading.get_ident) == threading.get_ident()
 
 
 def test_the_main_thread_and_the_others_never_run_at_once():
-    one, running, most = Lane("test"), [], []
+    one, running, most = DeviceQueue("test"), [], []
 
     def work():
         running.append(1)
@@ -82,7 +82,7 @@ def test_the_main_thread_and_the_others_never_run_at_once():
 
 
 def test_callers_get_their_turn_in_the_order_in_which_they_came():
-    one, order = Lane("test"), []
+    one, order = DeviceQueue("test"), []
     with occupied(one):
         threads = []
         for number in range(5):
@@ -98,7 +98,7 @@ def test_callers_get_their_turn_in_the_order_in_which_they_came():
 
 
 def test_work_sees_the_callers_context_and_whether_it_computes_gradients(asked):
-    one, name = Lane("test"), contextvars.ContextVar("name", default="nobody")
+    one, name = DeviceQueue("test"), contextvars.ContextVar("name", default="nobody")
 
     def call():
         name.set("somebody")
@@ -110,19 +110,19 @@ def test_work_sees_the_callers_context_and_whether_it_computes_gradients(asked):
 
 
 def test_work_may_ask_for_work(asked):
-    one = Lane("test")
+    one = DeviceQueue("test")
     assert asked(lambda: one.run(lambda: one.run(lambda: 3))) == 3
 
 
 def test_an_error_reaches_its_caller_and_the_lane_goes_on(asked):
-    one = Lane("test")
+    one = DeviceQueue("test")
     with pytest.raises(TimeoutError, match="mine"):
         asked(lambda: one.run(lambda: (_ for _ in ()).throw(TimeoutError("mine"))))
     assert asked(lambda: one.run(lambda: 4)) == elsewhere(lambda: one.run(lambda: 4)) == 4
 
 
 def test_who_stops_while_waiting_never_runs(asked):
-    one, stop, ran = Lane("test"), threading.Event(), []
+    one, stop, ran = DeviceQueue("test"), threading.Event(), []
     with occupied(one):
         stop.set()
         assert asked(lambda: one.run(lambda: ran.append(1), stop.is_set)) is None
@@ -131,7 +131,7 @@ def test_who_stops_while_waiting_never_runs(asked):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_of_the_last_work_is_kept_while_the_next_is_waited_for(asked, fails):
-    one = Lane("test")
+    one = DeviceQueue("test")
 
     def go():
         big = torch.zeros(3)
@@ -155,7 +155,7 @@ def test_nothing_of_the_last_work_is_kept_while_the_next_is_waited_for(asked, fa
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads, from Python 3.12 on
 def test_a_forked_process_has_a_lane_of_its_own():
     """On ZeroGPU a call runs in a fork, which inherits no thread."""
-    one = Lane("test")
+    one = DeviceQueue("test")
     elsewhere(lambda: one.run(lambda: None))
     back, forth = os.pipe()
     with occupied(one):
@@ -170,7 +170,7 @@ def test_a_forked_process_has_a_lane_of_its_own():
 def test_work_apart_leaves_no_thread_and_waits_for_no_lane():
     before, name = threading.active_count(), contextvars.ContextVar("name", default="nobody")
     name.set("somebody")
-    with occupied(lane("cpu")):
+    with occupied(queue_for("cpu")):
         during = threading.active_count()
         assert apart(lambda: (threading.current_thread() is threading.main_thread(), name.get())) == (
             False,
@@ -184,4 +184,4 @@ def test_work_apart_leaves_no_thread_and_waits_for_no_lane():
 
 def test_models_on_one_device_never_run_at_once():
     first, second = fakes.pipeline(), fakes.pipeline(seed=1)
-    assert first._lane is second._lane
+    assert first._queue is second._queue

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import qformer_viz
-from qformer_viz.errors import CheckpointError, MemoryError_
+from qformer_viz.errors import CheckpointError, OutOfDeviceMemory
 from qformer_viz.runtime import loading
 from qformer_viz.runtime.checkpoints import CHECKPOINTS, PRECISIONS, Checkpoint
 from qformer_viz.runtime.pipeline import Pipeline
@@ -227,7 +227,7 @@ def test_a_model_that_does_not_fit(saved, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(transformers.Blip2ForConditionalGeneration, "from_pretrained", fail)
-    with pytest.raises(MemoryError_, match="quantization"):
+    with pytest.raises(OutOfDeviceMemory, match="quantization"):
         qformer_viz.load(saved["blip2"])
 
 
@@ -273,13 +273,13 @@ def test_precision_follows_size_device_and_family(monkeypatch):
     assert chosen(cuda, quantization="4bit") == (torch.bfloat16, "4bit")
     assert chosen(cuda, quantization=None, dtype="float32") == (torch.float32, None)
     with pytest.raises(
-        MemoryError_, match=r"x needs 8\.9 GB in bfloat16 .* cuda has 6\.0 GB free.*8bit, 4\.9 GB"
+        OutOfDeviceMemory, match=r"x needs 8\.9 GB in bfloat16 .* cuda has 6\.0 GB free.*8bit, 4\.9 GB"
     ):
         chosen(cuda, free=6e9, quantization=None)
-    with pytest.raises(MemoryError_, match=r"fits in no precision \(the least is 3\.0 GB\)"):
+    with pytest.raises(OutOfDeviceMemory, match=r"fits in no precision \(the least is 3\.0 GB\)"):
         chosen(cuda, free=1e9)
     # bitsandbytes has no Apple GPU.
-    with pytest.raises(MemoryError_, match=r"the least is 8\.9 GB"):
+    with pytest.raises(OutOfDeviceMemory, match=r"the least is 8\.9 GB"):
         chosen(mps, free=6e9)
     with pytest.raises(CheckpointError, match="overflows in float16"):
         chosen(cuda, t5, dtype="float16")
@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(saved, monkeypatch):
     monkeypatch.setattr(
         transformers.Blip2ForConditionalGeneration, "from_pretrained", lambda *_, **__: pytest.fail("read")
     )
-    with pytest.raises(MemoryError_, match="free memory, or choose a smaller"):
+    with pytest.raises(OutOfDeviceMemory, match="free memory, or choose a smaller"):
         qformer_viz.load(saved["blip2"])
 
 
@@ -302,6 +302,6 @@ def test_a_matcher_that_does_not_fit_is_advised_of_nothing_it_cannot_do(tmp_path
         loading, "weight_bytes", lambda _c, _m, precision, kind=None: 1e9 * precision.itemsize
     )
     monkeypatch.setattr(loading.memory, "free", lambda _: 1e9)
-    with pytest.raises(MemoryError_, match="fits in no precision") as refused:
+    with pytest.raises(OutOfDeviceMemory, match="fits in no precision") as refused:
         qformer_viz.load_matcher(tmp_path, device="cpu")
     assert "bit" not in str(refused.value).replace("bfloat16", "")

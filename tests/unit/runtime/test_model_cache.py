@@ -4,8 +4,8 @@ import weakref
 
 import pytest
 
-from qformer_viz.errors import MemoryError_
-from qformer_viz.runtime.model_cache import Shelf
+from qformer_viz.errors import OutOfDeviceMemory
+from qformer_viz.runtime.model_cache import ModelCache
 
 
 class Model:
@@ -31,7 +31,7 @@ def loader(title, log=None, fails=()):
 
 
 def test_the_least_recently_used_model_makes_room():
-    shelf, log = Shelf(most=2), []
+    shelf, log = ModelCache(most=2), []
     loads = {title: loader(title, log) for title in "ABC"}
     shelf.get("A", loads["A"])
     shelf.get("B", loads["B"])
@@ -44,13 +44,13 @@ def test_the_least_recently_used_model_makes_room():
 
 
 def test_models_are_dropped_only_where_a_new_one_finds_no_room():
-    full = MemoryError_("needs 9 GB, 1 GB free")
-    shelf, log = Shelf(most=3), []
+    full = OutOfDeviceMemory("needs 9 GB, 1 GB free")
+    shelf, log = ModelCache(most=3), []
     shelf.get("A", loader("A", log))
     found = shelf.get("B", loader("B", log, fails=[full]))
     assert found.title == "B" and log[0]() is None and log[1]() is not None
-    with pytest.raises(MemoryError_, match="9 GB"):
-        Shelf().get("C", loader("C", fails=[full]))
+    with pytest.raises(OutOfDeviceMemory, match="9 GB"):
+        ModelCache().get("C", loader("C", fails=[full]))
     # What fails for another reason leaves the others alone.
     with pytest.raises(OSError, match="no network"):
         shelf.get("D", loader("D", fails=[OSError("no network")]))

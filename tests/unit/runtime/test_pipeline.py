@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import qformer_viz.runtime.generation
-from qformer_viz.errors import ImageError, MemoryError_, QuestionError
-from qformer_viz.runtime.lru_cache import Recent
+from qformer_viz.errors import ImageError, OutOfDeviceMemory, QuestionError
+from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.token_text import Wording
 from qformer_viz.types import Answer, Decoding
 from tests.support import fake_checkpoints as fakes
@@ -206,7 +206,7 @@ def test_the_image_cache_is_bounded():
 
 
 def test_what_was_used_last_is_kept_longest():
-    cache = Recent(2)
+    cache = LRUCache(2)
     cache.put("a", 1)
     cache.put("b", 2)
     assert cache.get("a") == 1
@@ -230,7 +230,7 @@ def test_a_known_answer_costs_no_language_model_pass():
 def test_what_is_known_does_not_wait_for_a_model_that_is_busy():
     pipe = fakes.pipeline()
     first, given = pipe.caption(picture(), SHORT), []
-    with occupied(pipe._lane):
+    with occupied(pipe._queue):
         thread = threading.Thread(target=lambda: given.append(pipe.caption(picture(), SHORT)), daemon=True)
         thread.start()
         thread.join(5)
@@ -374,7 +374,7 @@ def test_an_abandoned_stream_leaves_no_thread_and_no_lock(leave):
 def test_a_stream_that_waits_for_the_model_can_be_stopped():
     pipe, stop = fakes.pipeline(), threading.Event()
     pipe.encode(picture())
-    with occupied(pipe._lane):
+    with occupied(pipe._queue):
         answers = pipe.stream_caption(picture(), SHORT, stop)
         stop.set()
         assert [answer.finish for answer in answers] == ["stopped"]
@@ -479,7 +479,7 @@ def test_out_of_memory_empties_the_caches_and_the_pipeline_goes_on(error):
         raise error
 
     handle = pipe.model.language_model.register_forward_pre_hook(fail)
-    with pytest.raises(MemoryError_, match="quantization"):
+    with pytest.raises(OutOfDeviceMemory, match="quantization"):
         pipe.ask(picture(), QUESTION, (), SHORT)
     handle.remove()
     assert not any(map(len, (pipe._encoder._encoded, pipe._answers, pipe._generator._prefixes)))

@@ -91,13 +91,16 @@ def test_a_film_makes_the_trip(both):
     pipe, remote, lent = both
     frames = [picture(seed) for seed in range(4)]
     encoded, own = remote.encode(frames, "what?"), pipe.encode(frames, "what?")
-    assert remote.films == pipe.films and torch.equal(encoded.queries, own.queries)
+    assert remote.sees_video == pipe.sees_video and torch.equal(encoded.queries, own.queries)
     assert [frame.tobytes() for frame in encoded.frames] == [frame.tobytes() for frame in own.frames]
-    assert remote.encode(encoded, "what?") is encoded and encoded.moments == own.moments
+    assert remote.encode(encoded, "what?") is encoded and encoded.timestamps == own.timestamps
     assert remote.ask(encoded, "what?", (), SHORT).tokens == pipe.ask(own, "what?", (), SHORT).tokens
     # Two films that begin alike are not taken for one another.
     other = remote.encode([*frames[:3], picture(9)], "what?")
-    assert torch.equal(other.queries, encoded.queries) != pipe.films and lent.calls.count("encode_each") == 2
+    assert (
+        torch.equal(other.queries, encoded.queries) != pipe.sees_video
+        and lent.calls.count("encode_each") == 2
+    )
 
 
 def test_what_is_known_here_is_not_asked_again(both):
@@ -155,7 +158,7 @@ def test_explanations_are_the_same(both):
     ours, theirs = (case.scorer for case in cases)
     assert theirs.repeats(encoded.queries).tolist() == [True] and theirs.words == ours.words
     assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
-    assert remote.read_by_qformer(encoded.question) == pipe.read_by_qformer(own.question)
+    assert remote.qformer_text_tokens(encoded.question) == pipe.qformer_text_tokens(own.question)
     for here, there in zip(pipe.said(own), remote.said(encoded), strict=True):
         torch.testing.assert_close(here, there)
     for work in (heads, talk):
@@ -168,7 +171,7 @@ def test_long_explanations_are_one_trip(both):
     _, remote, lent = both
     encoded = remote.encode(picture(4))
     case = prepare(remote, encoded, remote.caption(encoded, SHORT))
-    case.once("ends", lambda: case.scorer.score(encoded.queries.repeat(2, 1, 1)))
+    case.cached("ends", lambda: case.scorer.score(encoded.queries.repeat(2, 1, 1)))
     for name in ("occlusion", "rise"):
         lent.calls.clear()
         attribute(case, name)
@@ -242,7 +245,7 @@ def test_only_a_space_with_a_lent_gpu_has_trips(monkeypatch):
     remote = app.placed(pipe)
     assert isinstance(remote, RemotePipeline)
     # What is cheap on one's own machine is a trip here.
-    assert app.speaker(pipe).quick and not app.speaker(remote).quick
+    assert app.chat_model(pipe).quick and not app.chat_model(remote).quick
     # transformers asks in every pass, and the answer would wake CUDA in the process that serves.
     assert torch.cuda.is_current_stream_capturing() is False
     assert device_memory.free(torch.device("cuda")) == float("inf")

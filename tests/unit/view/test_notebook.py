@@ -66,7 +66,7 @@ def test_the_frames_of_a_film(tmp_path):
     answer = pipe.ask(encoded, "what is it?")
     why = qformer_viz.explain(pipe, encoded, answer)
     shown = data(qformer_viz.show(encoded, pipe=pipe, why=why))
-    assert [shown["moment"], *(each["moment"] for each in shown["film"])] == list(encoded.moments)
+    assert [shown["moment"], *(each["moment"] for each in shown["film"])] == list(encoded.timestamps)
     assert len(shown["words"]["methods"][0]["patches"][1]) == 4
     with pytest.raises(BadShape, match="explain an answer about this image"):
         qformer_viz.show(pipe.encode(RED), why=why)
