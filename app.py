@@ -113,7 +113,7 @@ def make_services(
     `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
     of this model.
     """
-    from qformer_viz.attribution.reference_activations import reference_images
+    from qformer_viz.domains.reference_images import reference_images
     from qformer_viz.runtime.model_cache import ModelCache
     from qformer_viz.types import Decoding
     from qformer_viz.ui.app_context import AppContext
@@ -211,10 +211,10 @@ def hosted(args: argparse.Namespace) -> argparse.Namespace:
 
 def placed(pipe: Any) -> Any:
     """The pipeline itself, or where the GPU is lent by the call, one that makes such calls."""
-    from qformer_viz.runtime.zerogpu import RemotePipeline, zero_gpu
+    from qformer_viz.runtime.zerogpu import remote, zero_gpu
 
     gpu = zero_gpu()
-    return pipe if gpu is None or pipe.device.type != "cuda" else RemotePipeline(pipe, gpu)
+    return pipe if gpu is None or pipe.device.type != "cuda" else remote(pipe, gpu)
 
 
 def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:

@@ -40,7 +40,7 @@ def pictures(pipe: Any, count: int) -> Any:
     """Images of a model's own world: rendered scenes, or the shipped photographs."""
     from itertools import islice
 
-    from qformer_viz.attribution.reference_activations import reference_images
+    from qformer_viz.domains.reference_images import reference_images
 
     return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
 

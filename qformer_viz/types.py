@@ -75,7 +75,7 @@ class EncodedImage:
              pixels that were seen, and `notices` say what their owner should know
     queries  [1, f·q, d] query outputs projected to the language model's width, frame by frame, on the model's device
     vision   [f, p, d] ViT output after its last LayerNorm, or None
-    record   what `observe` yielded around the pass (the app's attention recording), or None
+    capture  what `observe` recorded of the pass (`qformer_viz.capture`), or None
     question the text the Q-Former read (InstructBLIP only), else None
     placements [f] which part of each frame the model's input shows, and so where its patches lie
     """
@@ -84,7 +84,7 @@ class EncodedImage:
     seen: Decoded
     queries: Tensor
     vision: Tensor | None = None
-    record: Any = None
+    capture: Capture | None = None
     question: str | None = None
     owner: Any = field(default=None, repr=False)
     placements: tuple[Placement, ...] = ()
@@ -153,7 +153,7 @@ class Match:
     similarity     cosine of the best query with the text, in the contrastive space; `similarities` [q] of each
     probability    that the text is true of the image: softmax once over the matching head's two logits, averaged
                    over the queries; `probabilities` [q] are the votes of single queries, which were never trained alone
-    record         what `observe` yielded around the matching pass, whose maps depend on the text, or None
+    capture        what `observe` recorded of the matching pass, whose maps depend on the text, or None
     placement      which part of the image the model's input shows
     """
 
@@ -164,7 +164,7 @@ class Match:
     probabilities: tuple[float, ...]
     image: Image.Image
     sha256: str
-    record: Any = None
+    capture: Capture | None = None
     placement: Placement | None = None
 
 

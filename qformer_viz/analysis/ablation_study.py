@@ -10,6 +10,8 @@ from torch import Tensor
 from qformer_viz.analysis.head_ablation import heads, talk
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.attribution.knockout import effects, ends
+from qformer_viz.attribution.reference_activations import activations_for_patching
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.evaluation.benchmark import interval
 from qformer_viz.types import VISUAL_GAIN
 
@@ -91,14 +93,14 @@ def _losses(context: Any) -> dict[str, Tensor]:
 
 def _interchanged(pipe: Any, encoded: Any, answer: Any, other: Any, instead: Any) -> Tensor:
     """[1 + l] bool: whether `instead` is likelier than `answer` with the talk, or the heads of a layer, of `other`."""
-    capture, said = encoded.record.result, pipe.said(other)
+    capture, said = encoded.capture, activations_for_patching(pipe, other)
     layers, _, count = capture.cross_attention.shape[:3]
     own = torch.zeros(layers, len(capture.self_attention), count, dtype=torch.bool)
     cross = torch.eye(layers, dtype=torch.bool)[..., None].expand(-1, -1, count)
     whole = []
     for words in (answer, instead):
-        scorer = pipe.scorer(encoded, words)
-        whole.append(torch.cat([scorer.apart(said), scorer.ablate_heads(own, cross, said)]).sum(1))
+        scorer = make_scorer(pipe, encoded, words)
+        whole.append(torch.cat([scorer.isolate_queries(said), scorer.ablate_heads(own, cross, said)]).sum(1))
     return whole[1] > whole[0]
 
 
@@ -108,11 +110,11 @@ def _summary(lost: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         return {"words": 0}
     every = {name: torch.cat([one[name] for one in lost]) for name in lost[0]}
 
-    def on_progress(values: Tensor) -> list[float]:
+    def rounded(values: Tensor) -> list[float]:
         return [round(figure, 4) for figure in interval(values.tolist(), images)]
 
-    found: dict[str, Any] = {"words": len(images)} | {name: on_progress(every[name]) for name in LOSSES}
-    found |= {name: [on_progress(values) for values in every[name].T] for name in ("cross", "own")}
+    found: dict[str, Any] = {"words": len(images)} | {name: rounded(every[name]) for name in LOSSES}
+    found |= {name: [rounded(values) for values in every[name].T] for name in ("cross", "own")}
     found["needs"] = round((every["apart"] >= MUCH).float().mean().item(), 4)
     return found | {"loudest": _loudest(every["loudest"], every["unheard"])}
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attention_maps import patches
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import BadShape
 
 
@@ -54,8 +55,8 @@ def compare(
     layers: tuple[int, ...] = ()
     for done, image in enumerate(images, 1):
         seen = [pipe.encode(image) for pipe in (first, second)]
-        maps = [patches(each.record.result.cross_attention[:, 0]) for each in seen]
-        layers = seen[0].record.result.cross_layers
+        maps = [patches(each.capture.cross_attention[:, 0]) for each in seen]
+        layers = seen[0].capture.cross_layers
         divergence.append(map_divergence(*maps).mean(-1))
         peaks.append((maps[0].argmax(-1) == maps[1].argmax(-1)).double().mean(-1))
         for asked, texts in (("", captions), (question, answers)):
@@ -65,7 +66,7 @@ def compare(
             texts.append(said[0][1].text == said[1][1].text)
             if said[0][1].token_ids:
                 scores = [
-                    pipe.scorer(encoded, said[0][1]).score(encoded.queries)[0]
+                    make_scorer(pipe, encoded, said[0][1]).score(encoded.queries)[0]
                     for pipe, (encoded, _) in zip((first, second), said, strict=True)
                 ]
                 nats.append(scores[1] - scores[0])

@@ -35,7 +35,7 @@ def heads(context: ExplanationContext) -> HeadAblation:
         whole = torch.eye(layers + every, dtype=torch.bool)[..., None].expand(-1, -1, count)
         rows = torch.cat([torch.zeros(1, layers + every, count, dtype=torch.bool), single, whole])
         cross, own = rows.split([layers, every], 1)
-        scores = context.scorer.ablate_heads(own, cross, context.usual(), context.on_progress)
+        scores = context.scorer.ablate_heads(own, cross, context.reference(), on_progress=context.on_progress)
         alone, together = _lost(scores).split([(layers + every) * count, layers + every], 1)
         alone = alone.unflatten(1, (-1, count))
         return HeadAblation(alone[:, :layers], alone[:, layers:], together[:, :layers], together[:, layers:])
@@ -67,12 +67,14 @@ def talk(context: ExplanationContext) -> MessageAblation:
 
     def compute() -> MessageAblation:
         count, text = context.capture.query_tokens.shape[0], context.capture.text_attention
-        usual = context.usual()
-        scores = context.scorer.ablate_query_messages(_none_and_each(count), usual, context.on_progress)
-        apart = scores[0] - context.scorer.apart(usual)[0]
+        reference = context.reference()
+        scores = context.scorer.ablate_query_messages(
+            _none_and_each(count), reference, on_progress=context.on_progress
+        )
+        apart = scores[0] - context.scorer.isolate_queries(reference)[0]
         read = scores[:1]
         if text is not None:
-            read = context.scorer.mask_text(~_none_and_each(text.shape[-1]), context.on_progress)
+            read = context.scorer.mask_text(~_none_and_each(text.shape[-1]), on_progress=context.on_progress)
         return MessageAblation(_lost(scores), apart, _lost(read))
 
     return context.cached("talk", compute)

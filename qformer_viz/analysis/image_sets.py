@@ -19,7 +19,7 @@ class ImageSetStatistics:
     maps are averaged over heads. b images.
 
     rows: names of the rows, for instance ("0", "2", "4", "mean"). images: b.
-    follows: [r, q] `similarity.content_dependence` as a share of log b, the most there can be: 0 for a query that looks
+    content_dependence: [r, q] `similarity.content_dependence` as a share of log b, the most there can be: 0 for a query that looks
         at the same patches in every image, 1 where no two images share a patch.
     reference: 99th percentile of the centred cosines between last states of queries of different images
         (`similarity.redundancy_reference`): two queries of one image that are more alike than this say the same.
@@ -28,7 +28,7 @@ class ImageSetStatistics:
 
     rows: tuple[str, ...]
     images: int
-    follows: Tensor
+    content_dependence: Tensor
     reference: float
     collapse: query_similarity.Collapse
 
@@ -52,7 +52,8 @@ def across(captures: Sequence[Capture]) -> ImageSetStatistics:
     return ImageSetStatistics(
         rows=(*map(str, captures[0].cross_layers), "mean"),
         images=images,
-        follows=torch.stack([query_similarity.content_dependence(row) for row in maps]) / math.log(images),
+        content_dependence=torch.stack([query_similarity.content_dependence(row) for row in maps])
+        / math.log(images),
         reference=query_similarity.redundancy_reference(states),
         collapse=query_similarity.collapse(states, maps[-1]),
     )

@@ -92,7 +92,7 @@ def smallest(context: ExplanationContext, order: Sequence[int] | None = None) ->
 
 
 def spelled(
-    context: ExplanationContext, count: int = 5, less_usual: bool = True
+    context: ExplanationContext, count: int = 5, baseline_corrected: bool = True
 ) -> list[list[tuple[str, float]]]:
     """For every query the tokens that the language model's own output layer reads off it, with their share.
 
@@ -100,4 +100,6 @@ def spelled(
     known to mislead: a query is an input and never had to lie near a word; what it spells is not what the model reads.
     """
     queries = context.scorer.queries
-    return context.scorer.spell(queries - context.baseline.to(queries) if less_usual else queries, count)
+    return context.scorer.spell(
+        queries - context.baseline.to(queries) if baseline_corrected else queries, count
+    )

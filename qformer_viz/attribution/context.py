@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qformer_viz.attention_maps import patches, select
 from qformer_viz.errors import IncompleteContext
+from qformer_viz.hooks.interventions import QFormerActivations
 from qformer_viz.types import Capture
 
 
@@ -44,11 +45,11 @@ class ExplanationContext:
     capture: Capture
     baseline: Tensor
     features: Callable[[], Tensor] | None = None
-    usual: Callable[[], Any] | None = None
+    reference: Callable[[], QFormerActivations] | None = None
     layer: int | None = None
     word_indices: Sequence[int] | None = None
     on_progress: Callable[[int, int], Any] = lambda done, of: None
-    memory: dict = field(default_factory=dict, repr=False)
+    _cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name, what in _MEANS.items():
@@ -65,19 +66,19 @@ class ExplanationContext:
         """f: of a film, or 1."""
         return self.capture.cross_attention.shape[1]
 
-    def looked(self) -> Tensor:
+    def query_attention(self) -> Tensor:
         """Where each query looked: [q, N], the patch part as a probability, heads averaged; of a film, frame by frame
         [f·q, N]."""
         return patches(select(self.capture.cross_attention, self.layer)).flatten(0, 1)
 
-    def once(self, what: Any, compute: Callable[[], Any]) -> Any:
+    def cached(self, what: Any, compute: Callable[[], Any]) -> Any:
         """compute(), or what it gave before, also to a method that reads another layer or other words."""
-        if what not in self.memory:
-            self.memory[what] = compute()
-        return self.memory[what]
+        if what not in self._cache:
+            self._cache[what] = compute()
+        return self._cache[what]
 
 
 _MEANS = {
     "features": "the mean ViT outputs of other images, to start from",
-    "usual": "what the Q-Former's heads and queries say of other images, on average, to put in the place of theirs",
+    "reference": "the mean activations of the Q-Former over other images, which stand in for ablated ones",
 }

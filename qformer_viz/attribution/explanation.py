@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +10,8 @@ from torch import Tensor
 from qformer_viz.attention_maps import cls_share, select
 from qformer_viz.attribution import METHODS, ExplanationContext
 from qformer_viz.attribution.knockout import ends
+from qformer_viz.attribution.reference_activations import reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import BadSelection
 from qformer_viz.types import Attribution, Capture
 
@@ -28,9 +29,8 @@ def explain(
 ) -> Attribution:
     """Which queries and patches every word of an answer came from.
 
-    pipe: offers `scorer(encoded, answer)`, and for a question `mean_queries`, `mean_features` and `usual`, as
-        `qformer_viz.Pipeline` does.
-    encoded: with the capture of its Q-Former pass in `record` (`qformer_viz.load(..., observe=qformer_viz.capture)`).
+    pipe: the pipeline that gave the answer.
+    encoded: with the capture of its Q-Former pass in `capture` (`qformer_viz.load(..., observe=qformer_viz.capture)`).
     method: a name of `qformer_viz.METHODS`; None is the one that measured best on the bundled model, query knock-out.
     baseline: [1, q, d] that stands for "no image"; None: the model's mean over reference images.
     layer: number of the cross-attention layer that says where a query looked, or "mean"; None is the last, which
@@ -45,22 +45,27 @@ def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None
     """What every method works on; keep it to ask for several, for it remembers what they share."""
     capture = captured(encoded)
     if baseline is None:
-        baseline = pipe.mean_queries(encoded.question)
-    scorer = pipe.scorer(encoded, answer)
+        baseline = reference_activations(pipe, encoded.question).queries
+    scorer = make_scorer(pipe, encoded, answer)
     baseline = baseline.repeat(1, capture.cross_attention.shape[1], 1)  # for every frame of a film
-    features, usual = (partial(mean, encoded.question) for mean in (pipe.mean_features, pipe.inside))
-    return ExplanationContext(scorer, capture, baseline, features, usual)
+    return ExplanationContext(
+        scorer,
+        capture,
+        baseline,
+        features=lambda: reference_activations(pipe, encoded.question).features,
+        reference=lambda: reference_activations(pipe, encoded.question).qformer,
+    )
 
 
 def captured(encoded: Any) -> Capture:
     """What was recorded of an encoded image; BadSelection where nothing was."""
-    if encoded.record is None:
+    if encoded.capture is None:
         raise BadSelection(
             "an image encoded without its attention",
-            "a capture in encoded.record",
+            "a capture in encoded.capture",
             "load the model with observe=qformer_viz.capture",
         )
-    return encoded.record.result
+    return encoded.capture
 
 
 def attribute(

@@ -20,7 +20,7 @@ def effects(context: ExplanationContext) -> Tensor:
 
     def compute() -> Tensor:
         rows = torch.cat([_both(context), replaced(context.scorer.queries, context.baseline)])
-        scores = context.scorer.score(rows, context.on_progress)
+        scores = context.scorer.score(rows, on_progress=context.on_progress)
         context.cached("ends", lambda: scores[:2])
         return (scores[:1] - scores[2:]).T
 

@@ -11,7 +11,9 @@ from qformer_viz.attribution.context import ExplanationContext
 
 def shown(scorer: Any, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
     """[n, t]: log-probabilities with only the patches in `keep` [n, f, N] as keys; CLS stays."""
-    return scorer.shown(torch.cat([torch.ones(*keep.shape[:2], 1, dtype=torch.bool), keep], 2), on_progress)
+    return scorer.shown(
+        torch.cat([torch.ones(*keep.shape[:2], 1, dtype=torch.bool), keep], 2), on_progress=on_progress
+    )
 
 
 def compute(context: ExplanationContext) -> Tensor:

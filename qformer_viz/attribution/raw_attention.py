@@ -17,9 +17,9 @@ def compute(context: ExplanationContext) -> Tensor:
 
 def difference(context: ExplanationContext) -> Tensor:
     """Less what the same words get when every query is the mean of other images: takes a sink out. Signed."""
-    usual = context.cached(
+    reference = context.cached(
         "usual attention", lambda: context.scorer.attention(context.baseline.to(context.scorer.queries))
     )
-    return (to_queries(context) - usual / usual.sum(-1, keepdim=True))[
+    return (to_queries(context) - reference / reference.sum(-1, keepdim=True))[
         context.words, :, None
     ] * context.query_attention()

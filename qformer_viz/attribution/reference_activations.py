@@ -1,93 +1,98 @@
-"""Means over images of a model's world, so that a query or a head can be replaced by what it says of any image."""
+"""Mean activations over reference images: what stands in for a query, a head or a patch that is ablated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qformer_viz.asset_folder import ASSETS
-from qformer_viz.hooks.interventions import QFormerActivations, reading
+from qformer_viz.domains.reference_images import reference_images
+from qformer_viz.hooks.interventions import QFormerActivations, record_activations
 from qformer_viz.media.images import decode
-from qformer_viz.runtime.image_encoder import Encoder
-from qformer_viz.runtime.lru_cache import LRUCache
+from qformer_viz.runtime.pipeline import Pipeline
+from qformer_viz.types import EncodedImage
 
-SCENES, SEED = 64, 31_000
-PHOTOGRAPHS = ASSETS / "photographs"
 AT_ONCE = 8
 """Reference images that the Q-Former sees at once."""
-KEPT = 16
 
 
 class ReferenceActivations(NamedTuple):
-    """Over reference images: the ViT's outputs [1, p, d], the projected queries [1, q, d], and what is said inside the
-    Q-Former."""
+    """Means over the reference images of a model's domain.
+
+    features [1, p, d]  ViT outputs
+    queries  [1, q, d]  projected queries, at the language model's width
+    qformer             inside the Q-Former
+    """
 
     features: Tensor
     queries: Tensor
-    usual: QFormerActivations
+    qformer: QFormerActivations
 
 
-class ReferenceCache:
-    """The means of one model, for each text that its Q-Former reads; each computed once. `turn(work)` is work with the
-    model."""
+def reference_activations(pipe: Pipeline, question: str | None = None) -> ReferenceActivations:
+    """The reference activations of a model, computed once and kept until `Pipeline.forget`.
 
-    def __init__(
-        self, encoder: Encoder, qformer: Any, world: str, turn: Callable[[Callable[[], Any]], Any]
-    ) -> None:
-        self._encoder, self._qformer, self._world, self._turn = encoder, qformer, world, turn
-        self._means: LRUCache[ReferenceActivations] = LRUCache(KEPT)
-        self._features: Tensor | None = None
+    Args:
+        pipe: the model.
+        question: what an InstructBLIP's Q-Former reads meanwhile, as in `EncodedImage.question`.
 
-    @torch.no_grad()
-    def means(self, question: str | None, read: Callable[[str], Any]) -> ReferenceActivations:
-        """read(question): what the Q-Former gets of one that it reads; None is not read."""
-        known = self._means.get(question)
-        if known is None:
-            inputs = None if question is None else read(question)
-
-            def look(part: Tensor) -> list[Tensor]:
-                with reading(self._qformer) as said:
-                    queries = self._encoder.queries(part, inputs)
-                return [
-                    queries,
-                    *(torch.stack(said[name], 1).float().sum(0) for name in QFormerActivations._fields),
-                ]
-
-            features = self._seen(keep=inputs is not None)
-            looked = [self._turn(partial(look, part)) for part in features.split(AT_ONCE)]
-            queries, *said = zip(*looked, strict=True)
-            usual = QFormerActivations(*(sum(each) / len(features) for each in said))
-            known = ReferenceActivations(
-                features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True), usual
-            )
-            self._means.put(question, known)
-        return known
-
-    def forget(self) -> None:
-        self._means.clear()
-        self._features = None
-
-    def _seen(self, keep: bool) -> Tensor:
-        """ViT outputs [n, p, d] of the reference images; keep: for other questions, which will want them again."""
-        found = self._features
-        if found is None:
-            images = map(decode, reference_images(self._world))
-            found = torch.cat([self._turn(partial(self._encoder.features, image)) for image in images])
-            if keep:
-                self._features = found
-        return found
+    Raises:
+        OutOfDeviceMemory: the device has no room for the pass.
+    """
+    key = ("reference activations", question)
+    return pipe.remember(key, lambda: pipe.run(compute_reference, question))
 
 
-def reference_images(world: str) -> Iterator[Any]:
-    """Fresh random scenes for a model of the rendered world, the shipped photographs for any other."""
-    if world != "emoji scenes":
-        yield from sorted(PHOTOGRAPHS.glob("*.jpg"))
-        return
-    from qformer_viz.domains.emoji.scenes import random_scene, render
+@torch.no_grad()
+def compute_reference(pipe: Pipeline, question: str | None) -> ReferenceActivations:
+    """`reference_activations` anew, where the model is."""
+    inputs = None if question is None else pipe.instruction_inputs(question)
 
-    for seed in range(SEED, SEED + SCENES):
-        yield render(random_scene(seed)).image
+    def look(part: Tensor) -> list[Tensor]:
+        with record_activations(pipe.model.qformer) as found:
+            queries = pipe.encoder.queries(part, inputs)
+        return [queries, *(torch.stack(found[name], 1).float().sum(0) for name in QFormerActivations._fields)]
+
+    features = _features(pipe, keep=inputs is not None)
+    looked = [pipe.turn(partial(look, part)) for part in features.split(AT_ONCE)]
+    queries, *inside = zip(*looked, strict=True)
+    means = QFormerActivations(*(sum(each) / len(features) for each in inside))
+    return ReferenceActivations(
+        features.mean(0, keepdim=True), torch.cat(queries).mean(0, keepdim=True), means
+    )
+
+
+def _features(pipe: Pipeline, keep: bool) -> Tensor:
+    """ViT outputs [n, p, d] of the reference images; keep: for other questions, which will want them again."""
+
+    def compute() -> Tensor:
+        images = map(decode, reference_images(pipe.checkpoint.world))
+        return torch.cat([pipe.turn(partial(pipe.encoder.features, image)) for image in images])
+
+    return pipe.remember("reference features", compute) if keep else compute()
+
+
+def activations_for_patching(pipe: Pipeline, encoded: EncodedImage) -> QFormerActivations:
+    """Activations inside the Q-Former on one image (a video's first frame), to patch into the pass of another.
+
+    The Q-Former runs again.
+
+    Raises:
+        OutOfDeviceMemory: the device has no room for the pass.
+    """
+    return pipe.run(compute_activations, encoded)
+
+
+@torch.no_grad()
+def compute_activations(pipe: Pipeline, encoded: EncodedImage) -> QFormerActivations:
+    """`activations_for_patching`, where the model is."""
+    encoded, inputs = pipe.with_vision(encoded)
+
+    def look() -> QFormerActivations:
+        with record_activations(pipe.model.qformer) as found:
+            pipe.encoder.look(encoded.vision[:1], inputs)
+        return QFormerActivations(*(torch.cat(found[name]) for name in QFormerActivations._fields))
+
+    return pipe.turn(look)

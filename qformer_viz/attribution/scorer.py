@@ -5,7 +5,6 @@ The ViT never runs here, and a query that is taken away is replaced, never remov
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,13 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from qformer_viz.errors import AttentionError, GradientError
+from qformer_viz.errors import AttentionError, GradientError, QuestionError
+from qformer_viz.hooks.eager_attention import eager
 from qformer_viz.hooks.interventions import QFormerActivations, ablate_heads, ablate_query_messages
 from qformer_viz.runtime.generation import CACHE, teacher_forced
+from qformer_viz.runtime.pipeline import Pipeline
 from qformer_viz.runtime.token_text import split_words, text_of
+from qformer_viz.types import Answer, EncodedImage
 
 BATCH_BYTES = 256e6
 """Bound on the logits, or on the image keys and values, or on the graph, of one batch."""
@@ -29,6 +31,23 @@ SHOWN = 32
 
 REUSE_FROM, REUSE_STEP = 8, 8
 """Rows from which reuse pays, and the step of positions by which rows are grouped."""
+
+
+def make_scorer(pipe: Pipeline, encoded: EncodedImage, answer: Answer) -> Scorer:
+    """A `Scorer` where the model is: here, or in the process that holds the GPU (`qformer_viz.runtime.zerogpu`).
+
+    Raises QuestionError for an answer without a word.
+    """
+    check_words(answer)
+    words, of_word = split_words(answer.tokens)
+    here = {"words": words, "of_word": of_word, "queries": encoded.queries, "encoded": encoded}
+    return pipe.build(Scorer, encoded, answer, here=here)
+
+
+def check_words(answer: Answer) -> None:
+    """Raises QuestionError for an answer without a word."""
+    if not answer.token_ids:
+        raise QuestionError("The answer has no word to explain. Ask in other words.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,34 +74,27 @@ class Gradients:
 
 
 class Scorer:
-    """One answer about one image. Every batch is one `turn(work)` with the model, so that others get theirs between.
+    """Log-probabilities of one answer's words when queries, patches or activations are replaced.
 
-    encoder, instruction  the pipeline's `Encoder` and what its Q-Former reads, or None
+    Every batch is one turn in the device queue (`Pipeline.turn`), so that others get theirs between.
+
     words [t]             `of_word` [k] is the word that each of the answer's tokens belongs to
-    queries [1, q, d]     as the answer saw them; of a film those of its f frames in order
+    queries [1, f·q, d]   as the answer saw them, frame by frame of a video
     """
 
-    def __init__(
-        self,
-        model: Any,
-        encoded: Any,
-        prompt: Sequence[int],
-        answer: Any,
-        encoder: Any,
-        instruction: Any,
-        turn: Callable[[Callable[[], Any]], Any],
-        reuse: bool = False,
-    ) -> None:
-        """reuse: whether keys and values of the positions before a changed query may be taken from one clean pass."""
-        self.model, self.language, self.turn = model, model.language_model, turn
-        self.encoded, self.queries = encoded, encoded.queries
+    def __init__(self, pipe: Pipeline, encoded: EncodedImage, answer: Answer) -> None:
+        """Raises QuestionError for an answer without a word."""
+        check_words(answer)
+        self.encoded, self.instruction = pipe.with_vision(encoded)
+        self.model, self.language, self.turn = pipe.model, pipe.model.language_model, pipe.turn
+        self.queries, self.encoder = self.encoded.queries, pipe.encoder
         self.words, self.of_word = split_words(answer.tokens)
-        self.encoder, self.instruction = encoder, instruction
         # Sliding windows forget, so there the beginning is not all there is to know. A GPU reads everything in one
         # batch in less time than it takes to start several smaller ones: 14 ms and 70 on an H200, at 2.7 billion.
-        layers = DynamicCache(config=self.language.config).layers if reuse else ()
+        layers = DynamicCache(config=self.language.config).layers if pipe.reuses_keys else ()
         known = all(type(layer) is DynamicLayer for layer in layers)
-        self.reuse = reuse and known and self.queries.device.type != "cuda"
+        self.reuse = pipe.reuses_keys and known and self.queries.device.type != "cuda"
+        prompt = pipe.prompt_ids(answer, self.queries.shape[1])
         self._prompt = torch.tensor([prompt], device=self.queries.device)
         self._answer = torch.tensor([answer.token_ids], device=self.queries.device)
         self._before: list[tuple[Tensor, Tensor]] | None = None
@@ -91,7 +103,7 @@ class Scorer:
     def score(self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """log p(word | queries, earlier words) `[n, t]`, summed over the pieces of a word, for queries `[n, q, d]`.
 
-        told(done, of): called after every batch; raise from it to stop.
+        on_progress(done, of): called after every batch; raise from it to stop.
 
         In single precision at least, on the CPU. Batches are bounded by memory; they change no more than the rounding.
         """
@@ -113,43 +125,46 @@ class Scorer:
         self,
         own: Tensor,
         cross: Tensor,
-        usual: QFormerActivations,
+        reference: QFormerActivations,
         on_progress: Callable[[int, int], Any] | None = None,
     ) -> Tensor:
         """As `score`, when the Q-Former's heads in own `[n, L, h]` (self-attention) and cross `[n, l, h]` (bool) hand
-        on what they do on average for other images (`Pipeline.usual`)."""
+        on what they do on average for other images (`reference_activations`)."""
         frames = len(self.encoded.vision)
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
             chosen = (each[rows].repeat_interleave(frames, 0) for each in (own, cross))
-            with ablate_heads(self.model.qformer, *chosen, usual):
+            with ablate_heads(self.model.qformer, *chosen, reference):
                 return self._queries(vision)
 
         return self._looked(len(own), queries, on_progress)
 
     @torch.no_grad()
     def ablate_query_messages(
-        self, chosen: Tensor, usual: QFormerActivations, on_progress: Callable[[int, int], Any] | None = None
+        self,
+        chosen: Tensor,
+        reference: QFormerActivations,
+        on_progress: Callable[[int, int], Any] | None = None,
     ) -> Tensor:
         """As `score`, when in the Q-Former's self-attention the queries in chosen `[n, q]` (bool) tell what they tell
         on average for other images. The language model reads them as ever."""
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
             with ablate_query_messages(
-                self.model.qformer, chosen[rows].repeat_interleave(vision.shape[1], 0), usual
+                self.model.qformer, chosen[rows].repeat_interleave(vision.shape[1], 0), reference
             ):
                 return self._queries(vision)
 
         return self._looked(len(chosen), queries, on_progress)
 
     @torch.no_grad()
-    def apart(self, usual: QFormerActivations) -> Tensor:
+    def isolate_queries(self, reference: QFormerActivations) -> Tensor:
         """As `score` `[1, t]`, when every query hears of all others only what they tell on average for other images."""
         count, frames = self.model.query_tokens.shape[1], len(self.encoded.vision)
         others = ~torch.eye(count, dtype=torch.bool).repeat_interleave(frames, 0)
 
         def alone() -> Tensor:
-            with ablate_query_messages(self.model.qformer, others, usual):
+            with ablate_query_messages(self.model.qformer, others, reference):
                 found = self._queries(self.encoded.vision.expand(count, *self.encoded.vision.shape))
             rows = found.unflatten(1, (frames, count))  # row k is right for query k, in every frame
             return rows.diagonal(dim1=0, dim2=2).permute(0, 2, 1).flatten(0, 1)[None]
@@ -157,7 +172,7 @@ class Scorer:
         return self.score(self.turn(alone))
 
     @torch.no_grad()
-    def unread(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+    def mask_text(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """As `score`, when the Q-Former reads only those tokens of its text that are in read `[n, s]` (bool), as if the
         others were padding. The language model reads the whole question as ever."""
         ids = self.instruction["input_ids"]
@@ -392,14 +407,3 @@ class Scorer:
 def _full(values: Tensor) -> Tensor:
     """In single precision at least: sums of log-probabilities want it."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-@contextlib.contextmanager
-def eager(part: Any) -> Iterator[None]:
-    """Attention that can be read, in a part of the model, and the usual one again. To be called in the lane."""
-    before = part.config._attn_implementation
-    part.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        part.set_attn_implementation(before)

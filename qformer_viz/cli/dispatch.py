@@ -186,7 +186,7 @@ def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         question = args.question if pipe.family == "instructblip" else ""
         captures, said = [], []
         for encoded in pipe.encode_each(pictures, question or None):
-            captures.append(encoded.record.result)
+            captures.append(encoded.capture)
             answer = pipe.ask(encoded, args.question) if args.question else pipe.caption(encoded)
             said.append(answer.text)
             on_progress = f"\r{name}: image {len(said)} of {len(pictures)}"
@@ -311,7 +311,7 @@ def run_explain(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, 
         answer = pipe.ask(encoded, args.question, turns)
         turns.append((args.question, answer.text))
     why = _taken_apart(pipe, encoded, answer, args.methods) if answer.text else []
-    capture, about = encoded.record.result, pipe.describe()
+    capture, about = encoded.capture, pipe.describe()
     manifest = archive.manifest(
         capture,
         about,

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from qformer_viz.evaluation.library_maps import library_attention
+
 try:
     import resource
 except ImportError:  # Windows has none
@@ -94,9 +96,9 @@ def examine(load: Callable[[], Any], image: Any, question: str = "What is in the
 
 
 def _capture(report: Report, pipe: Any, encoded: Any) -> None:
-    maps = encoded.record.result.cross_attention[:, 0]
+    maps = encoded.capture.cross_attention[:, 0]
     with report.timed("Q-Former with eager attention"):
-        own = pipe.library_attention(encoded)
+        own = library_attention(pipe, encoded)
     elsewhere = ((maps - own).abs().sum(-1).mean() / 2).item()
     # Under reduced precision the two routes round differently in every layer.
     limit = 1e-5 if str(pipe.dtype) == "torch.float32" else 2e-2

@@ -33,7 +33,7 @@ class QFormerActivations(NamedTuple):
 
 
 @contextlib.contextmanager
-def reading(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
+def record_activations(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
     """The fields of `QFormerActivations` in this pass, for each image of the batch: lists over layers of [b, s or q, D]."""
     found: dict[str, list[Tensor]] = {name: [] for name in QFormerActivations._fields}
 
@@ -46,7 +46,7 @@ def reading(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def ablate_heads(
-    qformer: Any, own: Tensor, cross: Tensor, usual: QFormerActivations
+    qformer: Any, own: Tensor, cross: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the heads chosen by own [n, L, h] and cross [n, l, h] (bool) hand on what is usual."""
 
@@ -57,12 +57,13 @@ def ablate_heads(
         return torch.where(rows, others, parts).flatten(-2)
 
     return _changing(
-        qformer, {"own": partial(replace, own, usual.own), "cross": partial(replace, cross, usual.cross)}
+        qformer,
+        {"own": partial(replace, own, reference.own), "cross": partial(replace, cross, reference.cross)},
     )
 
 
 def ablate_query_messages(
-    qformer: Any, chosen: Tensor, usual: QFormerActivations
+    qformer: Any, chosen: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the queries of chosen [n, q] (bool) tell the others, and themselves, what is usual."""
 
@@ -71,7 +72,7 @@ def ablate_query_messages(
         return torch.where(rows[..., None].to(said.device), instead[layer].to(said), said)
 
     return _changing(
-        qformer, {"keys": partial(replace, usual.keys), "values": partial(replace, usual.values)}
+        qformer, {"keys": partial(replace, reference.keys), "values": partial(replace, reference.values)}
     )
 
 

@@ -160,7 +160,7 @@ class Child:
             digest.update(pixels)
             frames.append(Image.frombytes("RGB", (width, height), pixels))
         if film is not None:
-            timestamps = tuple(_text(moment) for moment in film["moments"])
+            timestamps = tuple(_text(moment) for moment in film["timestamps"])
             if type(film["length"]) is not int:
                 raise ValueError("a length that is no number")
             film = Video(tuple(frames), timestamps, film["length"])

@@ -121,7 +121,7 @@ def _serve(data: bytes, options: dict, sink: BinaryIO, limits: Limits) -> None:
         text = json.dumps({"error": str(error)}).encode()
         sink.write(REPLY.pack(len(text)) + text)
     else:
-        film = decoded.video and {"moments": decoded.video.timestamps, "length": decoded.video.length}
+        film = decoded.video and {"timestamps": decoded.video.timestamps, "length": decoded.video.length}
         text = json.dumps(
             {
                 "size": decoded.size,

@@ -67,7 +67,7 @@ class Decoded:
     sha256   of the working size and the working pixels: equal pictures share it whatever their file format
     size     (width, height) after rotation, before the reduction to the working size
     notices  what was done to the picture that its owner should know
-    film     where the upload moves, what a model of moving pictures sees of it: `image` is its first frame, `sha256`
+    video    where the upload moves, what a model of moving pictures sees of it: `image` is its first frame, `sha256`
              is that of all its frames
     """
 
@@ -75,7 +75,7 @@ class Decoded:
     sha256: str
     size: tuple[int, int]
     notices: tuple[str, ...] = ()
-    film: Video | None = None
+    video: Video | None = None
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:
@@ -93,7 +93,7 @@ class Decoded:
 class _Moving(NamedTuple):
     """What moves, if it is shown, and what there is to say where it is not."""
 
-    film: Video | None
+    video: Video | None
     notices: tuple[str, ...]
 
 

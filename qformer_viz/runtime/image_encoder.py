@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qformer_viz.hooks.recording import Recording
 from qformer_viz.media.images import Decoded
 from qformer_viz.runtime.input_placement import Placer
 from qformer_viz.runtime.lru_cache import LRUCache
@@ -18,7 +19,7 @@ from qformer_viz.types import EncodedImage
 
 IMAGES = 16
 
-Observe = Callable[[Any], contextlib.AbstractContextManager[Any]]
+Observe = Callable[[Any], contextlib.AbstractContextManager[Recording]]
 
 
 class Encoder:
@@ -53,7 +54,7 @@ class Encoder:
         placements = tuple(self.place(frame.size) for frame in seen.frames)
         vision = self._vision.get(seen.sha256)
         pixels = None if vision is not None else self._pixels(seen.frames)
-        with contextlib.nullcontext() if self.observe is None else self.observe(self.model) as record:
+        with contextlib.nullcontext() if self.observe is None else self.observe(self.model) as recording:
             if vision is None:
                 vision = self.model.vision_model(pixel_values=pixels).last_hidden_state
             queries = self.queries(vision, instruction_inputs, frames=len(seen.frames))
@@ -62,7 +63,7 @@ class Encoder:
             seen=seen,
             queries=queries,
             vision=vision,
-            record=record,
+            capture=None if recording is None else recording.result,
             question=instruction,
             owner=self.owner,
             placements=placements,
@@ -95,7 +96,7 @@ class Encoder:
                 states = tower.encoder(inputs_embeds=tokens[frame : frame + 1, there]).last_hidden_state
                 vision[frame, there] = tower.post_layernorm(states)[0]
         queries = self.queries(vision, instruction_inputs, seen, frames)
-        return replace(encoded, queries=queries, vision=vision, record=None)
+        return replace(encoded, queries=queries, vision=vision, capture=None)
 
     def forget(self) -> None:
         self._encoded.clear()

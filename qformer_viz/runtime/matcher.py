@@ -131,7 +131,7 @@ class Matcher:
         said = model.text_projection(said.to(model.text_projection.weight.dtype))
         similarities = queries @ normalize(said.float(), dim=-1)[0]
         tokens = model.query_tokens
-        with contextlib.nullcontext() if self.observe is None else self.observe(model) as record:
+        with contextlib.nullcontext() if self.observe is None else self.observe(model) as recording:
             states = model.qformer(
                 query_embeds=model.embeddings(input_ids=ids, query_embeds=tokens),
                 query_length=tokens.shape[1],
@@ -148,7 +148,7 @@ class Matcher:
             probabilities=tuple(votes.softmax(-1)[:, 1].tolist()),
             image=decoded.image,
             sha256=decoded.sha256,
-            record=record,
+            capture=None if recording is None else recording.result,
             placement=self._place(decoded.image.size),
         )
 

@@ -6,17 +6,14 @@ import importlib.metadata
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from qformer_viz.attribution.reference_activations import ReferenceActivations, ReferenceCache
-from qformer_viz.attribution.scorer import Scorer, eager
-from qformer_viz.errors import OutOfDeviceMemory, QuestionError
-from qformer_viz.hooks.interventions import QFormerActivations, reading
+from qformer_viz.errors import OutOfDeviceMemory
 from qformer_viz.media.images import Decoded, decode
 from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.device_queue import queue_for
@@ -30,6 +27,9 @@ from qformer_viz.runtime.token_text import Wording, text_of
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload
 
 ANSWERS = 256
+KEPT = 17
+"""Results about the model itself that `remember` keeps: reference activations of 16 questions, and their features."""
+Built = TypeVar("Built")
 _CAPTION = object()  # in place of a question; None is one that was not given
 
 
@@ -65,11 +65,11 @@ class Pipeline:
         # Marks what this pipeline encoded, and keeps no weights alive in an image that outlives it.
         self._mark = object()
         self.sees_video = self.family == "instructblip"
-        self._encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.sees_video)
+        self.encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.sees_video)
         self._generator = Generator(model, quantization, processor.tokenizer)
         self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
         self._queue = queue_for(str(self.device))
-        self._baseline = ReferenceCache(self._encoder, model.qformer, checkpoint.world, self._turn)
+        self._remembered: LRUCache[Any] = LRUCache(KEPT)
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
@@ -124,20 +124,6 @@ class Pipeline:
 
         return stream(work, stop)
 
-    def scorer(self, image: Any, answer: Answer) -> Scorer:
-        """Scores of this answer's words when queries or image tokens change; see `qformer_viz.attribution.scorer.Scorer`.
-
-        image: the image, or the EncodedImage, that the answer was about. Raises QuestionError for an empty answer.
-        """
-        if not answer.token_ids:
-            raise QuestionError("The answer has no word to explain. Ask in other words.")
-        encoded, inputs = self._with_vision(image)
-        prompt = self._prompts.again(answer, encoded.queries.shape[1])
-
-        return Scorer(
-            self.model, encoded, prompt, answer, self._encoder, inputs, self._turn, self._generator.reuse
-        )
-
     def hidden(self, encoded: EncodedImage, keep: torch.Tensor, where: str = "qformer") -> EncodedImage:
         """The same image with only the patches in `keep` (bool `[N]`, row by row; `[f, N]` for single frames of a film)
         in sight; CLS stays.
@@ -145,58 +131,46 @@ class Pipeline:
         where: "qformer", which cannot attend to the others, though the ViT has already spread what they hold; or "vit",
         which never gets them. Without a record of attention. Raises ImageError, MemoryError_.
         """
-        encoded, inputs = self._with_vision(encoded)
-        return self._turn(lambda: self._encoder.hidden(encoded, inputs, keep, where))
+        encoded, inputs = self.with_vision(encoded)
+        return self.turn(lambda: self.encoder.hidden(encoded, inputs, keep, where))
 
-    def library_attention(self, image: Any, frame: int = 0) -> torch.Tensor:
-        """Cross-attention `[l, h, q, p]` as transformers itself returns it with eager attention, float32 on the CPU: an
-        independent route to what `observe` records. The Q-Former runs again. frame: of a film. Raises ImageError,
-        MemoryError_.
-        """
-        encoded, inputs = self._with_vision(image)
+    def build(self, kind: Callable[..., Built], *args: Any, here: Mapping[str, Any] | None = None) -> Built:
+        """kind(self, *args), where the model is. here: attributes of it that are known without the model."""
+        return kind(self, *args)
 
-        @torch.no_grad()
-        def look() -> torch.Tensor:
-            with eager(self.model.qformer):
-                looked = self._encoder.look(encoded.vision, inputs, output_attentions=True)
-            count = self.model.query_tokens.shape[1]
-            return torch.stack([maps[frame, :, :count].float().cpu() for maps in looked.cross_attentions])
+    def run(self, function: Callable[..., Built], *args: Any) -> Built:
+        """function(self, *args), where the model is; a function at the top of a module."""
+        return function(self, *args)
 
-        return self._turn(look)
+    def remember(self, key: Hashable, compute: Callable[[], Built]) -> Built:
+        """compute(), or what it gave for this key before; until `forget`."""
+        found = self._remembered.get(key)
+        if found is None:
+            found = compute()
+            self._remembered.put(key, found)
+        return found
 
-    def mean_queries(self, question: str | None = None) -> torch.Tensor:
-        """The mean `[1, q, d]` of the projected queries over reference images of this model's world
-        (`qformer_viz.attribution.reference_activations`): what a query says when it says nothing of the image at hand. Computed once.
+    def with_vision(self, image: Any) -> tuple[EncodedImage, Mapping[str, torch.Tensor] | None]:
+        """(the image with its ViT outputs, the tokens that an InstructBLIP's Q-Former reads, else None)."""
+        instruction = image.question if isinstance(image, EncodedImage) else None
+        if self.family == "instructblip" and instruction is None:
+            instruction = self._prompts.instruction(None)
+        known = isinstance(image, EncodedImage) and image.vision is not None
+        encoded = image if known else self._encode(image, instruction)
+        return encoded, None if instruction is None else self._prompts.instruction_inputs(instruction)
 
-        question: what an InstructBLIP's Q-Former reads meanwhile, as in `EncodedImage.question`.
-        """
-        return self.means(question).queries
+    def instruction_inputs(self, question: str) -> Mapping[str, torch.Tensor]:
+        """Token ids [1, s] and mask that an InstructBLIP's Q-Former reads for `EncodedImage.question`."""
+        return self._prompts.instruction_inputs(question)
 
-    def mean_features(self, question: str | None = None) -> torch.Tensor:
-        """The mean `[1, p, d]` of the ViT's outputs over the same images. Computed with `mean_queries`."""
-        return self.means(question).features
+    def prompt_ids(self, answer: Answer, slots: int) -> Sequence[int]:
+        """The prompt's tokens that an answer followed, with `slots` places for the image."""
+        return self._prompts.again(answer, slots)
 
-    def usual(self, question: str | None = None) -> QFormerActivations:
-        """What is said inside the Q-Former on average over the same images: for a head what `mean_queries` is for a
-        query. Computed with them."""
-        return self.means(question).inside
-
-    def means(self, question: str | None = None) -> ReferenceActivations:
-        """`mean_features`, `mean_queries` and `usual` for a question."""
-        return self._baseline.means(question, self._prompts.instruction_inputs)
-
-    @torch.no_grad()
-    def said(self, encoded: EncodedImage) -> QFormerActivations:
-        """What is said inside the Q-Former about this image, to be said in place of what is `usual`. The Q-Former runs
-        again. Of a film what is said of its first frame. Raises ImageError, MemoryError_."""
-        encoded, inputs = self._with_vision(encoded)
-
-        def look() -> QFormerActivations:
-            with reading(self.model.qformer) as said:
-                self._encoder.look(encoded.vision[:1], inputs)
-            return QFormerActivations(*(torch.cat(said[name]) for name in QFormerActivations._fields))
-
-        return self._turn(look)
+    @property
+    def reuses_keys(self) -> bool:
+        """Whether keys and values of the positions before a change may be taken from another pass."""
+        return self._generator.reuse
 
     def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]:
         """The pieces of text that an InstructBLIP's Q-Former reads beside its queries, for `EncodedImage.question`; ()
@@ -213,12 +187,12 @@ class Pipeline:
             if self.model.language_projection.weight.device.type != self.device.type:
                 self.model.to(self.device)
 
-        self._turn(move)
+        self.turn(move)
 
     def forget(self) -> None:
         """Drop every cached image, answer, mean and key-value cache."""
-        self._baseline.forget()
-        self._encoder.forget()
+        self._remembered.clear()
+        self.encoder.forget()
         self._generator.forget()
         self._answers.clear()
 
@@ -252,17 +226,17 @@ class Pipeline:
 
     def _encode(self, image: Any, instruction: str | None, keep: bool = True) -> EncodedImage:
         decoded = decode(upload(image))
-        encoded = self._encoder.known(decoded, instruction)
+        encoded = self.encoder.known(decoded, instruction)
         if encoded is not None:
             return encoded
         inputs = None if instruction is None else self._prompts.instruction_inputs(instruction)
 
         def work() -> EncodedImage:
             # Another thread may have encoded it while this one waited.
-            known = self._encoder.known(decoded, instruction)
-            return known or self._encoder.run(decoded, instruction, inputs, keep)
+            known = self.encoder.known(decoded, instruction)
+            return known or self.encoder.run(decoded, instruction, inputs, keep)
 
-        return self._turn(work)
+        return self.turn(work)
 
     def _answer(
         self,
@@ -297,7 +271,7 @@ class Pipeline:
             return known
 
         if known is None:
-            known = self._turn(work, stopped)
+            known = self.turn(work, stopped)
         if fresh is not None:
             return fresh
         if known is None:
@@ -307,15 +281,6 @@ class Pipeline:
                 emit(_beginning(known, count))
         return replace(known, notices=notices)
 
-    def _with_vision(self, image: Any) -> tuple[EncodedImage, Any]:
-        """(the image with its ViT outputs, what its Q-Former reads)."""
-        instruction = image.question if isinstance(image, EncodedImage) else None
-        if self.family == "instructblip" and instruction is None:
-            instruction = self._prompts.instruction(None)
-        known = isinstance(image, EncodedImage) and image.vision is not None
-        encoded = image if known else self._encode(image, instruction)
-        return encoded, None if instruction is None else self._prompts.instruction_inputs(instruction)
-
     def _ours(self, image: Any) -> bool:
         return isinstance(image, EncodedImage) and (image.owner is None or image.owner is self._mark)
 
@@ -323,7 +288,7 @@ class Pipeline:
         """How many vectors the language model gets of it."""
         if isinstance(image, EncodedImage):
             return image.queries.shape[1]
-        return self._prompts.queries * len(self._encoder.seen(image).frames)
+        return self._prompts.queries * len(self.encoder.seen(image).frames)
 
     def _encoded(self, image: EncodedImage | Decoded, prompt: Prompt) -> EncodedImage:
         """The image as this pipeline's Q-Former sees it for this prompt."""
@@ -366,7 +331,7 @@ class Pipeline:
         )
         return answer(result.ids, result.logprobs, result.finish)
 
-    def _turn(self, work: Callable[[], Any], stopped: Stopped = lambda: False) -> Any:
+    def turn(self, work: Callable[[], Any], stopped: Stopped = lambda: False) -> Any:
         """work() in the lane of the device, or None if stopped while it waited; memory that runs out becomes an error
         with the fix."""
         try:

@@ -11,61 +11,74 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from qformer_viz.attribution.reference_activations import ReferenceActivations
-from qformer_viz.attribution.scorer import Gradients
 from qformer_viz.errors import UserError
-from qformer_viz.hooks.interventions import QFormerActivations
 from qformer_viz.media.images import decode
 from qformer_viz.runtime.lru_cache import LRUCache
-from qformer_viz.runtime.pipeline import ANSWERS, Pipeline
-from qformer_viz.runtime.token_text import split_words
+from qformer_viz.runtime.pipeline import ANSWERS, KEPT, Pipeline
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload
 
 IMAGES, TOGETHER = 16, 8
 """Images that are remembered, and at most how many are encoded in one trip."""
 
+Built = TypeVar("Built")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Such as `spaces.GPU`, for functions and generators."""
 
-class RemotePipeline:
-    """What the page uses of a `Pipeline`, over `gpu`: a decorator such as `spaces.GPU` for functions and generators."""
 
-    def __init__(self, pipe: Pipeline, gpu: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._pipe = pipe
-        self.name, self.family, self.checkpoint = pipe.name, pipe.family, pipe.checkpoint
-        self.quantization, self.reason, self.sees_video = pipe.quantization, pipe.reason, pipe.sees_video
-        self.model, self.processor, self.device, self.dtype = (
-            pipe.model,
-            pipe.processor,
-            pipe.device,
-            pipe.dtype,
-        )
-        self._encoded: LRUCache[EncodedImage] = LRUCache(IMAGES)
-        self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
-        self._means: dict[str | None, ReferenceActivations] = {}
+def remote(pipe: Pipeline, gpu: Decorator) -> Pipeline:
+    """The same pipeline by trips to the process that holds the GPU."""
+    return cast(Pipeline, RemotePipeline(pipe, gpu))
 
+
+class RemoteObject:
+    """Stands for an object that lives with the model: each method is one trip, and what is known is served here.
+
+    A callback `on_progress` stays here, and is called once, when the trip is over.
+    """
+
+    def __init__(self, trip: Callable[..., Any], known: Mapping[str, Any]) -> None:
+        self._trip, self._known = trip, known
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in self._known:
+            return self._known[name]
+        return partial(self._ask, name)
+
+    def _ask(
+        self, name: str, *args: Any, on_progress: Callable[[int, int], None] | None = None, **options: Any
+    ) -> Any:
+        found = self._trip(name, *args, **options)
+        if on_progress is not None:
+            on_progress(len(args[0]), len(args[0]))
+        return found
+
+
+class RemotePipeline(RemoteObject):
+    """A `Pipeline` by trips. What it was asked before is remembered here, for the worker remembers nothing."""
+
+    def __init__(self, pipe: Pipeline, gpu: Decorator) -> None:
         # A fork has the pipeline in memory, nothing of it is pickled. `spaces` keeps these functions for ever, and
         # they must not keep a model that nobody uses any more.
         there = weakref.ref(pipe)
 
-        def tried(work: Callable[[Pipeline], Any]) -> Any:
+        def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
             try:
-                return _to_cpu(work(_settled(there)))
+                pipe = _settled(there)
+                found = function(pipe, *_to_device(args, pipe.device), **options)
+                return _to_cpu(tuple(found) if isinstance(found, Iterator) else found)
             except UserError as error:
                 return error
-
-        def call(name: str, *args: Any) -> Any:
-            def work(pipe: Pipeline) -> Any:
-                found = getattr(pipe, name)(*_to_device(args, pipe.device))
-                return tuple(found) if isinstance(found, Iterator) else found
-
-            return tried(work)
 
         def stream(name: str, *args: Any) -> Iterator[Any]:
             try:
@@ -74,14 +87,32 @@ class RemotePipeline:
             except UserError as error:
                 yield error
 
-        def score(encoded: EncodedImage, answer: Answer, name: str, *args: Any) -> Any:
-            def work(pipe: Pipeline) -> Any:
-                scorer = pipe.scorer(_to_device(encoded, pipe.device), answer)
-                return getattr(scorer, name)(*_to_device(args, pipe.device))
+        self._call, self._stream = _raising(gpu(call)), gpu(stream)
+        here = ("name", "family", "checkpoint", "quantization", "reason", "sees_video", "model", "processor")
+        local = ("device", "dtype", "describe", "qformer_text_tokens", "self_check")
+        super().__init__(
+            partial(self._call, _method), {name: getattr(pipe, name) for name in (*here, *local)}
+        )
+        self._encoded: LRUCache[EncodedImage] = LRUCache(IMAGES)
+        self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
+        self._remembered: LRUCache[Any] = LRUCache(KEPT)
 
-            return tried(work)
+    def run(self, function: Callable[..., Built], *args: Any) -> Built:
+        """`Pipeline.run`, in one trip."""
+        return self._call(function, *map(_bare, args))
 
-        self._call, self._stream, self._score = _raising(gpu(call)), gpu(stream), _raising(gpu(score))
+    def build(self, kind: Callable[..., Built], *args: Any, here: Mapping[str, Any] | None = None) -> Built:
+        """`Pipeline.build`: made anew in every trip that one of its methods takes."""
+        trip = partial(self._call, _method_of, kind, tuple(map(_bare, args)))
+        return cast(Built, RemoteObject(trip, here or {}))
+
+    def remember(self, key: Hashable, compute: Callable[[], Built]) -> Built:
+        """As `Pipeline.remember`."""
+        found = self._remembered.get(key)
+        if found is None:
+            found = compute()
+            self._remembered.put(key, found)
+        return found
 
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
@@ -98,7 +129,7 @@ class RemotePipeline:
             known = {each.sha256: self._encoded.get((each.sha256, read)) for each in part}
             fresh = {each.sha256: each for each in part if known[each.sha256] is None}
             if fresh:
-                known |= zip(fresh, self._call("encode_each", tuple(fresh.values()), question), strict=True)
+                known |= zip(fresh, self._ask("encode_each", tuple(fresh.values()), question), strict=True)
             yield from (known[each.sha256] for each in part)
 
     def _read(self, question: str | None) -> str | None:
@@ -106,16 +137,19 @@ class RemotePipeline:
         return question if self.family == "instructblip" else None
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
+        """As `Pipeline.caption`."""
         return self._answer("caption", image, decoding)
 
     def ask(
         self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding | None = None
     ) -> Answer:
+        """As `Pipeline.ask`."""
         return self._answer("ask", image, question, tuple(history), decoding)
 
     def stream_caption(
         self, image: Any, decoding: Decoding | None = None, stop: threading.Event | None = None
     ) -> Iterator[Answer]:
+        """As `Pipeline.stream_caption`."""
         return self._streamed(stop, "stream_caption", image, decoding)
 
     def stream_ask(
@@ -126,44 +160,13 @@ class RemotePipeline:
         decoding: Decoding | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[Answer]:
+        """As `Pipeline.stream_ask`."""
         return self._streamed(stop, "stream_ask", image, question, tuple(history), decoding)
 
-    def scorer(self, image: EncodedImage, answer: Answer) -> RemoteScorer:
-        return RemoteScorer(self._score, image, answer)
-
-    def hidden(self, encoded: EncodedImage, keep: Tensor, where: str = "qformer") -> EncodedImage:
-        return self._call("hidden", encoded, keep, where)
-
-    def library_attention(self, image: Any) -> Tensor:
-        return self._call("library_attention", image)
-
-    def mean_queries(self, question: str | None = None) -> Tensor:
-        return self._all_means(question).queries
-
-    def mean_features(self, question: str | None = None) -> Tensor:
-        return self._all_means(question).features
-
-    def usual(self, question: str | None = None) -> QFormerActivations:
-        return self._all_means(question).inside
-
-    def said(self, encoded: EncodedImage) -> QFormerActivations:
-        return self._call("said", _bare(encoded))
-
-    def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]:
-        return self._pipe.qformer_text_tokens(question)
-
     def forget(self) -> None:
-        self._encoded.clear()
-        self._answers.clear()
-        self._means.clear()
-
-    def describe(self) -> dict[str, Any]:
-        return self._pipe.describe()
-
-    def _all_means(self, question: str | None) -> ReferenceActivations:
-        if question not in self._means:
-            self._means[question] = self._call("means", question)
-        return self._means[question]
+        """As `Pipeline.forget`."""
+        for cache in (self._encoded, self._answers, self._remembered):
+            cache.clear()
 
     def _answer(self, name: str, image: Any, *args: Any) -> Answer:
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
@@ -171,7 +174,7 @@ class RemotePipeline:
         key = (encoded.fingerprint, name, *args[:-1], decoding)
         known = self._answers.get(key) if decoding.repeatable else None
         if known is None:
-            known = self._call(name, encoded, *args)
+            known = self._ask(name, encoded, *args)
             if decoding.repeatable:
                 self._answers.put(key, known)
         return known
@@ -186,69 +189,16 @@ class RemotePipeline:
             yield answer
 
 
-class RemoteScorer:
-    """A `Scorer` by trips: what it is asked runs there, what it knows is here."""
+def _method(pipe: Pipeline, name: str, *args: Any, **options: Any) -> Any:
+    """A method of the pipeline, in the worker."""
+    return getattr(pipe, name)(*args, **options)
 
-    def __init__(self, score: Callable[..., Any], encoded: EncodedImage, answer: Answer) -> None:
-        self._score, self.encoded, self.answer = score, encoded, answer
-        self.words, self.of_word = split_words(answer.tokens)
-        self.queries = encoded.queries
 
-    def score(self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(on_progress, "score", queries)
-
-    def shown(self, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(on_progress, "shown", keep)
-
-    def ablate_heads(
-        self,
-        own: Tensor,
-        cross: Tensor,
-        usual: QFormerActivations,
-        on_progress: Callable[[int, int], Any] | None = None,
-    ) -> Tensor:
-        return self._told(on_progress, "silenced", own, cross, usual)
-
-    def ablate_query_messages(
-        self, chosen: Tensor, usual: QFormerActivations, on_progress: Callable[[int, int], Any] | None = None
-    ) -> Tensor:
-        return self._told(on_progress, "hushed", chosen, usual)
-
-    def apart(self, usual: QFormerActivations) -> Tensor:
-        return self._ask("apart", usual)
-
-    def unread(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
-        return self._told(on_progress, "unread", read)
-
-    def repeats(self, queries: Tensor) -> Tensor:
-        return self._ask("repeats", queries)
-
-    def attention(self, queries: Tensor | None = None) -> Tensor:
-        return self._ask("attention", queries)
-
-    def values(self, index: int) -> Tensor:
-        return self._ask("values", index)
-
-    def spell(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        return self._ask("spell", states, count)
-
-    def feature_gradients(self, word: int, vision: Tensor) -> tuple[Tensor, Tensor]:
-        return self._ask("vision_slopes", word, vision)
-
-    def attention_gradients(self, word: int) -> Gradients:
-        return self._ask("attention_slopes", word)
-
-    def _told(
-        self, on_progress: Callable[[int, int], Any] | None, name: str, rows: Tensor, *further: Any
-    ) -> Tensor:
-        """One trip for all rows: it begins with a process and a GPU, which takes longer than most of what it brings."""
-        found = self._ask(name, rows, *further)
-        if on_progress is not None:
-            on_progress(len(rows), len(rows))
-        return found
-
-    def _ask(self, name: str, *args: Any) -> Any:
-        return self._score(_bare(self.encoded), self.answer, name, *args)
+def _method_of(
+    pipe: Pipeline, kind: Callable[..., Any], made_of: tuple[Any, ...], name: str, *args: Any, **options: Any
+) -> Any:
+    """A method of an object that `Pipeline.build` makes, in the worker."""
+    return getattr(pipe.build(kind, *made_of), name)(*args, **options)
 
 
 def _settled(there: weakref.ref[Pipeline]) -> Pipeline:
@@ -269,9 +219,9 @@ def _raising(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: _raised(function(*args))
 
 
-def _bare(encoded: EncodedImage) -> EncodedImage:
-    """Without what the worker has no use for."""
-    return replace(encoded, record=None, owner=None)
+def _bare(value: Any) -> Any:
+    """An image without what the worker has no use for; all else as it is."""
+    return replace(value, capture=None, owner=None) if isinstance(value, EncodedImage) else value
 
 
 def _to_cpu(value: Any) -> Any:
@@ -301,7 +251,7 @@ def _alike(value: tuple, parts: Iterable[Any]) -> tuple:
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
-def zero_gpu() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
+def zero_gpu() -> Decorator | None:
     """`spaces.GPU` on a ZeroGPU Space, else None. To be called before a model runs in the process that serves.
 
     Once that process has woken the CUDA driver, no fork of it can use a GPU; and transformers wakes it in every pass,

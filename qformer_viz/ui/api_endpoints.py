@@ -115,7 +115,7 @@ def npz(services: AppContext, image: str, question: str) -> str:
     if answer is not None:
         session = session.add("question", asked).add("answer", answer.text, "eos")
     path = export_view.fresh_folder() / "capture.npz"
-    return str(files.save_npz(encoded.record.result, path, export_view.about(services, session)))
+    return str(files.save_npz(encoded.capture, path, export_view.about(services, session)))
 
 
 def answered(services: AppContext, image: str | None, question: str) -> tuple[Any, Any]:

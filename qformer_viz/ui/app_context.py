@@ -32,7 +32,7 @@ class Pipeline(Protocol):
     def scorer(self, image: Any, answer: Any) -> Any: ...
     def mean_queries(self, question: str | None = None) -> Any: ...
     def mean_features(self, question: str | None = None) -> Any: ...
-    def usual(self, question: str | None = None) -> Any: ...
+    def reference(self, question: str | None = None) -> Any: ...
     def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]: ...
     def hidden(self, encoded: Any, keep: Any, where: str = "qformer") -> Any: ...
     def describe(self) -> dict: ...
@@ -84,7 +84,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class SceneMaker:
-    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`, `film` with the same
+    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`, `video` with the same
     arguments the frames of one that moves; `recall(image)` is what is known of a scene that it drew, or that is an
     example, or None."""
 
@@ -94,7 +94,7 @@ class SceneMaker:
     render: Callable[[Sequence[str], str, str | None], Image.Image]
     max_objects: int = 4
     recall: Callable[[Image.Image], Drawn | None] = lambda image: None
-    film: Callable[[Sequence[str], str, str | None], Sequence[Image.Image]] | None = None
+    video: Callable[[Sequence[str], str, str | None], Sequence[Image.Image]] | None = None
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Session:
         """The Capture of what is on the canvas, or None."""
         if self.encoded is None:
             return None
-        whole = self.encoded.record.result
+        whole = self.encoded.capture
         return whole.image(self.frame) if len(self.encoded.frames) > 1 else whole
 
     def turns(self) -> tuple[tuple[str, str], ...]:

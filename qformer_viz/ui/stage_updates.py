@@ -22,7 +22,7 @@ def payload(services: AppContext, session: Session) -> dict:
     meta["example"] = services.example_titles.get(encoded.sha256)
     film = list(zip(encoded.frames, encoded.timestamps, strict=False))  # a still picture has no moments
     return canvas_payload(
-        encoded.record.result, encoded.image, meta=meta, video=film, placements=encoded.placements
+        encoded.capture, encoded.image, meta=meta, video=film, placements=encoded.placements
     )
 
 

@@ -33,13 +33,13 @@ def canvas_payload(
     *,
     meta: dict | None = None,
     index: int = 0,
-    film: Sequence[tuple[Image.Image, str]] = (),
+    video: Sequence[tuple[Image.Image, str]] = (),
     placements: Sequence[Placement] = (),
 ) -> dict:
     """Pack image `index` of a capture for `QFormerViz.mount`.
 
     image: the picture at its original geometry; it is embedded at most 768 px long.
-    film: (picture, when it is) of every image of the capture, where they are the frames of a film; the first is the
+    video: (picture, when it is) of every image of the capture, where they are the frames of a film; the first is the
         payload itself, the others are in its `film`.
     placements: which part of the picture, or of each frame of the film, the patches cover; () where all of it.
     meta: JSON-able facts shown as plain text, all optional: `model`, `precision`, `caption`,
@@ -52,7 +52,7 @@ def canvas_payload(
     frames = [
         pack(capture.image(at).cross_attention[:, 0].numpy())
         | {"image": embed(picture, placements[at] if placements else None), "moment": moment}
-        for at, (picture, moment) in enumerate(film)
+        for at, (picture, moment) in enumerate(video)
         if at
     ]
     gh, gw = capture.grid
@@ -64,7 +64,7 @@ def canvas_payload(
         **packed,
         "image": embed(image, placements[0] if placements else None),
         "film": frames,
-        "moment": film[0][1] if film else "",
+        "moment": video[0][1] if video else "",
         "palettes": {name: list(stops) for name, stops in STOPS.items()},
         "outlines": list(OUTLINES),
         "meta": json.loads(json.dumps(meta or {}, allow_nan=False)),

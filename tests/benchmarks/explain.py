@@ -25,6 +25,8 @@ from qformer_viz.analysis.head_ablation import heads, talk
 from qformer_viz.attribution import scorer
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.attribution.knockout import replaced
+from qformer_viz.attribution.reference_activations import reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.runtime.loading import choose_device
 from qformer_viz.types import Decoding
 from tests.benchmarks.speed import published, synchronised
@@ -58,7 +60,7 @@ def main(arguments=None):
     encoded = pipe.encode(Image.fromarray(noise))
     answer = pipe.caption(encoded, Decoding(max_new_tokens=options.tokens))
     baseline = pipe.encode(Image.new("RGB", (224, 224), (90, 120, 60))).queries
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     queries = torch.cat([encoded.queries, replaced(encoded.queries, baseline)])
     rate, tokens, wanted = matrix_rate(pipe), [], []
     decoding = Decoding(max_new_tokens=options.tokens)
@@ -104,11 +106,11 @@ def main(arguments=None):
         "knock-outs : the answer itself": chosen / seconds["the answer itself"],
     }
     if options.methods:
-        pipe.mean_queries(encoded.question)
+        reference_activations(pipe, encoded.question)
         case = prepare(pipe, encoded, answer)
         report["methods"] = {name: attribute(case, name, words=[0]).seconds for name in options.methods}
     if options.inside:
-        pipe.usual(encoded.question)
+        reference_activations(pipe, encoded.question)
         case = prepare(pipe, encoded, answer)
         report["inside, s"] = {work.__name__: clocked(work, case) for work in (heads, talk)}
     print(json.dumps(report, indent=1))

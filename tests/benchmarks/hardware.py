@@ -17,9 +17,9 @@ import torch
 
 import qformer_viz
 from qformer_viz.attribution.explanation import attribute, prepare
-from qformer_viz.attribution.reference_activations import reference_images
 from qformer_viz.cli import precision
 from qformer_viz.cli.arguments import PRECISIONS
+from qformer_viz.domains.reference_images import reference_images
 from qformer_viz.errors import UserError
 from qformer_viz.evaluation import doctor
 from qformer_viz.runtime.loading import choose_device

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import qformer_viz
 from qformer_viz.analysis import compare_precisions
-from qformer_viz.attribution.reference_activations import reference_images
+from qformer_viz.domains.reference_images import reference_images
 from tests.support import published as shapes
 
 WORDS = 8

@@ -252,23 +252,23 @@ def memory_of_capture(pipe):
     its allocator counts them, and of Python and numpy as tracemalloc does.
     """
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
-    observe, most = pipe._encoder.observe, {}
+    observe, most = pipe.encoder.observe, {}
     try:
         for on in (True, False):
-            pipe._encoder.observe = observe if on else None
+            pipe.encoder.observe = observe if on else None
 
             def look(on=on):
                 pipe.forget()
                 encoded = pipe.encode(picture)
-                return encoded, canvas_payload(encoded.record.result, picture) if on else None
+                return encoded, canvas_payload(encoded.capture, picture) if on else None
 
             # In the lane: the profiler sees the thread that it was started in.
             kept, most[on] = pipe._queue.run(partial(allocated, look, pipe.device))
             if on:
-                capture = kept[0].record.result
+                capture = kept[0].capture
                 held = sum(getattr(capture, name).nbytes for name in TENSORS) + len(json.dumps(kept[1]))
     finally:
-        pipe._encoder.observe = observe
+        pipe.encoder.observe = observe
     return most[True] - most[False], held
 
 

@@ -65,7 +65,7 @@ def test_what_was_not_computed_is_said_and_not_offered(open_page, tmp_path):
 
     words = words_payload(every, known, ["knockout", "gradient"])
     path = tmp_path / "page.html"
-    path.write_text(standalone_page(canvas_payload(encoded.record.result, encoded.image), words=words))
+    path.write_text(standalone_page(canvas_payload(encoded.capture, encoded.image), words=words))
     page = open_page(path.as_uri())
     page.locator(".qfv-why select").select_option(label="Gradient × attention")
     page.locator(".qfv-why-body").wait_for()

@@ -113,7 +113,7 @@ def test_the_captured_maps_are_those_the_card_measures(reader, pipe, sheet, feat
     shares = []
     for scene, _ in sheet[:8]:
         drawn = render(scene)
-        capture = pipe.encode(drawn.image).record.result
+        capture = pipe.encode(drawn.image).capture
         maps = patches(capture.cross_attention[:, 0].mean(1)).numpy()
         shares.append(maps[..., patch_labels(drawn).ravel() >= 0].sum(-1).mean(-1))
     layers = part["layers"]
@@ -133,7 +133,7 @@ def test_the_map_on_which_the_canvas_opens_lies_on_an_object(pipe, sheet):
     hits = []
     for scene, _ in sheet[:40]:
         drawn = render(scene)
-        maps = pipe.encode(drawn.image).record.result.cross_attention
+        maps = pipe.encode(drawn.image).capture.cross_attention
         on = patch_labels(drawn).ravel() >= 0
         hits.append([on[peak(select(maps, layer)[0])] for layer in (2, None)])
     last, mean = np.mean(hits, 0)
@@ -217,7 +217,7 @@ def test_questions_move_the_maps_of_instructblip_and_of_it_alone(pipe, sheet):
     picture = render(sheet[0][0]).image
     for chat_model, moves in ((pipe, False), (instruct, True)):
         one, other = (
-            chat_model.encode(picture, f"is there a {noun}?").record.result.cross_attention
+            chat_model.encode(picture, f"is there a {noun}?").capture.cross_attention
             for noun in ("cat", "rocket")
         )
         assert bool((one - other).abs().max() > 1e-3) == moves
@@ -241,7 +241,7 @@ def test_the_library_ranks_what_an_example_shows():
     texts = ["a cat and a dog", "two cats", "a donut and a tree", "a rocket"]
     best, *others = matcher.rank(ROOT / "assets/examples/cat-and-dog.png", texts)
     assert best.text == texts[0] and best.probability > 0.5 > others[0].probability
-    assert best.record.result.cross_attention.shape == (3, 1, 6, 32, 257)
+    assert best.capture.cross_attention.shape == (3, 1, 6, 32, 257)
     # What leaves something out is wrong to it, as card, README and the Match tab say.
     assert "whole captions" in matcher.describe()["caution"]
     assert matcher.rank(ROOT / "assets/examples/cat-and-dog.png", ["a dog"])[0].probability < 0.05

@@ -15,6 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from qformer_viz.attribution.reference_activations import (
+    ReferenceActivations,
+    compute_activations,
+    compute_reference,
+)
+from qformer_viz.attribution.scorer import Scorer
 from qformer_viz.media.images import decode
 from qformer_viz.types import Answer, Capture, Decoding
 from qformer_viz.ui.app_context import AppContext, ChatModel, Drawn, Geometry, Limits, SceneMaker
@@ -81,7 +87,7 @@ class FakeEncoded:
     frames: tuple
     timestamps: tuple[str, ...]
     sha256: str
-    record: Any
+    capture: Any
     question: str | None
     vision: Any
     queries: torch.Tensor
@@ -123,21 +129,26 @@ class FakePipeline:
             frames=seen.frames,
             timestamps=seen.video.timestamps if seen.video else (),
             sha256=source.sha256,
-            record=SimpleNamespace(result=joined(captures)),
+            capture=joined(captures),
             question=reads,
             vision=None,
             queries=torch.cat([capture.query_tokens for capture in captures])[None],
             notices=seen.notices,
         )
 
-    def mean_queries(self, question: str | None = None) -> torch.Tensor:
-        return torch.zeros(1, QUERIES, WIDTH)
+    def remember(self, key: Any, compute: Any) -> Any:
+        return compute()
 
-    def mean_features(self, question: str | None = None) -> torch.Tensor:
-        return torch.zeros(1, GRID[0] * GRID[1] + 1, WIDTH)
+    def run(self, function: Any, *args: Any) -> Any:
+        if function is compute_activations:
+            return self.said(*args)
+        assert function is compute_reference
+        features = torch.zeros(1, GRID[0] * GRID[1] + 1, WIDTH)
+        return ReferenceActivations(features, torch.zeros(1, QUERIES, WIDTH), None)
 
-    def usual(self, question: str | None = None) -> Any:
-        return None
+    def build(self, kind: Any, encoded: Any, answer: Answer, here: Any = None) -> Any:
+        assert kind is Scorer
+        return self.scorer(encoded, answer)
 
     def said(self, encoded: Any) -> Any:
         return encoded
@@ -234,7 +245,7 @@ class FakeScorer:
         slope[word] = self.queries[0, word] / self.queries[0, word].square().sum()
         return SimpleNamespace(queries=slope, attention=(own, own, cross, cross))
 
-    def score(self, queries: torch.Tensor, told: Any = None) -> torch.Tensor:
+    def score(self, queries: torch.Tensor, on_progress: Any = None) -> torch.Tensor:
         there = (queries[:, : len(self.words)] - self.queries[:, : len(self.words)]).abs().sum(-1) < 1e-6
         return -(~there).float() * (torch.arange(len(self.words)) > 0)
 
@@ -244,31 +255,33 @@ class FakeScorer:
     def spell(self, states: torch.Tensor, count: int) -> list:
         return [[(f"<i>{query}</i>", 1.0)] * count for query in range(states.shape[1])]
 
-    def shown(self, keep: torch.Tensor, told: Any = None) -> torch.Tensor:
-        if told is not None:
+    def shown(self, keep: torch.Tensor, on_progress: Any = None) -> torch.Tensor:
+        if on_progress is not None:
             for done in range(len(keep) // 8, len(keep) + 1, len(keep) // 8):
-                told(done, len(keep))
+                on_progress(done, len(keep))
         return self.score(self.queries * keep[:, :, 1 : QUERIES + 1, None].flatten(1, 2))
 
     def ablate_heads(
-        self, own: torch.Tensor, cross: torch.Tensor, usual: Any, told: Any = None
+        self, own: torch.Tensor, cross: torch.Tensor, reference: Any, on_progress: Any = None
     ) -> torch.Tensor:
         """All words but the first lose 2 nats with head 1 of the last cross-attention, and 1 with any of layer 3."""
-        if told is not None:
-            told(len(own), len(own))
+        if on_progress is not None:
+            on_progress(len(own), len(own))
         lost = 2.0 * cross[:, -1, 1] + 1.0 * own[:, 3].any(-1)
         return -lost[:, None] * (torch.arange(len(self.words)) > 0)
 
-    def ablate_query_messages(self, chosen: torch.Tensor, usual: Any, told: Any = None) -> torch.Tensor:
+    def ablate_query_messages(
+        self, chosen: torch.Tensor, reference: Any, on_progress: Any = None
+    ) -> torch.Tensor:
         """Word k loses half a nat when the others do not hear query k, the first word nothing."""
-        if told is not None:
-            told(len(chosen), len(chosen))
+        if on_progress is not None:
+            on_progress(len(chosen), len(chosen))
         return -0.5 * chosen[:, : len(self.words)].float() * (torch.arange(len(self.words)) > 0)
 
-    def apart(self, usual: Any) -> torch.Tensor:
+    def isolate_queries(self, reference: Any) -> torch.Tensor:
         return -1.5 * (torch.arange(len(self.words)) > 0)[None]
 
-    def unread(self, read: torch.Tensor, told: Any = None) -> torch.Tensor:
+    def mask_text(self, read: torch.Tensor, on_progress: Any = None) -> torch.Tensor:
         """Every word loses 3 nats with the last piece of the text."""
         return -3.0 * (~read[:, -1:]).expand(-1, len(self.words))
 
@@ -330,7 +343,7 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> AppContex
 
     about = {name: changes.pop(name) for name in ("world", "familiar", "unknown", "quick") if name in changes}
     options = {
-        "speaker": fake_speaker(pipe, **about),
+        "chat_model": fake_speaker(pipe, **about),
         "decode": decode,
         "decoding": Decoding,
         "user_errors": (UserError, UserError, FakeError),
@@ -357,4 +370,4 @@ def fake_choice(broken: bool = False) -> dict[str, Any]:
     models = {"Fake BLIP-2": lambda: first, "Fake InstructBLIP": lambda: second}
     if broken:
         models["Broken"] = fail
-    return {"speaker": first, "speakers": models, "compares_questions": True}
+    return {"chat_model": first, "models": models, "compares_questions": True}

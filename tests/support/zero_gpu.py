@@ -97,7 +97,7 @@ def within(folder):
         said = pipe.caption(encoded)
         print(f"{said.text!r} after {time.perf_counter() - start:.2f} s", flush=True)
         *_, streamed = pipe.stream_ask(encoded, QUESTION)
-        found = {"maps": encoded.record.result.cross_attention, "texts": (said.text, streamed.text)}
+        found = {"maps": encoded.capture.cross_attention, "texts": (said.text, streamed.text)}
         case = prepare(pipe, encoded, said)
         for name in METHODS:
             start = time.perf_counter()

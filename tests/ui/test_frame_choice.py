@@ -63,7 +63,7 @@ def test_the_canvas_gets_every_frame(services, session):
     shown = stage_updates.payload(services, session)
     timestamps = [frame["moment"] for frame in (shown, *shown["film"])]
     assert timestamps == ["frame 1", "frame 2", "frame 3", "frame 4"]
-    whole = session.encoded.record.result.cross_attention
+    whole = session.encoded.capture.cross_attention
     for at, frame in enumerate([shown, *shown["film"]]):
         maps, _ = unpack(shown | frame)
         assert np.abs(maps - whole[:, at, ..., 1:].numpy()).max() < 0.01
@@ -78,7 +78,7 @@ def test_the_tabs_are_about_the_frame_on_the_canvas(services, session):
 
     first = drawn()
     frame_choice.choose(session, 2)
-    whole = session.encoded.record.result
+    whole = session.encoded.capture
     assert torch.equal(session.capture.cross_attention, whole.cross_attention[:, 2:3])
     assert session.picture.getpixel((0, 0)) == COLOURS[2]
     assert all(now != before for now, before in zip(drawn(), first, strict=True))
@@ -96,7 +96,7 @@ def test_another_image_begins_at_its_first_frame(services, session, path, tmp_pa
     frame_choice.choose(session, 3)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "still.png")
     session = conversation.look(services, session, str(tmp_path / "still.png"), None)
-    assert session.frame == 0 and session.capture is session.encoded.record.result
+    assert session.frame == 0 and session.capture is session.encoded.capture
 
 
 def test_a_file_that_cannot_be_read_leaves_the_frame_where_it_was(services, session, tmp_path):
@@ -158,7 +158,7 @@ def test_heads_are_silenced_in_every_frame(services, session):
     assert len(bars["unheard by the other queries"].x) == QUERIES
     frame_choice.choose(session, 2)
     figure, _ = head_ablation_view.attended(services, session, "1", "0", head_ablation_view.INDEX)
-    shown = session.encoded.record.result.self_attention[1, 2, 0]
+    shown = session.encoded.capture.self_attention[1, 2, 0]
     assert figure.data[0].z[3][4] == pytest.approx(shown[3, 4].item(), abs=1e-4)
 
 
@@ -227,7 +227,7 @@ def test_two_questions_are_compared_on_the_frame_on_the_canvas(services, session
     frame_choice.choose(session, 1)
     shown = questions_view.maps(services, session, "what is it?", "where is it?")
     maps, _ = unpack(shown["maps"][0])
-    whole = session.encoded.record.result.cross_attention
+    whole = session.encoded.capture.cross_attention
     assert np.abs(maps - whole[:, 1, ..., 1:].numpy()).max() < 0.01
 
 
@@ -239,7 +239,7 @@ def test_all_frames_are_exported(services, session, tmp_path):
     export_view.write_sheet(services, session, tmp_path)
     header, *rows = export_view.write_csv(services, session, tmp_path).read_text().splitlines()
     assert header.startswith("frame,layer,query,") and len(rows) == 4 * 4 * QUERIES
-    stats = query_statistics(session.encoded.record.result, image=2)
+    stats = query_statistics(session.encoded.capture, image=2)
     third = [row.split(",") for row in rows if row.startswith("3,mean,")]
     assert [float(row[3]) for row in third] == pytest.approx(stats.entropy[-1].tolist(), abs=1e-4)
     word_evidence_view.told_and_view(services, session)

@@ -25,9 +25,9 @@ class Parrot(FakePipeline):
 
     def encode(self, image, question=None):
         seen = super().encode(image, question)
-        record = seen.record.result
+        record = seen.capture
         moved = replace(record, cross_attention=record.cross_attention.roll(1, -1))
-        return replace(seen, record=type("Record", (), {"result": moved}))
+        return replace(seen, capture=moved)
 
     def caption(self, image, decoding=None):
         said = super().caption(image, decoding)
@@ -46,7 +46,7 @@ def test_both_models_look_at_the_files_and_what_differs_is_listed(services, fold
     paths = pictures(folder, "green", "red", "blue", "white")
     told, plot, answers = model_comparison_view.compared(services, Session(), "Parrot", paths, still)
     pipes = services.chat_model.pipe, services.models["Parrot"]().pipe
-    found = qformer_viz.apart(*([pipe.encode(path).record.result for path in paths] for pipe in pipes))
+    found = qformer_viz.apart(*([pipe.encode(path).capture for path in paths] for pipe in pipes))
     assert np.allclose(plot["value"].data[0].z, found.attention_shift, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     assert (
@@ -111,7 +111,7 @@ def test_trouble_is_told_with_its_fix(services, folder):  # noqa: F811
         def encode(self, image, question=None):
             few = fake_capture(1)
             few = replace(few, cross_attention=few.cross_attention[:1], cross_layers=CROSS[:1])
-            return replace(super().encode(image, question), record=type("Record", (), {"result": few}))
+            return replace(super().encode(image, question), capture=few)
 
     services = replace(services, models=services.models | {"Small": lambda: fake_speaker(Small())})
     paths = pictures(folder, "green", "red")

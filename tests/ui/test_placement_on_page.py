@@ -53,7 +53,7 @@ class Cropping(FakePipeline):
 def services():
     choice = fake_choice(broken=True)
     choice["speakers"] |= {"Cropping": lambda: fake_speaker(Cropping(name="cropping"))}
-    return fake_services(Cropping(), **{"speakers": choice["speakers"]})
+    return fake_services(Cropping(), **{"models": choice["speakers"]})
 
 
 @pytest.fixture

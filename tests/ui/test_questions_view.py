@@ -30,7 +30,7 @@ def test_both_questions_have_their_own_maps_in_their_order(services, session):
     assert shown["titles"] == [questions_view.CAPTION, "where is it?"]
     pipe, image = services.chat_model.pipe, session.encoded.image
     for payload, question in zip(shown["maps"], (None, "where is it?"), strict=True):
-        own = pipe.encode(image, question).record.result.cross_attention[:, 0, ..., 1:].numpy()
+        own = pipe.encode(image, question).capture.cross_attention[:, 0, ..., 1:].numpy()
         assert np.abs(unpack(payload)[0] - own).max() < 0.01
     assert np.abs(unpack(shown["maps"][0])[0] - unpack(shown["maps"][1])[0]).max() > 0.05
 

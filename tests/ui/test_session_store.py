@@ -107,7 +107,7 @@ def test_what_is_weighed():
 def test_a_session_with_an_image_is_weighed_with_its_maps():
     services = fake_services()
     session = ui.conversation.look(services, Session(), Image.new("RGB", (40, 30)), None)
-    maps = session.encoded.record.result.cross_attention
+    maps = session.encoded.capture.cross_attention
     assert held_bytes([session]) >= maps.untyped_storage().nbytes() + 40 * 30 * 3
 
 

@@ -45,8 +45,8 @@ def test_the_last_question_is_asked_of_both_after_the_same_turns(services, sessi
     for pipe in (services.chat_model.pipe, second):
         assert pipe.asked[-1][:2] == ("where <i>?", (("what is it?", "you asked what is it?"),))
     maps = unpack(json.loads(view)["maps"][1])[0]
-    read = second.encode(session.encoded, "where <i>?").record.result.cross_attention[:, 0, ..., 1:]
-    unread = second.encode(session.encoded).record.result.cross_attention[:, 0, ..., 1:]
+    read = second.encode(session.encoded, "where <i>?").capture.cross_attention[:, 0, ..., 1:]
+    unread = second.encode(session.encoded).capture.cross_attention[:, 0, ..., 1:]
     assert np.abs(maps - read.numpy()).max() < 0.01 < np.abs(maps - unread.numpy()).max()
 
 
@@ -74,7 +74,7 @@ def test_models_of_other_geometry_are_not_laid_over_one_another(services, sessio
         def encode(self, image, question=None):
             few = fake_capture(1)
             few = replace(few, cross_attention=few.cross_attention[:1], cross_layers=CROSS[:1])
-            return replace(super().encode(image, question), record=type("Record", (), {"result": few}))
+            return replace(super().encode(image, question), capture=few)
 
     models = services.models | {"Small": lambda: fake_speaker(Small())}
     told, view = two_models_view.compared(replace(services, models=models), session, "Small")
@@ -91,7 +91,7 @@ def test_the_frame_on_the_canvas_is_compared_where_both_see_it(services, tmp_pat
     session = say(services, conversation.look(services, Session(model=READER), path, path))
     frame_choice.choose(session, 2)
     shown = json.loads(two_models_view.compared(services, session, "Another")[1])
-    whole = session.encoded.record.result.cross_attention
+    whole = session.encoded.capture.cross_attention
     for maps in shown["maps"]:
         assert np.abs(unpack(maps)[0] - whole[:, 2, ..., 1:].numpy()).max() < 0.01
     assert "first frame of a film only" in two_models_view.compared(services, session, "Fake BLIP-2")[0]

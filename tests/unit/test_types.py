@@ -159,5 +159,5 @@ def test_a_case_without_means_tells_what_is_missing():
     with pytest.raises(qformer_viz.IncompleteContext, match=r"`features`.*qformer_viz\.prepare"):
         case.features()
     with pytest.raises(qformer_viz.IncompleteContext, match="`usual`"):
-        qformer_viz.analysis.head_ablation.talk(replace(case, usual=None))
-    assert replace(case, usual=lambda: 7).usual() == 7
+        qformer_viz.analysis.head_ablation.talk(replace(case, reference=None))
+    assert replace(case, reference=lambda: 7).reference() == 7

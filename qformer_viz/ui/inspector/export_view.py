@@ -28,7 +28,7 @@ def about(services: AppContext, session: Session) -> dict:
     """The manifest of what is on the page."""
     question, answer = session.turns()[-1] if session.turns() else (None, None)
     return files.manifest(
-        session.encoded.record.result,
+        session.encoded.capture,
         services.of(session).pipe.describe(),
         image_sha256=session.encoded.sha256,
         question=question or None,
@@ -38,7 +38,7 @@ def about(services: AppContext, session: Session) -> dict:
 
 
 def write_npz(services: AppContext, session: Session, folder: Path) -> Path:
-    return files.save_npz(session.encoded.record.result, folder / "capture.npz", about(services, session))
+    return files.save_npz(session.encoded.capture, folder / "capture.npz", about(services, session))
 
 
 def write_manifest(services: AppContext, session: Session, folder: Path) -> Path:
@@ -64,7 +64,7 @@ def write_page(services: AppContext, session: Session, folder: Path) -> Path:
 
 def write_csv(services: AppContext, session: Session, folder: Path) -> Path:
     """One row for every layer and query, of a film for every frame as well."""
-    whole, frames = session.encoded.record.result, len(session.encoded.frames)
+    whole, frames = session.encoded.capture, len(session.encoded.frames)
     rows = [
         [frame + 1, layer, *row]
         for frame in range(frames)

@@ -49,7 +49,7 @@ def looked(
             progress_callback(session, progress, "Looking", outdates=False),
         )
         seen = encoded(services, session, chat_model, files, told)
-        found = across([each.record.result for each in seen])
+        found = across([each.capture for each in seen])
     except services.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]
@@ -96,10 +96,10 @@ def read(services: AppContext, path: str) -> Any:
 
 def sample_images(seen: Sequence[Any], found: ImageSetStatistics) -> dict[str, Any]:
     """What the view draws: pictures with their maps, averaged over heads, and how far each query follows them."""
-    first = seen[0].record.result
+    first = seen[0].capture
     images = []
     for each in seen:
-        cross = each.record.result.cross_attention[:, 0].mean(1, keepdim=True).numpy()
+        cross = each.capture.cross_attention[:, 0].mean(1, keepdim=True).numpy()
         small = each.image.copy()
         small.thumbnail((SIDE, SIDE))
         shape = [*cross.shape[:3], cross.shape[3] - 1]

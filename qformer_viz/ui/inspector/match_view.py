@@ -136,7 +136,7 @@ def maps(services: AppContext, session: Session, matches: tuple, index: int | No
         },
     }
     placements = () if match.placement is None else (match.placement,)
-    return as_json(canvas_payload(match.record.result, match.image, meta=meta, placements=placements))
+    return as_json(canvas_payload(match.capture, match.image, meta=meta, placements=placements))
 
 
 def forget() -> tuple:

@@ -57,7 +57,7 @@ def compared(
             said.append(answer.text)
             told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
         pictures = [(each.image, box(of(each))) for each in seen]
-        return pictures, [each.record.result for each in seen], said
+        return pictures, [each.capture for each in seen], said
 
     try:
         names = pair(services, session, name)

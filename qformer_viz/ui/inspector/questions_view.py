@@ -86,7 +86,7 @@ def maps(services: AppContext, session: Session, first: str, second: str) -> dic
         "colours": list(DIVERGING),
         "maps": [
             canvas_payload(
-                each.record.result,
+                each.capture,
                 session.picture,
                 index=session.frame,
                 placements=placed(each, session.frame),

@@ -56,7 +56,7 @@ def both(services: AppContext, session: Session, name: str) -> tuple[str, str]:
     pipes = [services.of(session).pipe, services.models[name]().pipe]
     # What a Q-Former reads with the image: its model's question, as it is asked in a conversation.
     seen = [pipe.encode(session.encoded, question or None) for pipe in pipes]
-    captures = [each.record.result for each in seen]
+    captures = [each.capture for each in seen]
     if len({(c.cross_layers, c.cross_attention.shape[2:], c.grid) for c in captures}) > 1:
         raise UserError(
             f"{names[1]} has other cross-attention layers, heads, queries or patches than {names[0]}, so their maps "

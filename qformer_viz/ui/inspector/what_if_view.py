@@ -10,6 +10,7 @@ import gradio as gr
 import torch
 
 from qformer_viz.attribution.knockout import replaced
+from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import alert, live_view
@@ -102,7 +103,7 @@ def without_queries(services: AppContext, session: Session, numbers: str, how: s
     """Some queries say what they say of any image."""
     of(services, session)
     encoded = session.encoded
-    mean = services.of(session).pipe.mean_queries(encoded.question)
+    mean = reference_activations(services.of(session).pipe, encoded.question).queries
     frames = len(encoded.frames)
     away = torch.zeros(1, frames * mean.shape[1], dtype=torch.bool)
     away[0, parsed(numbers, mean.shape[1], frames)] = True

@@ -99,14 +99,14 @@ class Followed(FakePipeline):
         own, found = self.caption(encoded).text == answer.text, super().scorer(encoded, answer)
 
         class Scorer(type(found)):
-            def apart(self, usual):
-                if usual is None:
-                    return super().apart(usual)
-                return torch.tensor([[0.0, -1.0 if usual == answer.text else -2.0]])
+            def isolate_queries(self, reference):
+                if reference is None:
+                    return super().isolate_queries(reference)
+                return torch.tensor([[0.0, -1.0 if reference == answer.text else -2.0]])
 
-            def ablate_heads(self, own_heads, cross, usual, on_progress=None):
-                if usual is None:
-                    return super().ablate_heads(own_heads, cross, usual, told)
+            def ablate_heads(self, own_heads, cross, reference, on_progress=None):
+                if reference is None:
+                    return super().ablate_heads(own_heads, cross, reference, on_progress)
                 assert not own_heads.any() and cross.flatten(1).sum(1).tolist() == [2, 2, 2]
                 return torch.tensor([[0.0, 0.0 if own else -9.0], [0.0, -9.0 if own else 0.0], [-1.0, -1.0]])
 

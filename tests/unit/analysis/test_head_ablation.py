@@ -9,6 +9,8 @@ import qformer_viz
 from qformer_viz.analysis.head_ablation import heads, shares, talk
 from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.explanation import prepare
+from qformer_viz.attribution.reference_activations import activations_for_patching, reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import CompiledError
 from qformer_viz.hooks.interventions import QFormerActivations, ablate_heads, ablate_query_messages, reading
 from qformer_viz.types import Decoding
@@ -26,17 +28,20 @@ def case(seen):  # noqa: F811
     return pipe, encoded, prepare(pipe, encoded, answer)
 
 
-def chosen(usual, *, own=(), cross=()):
+def chosen(reference, *, own=(), cross=()):
     """[1, L, h] and [1, l, h] with the heads at these places, of a Q-Former with two layers of four heads."""
-    masks = torch.zeros(1, len(usual.own), 4, dtype=torch.bool), torch.zeros(1, len(usual.cross), 4).bool()
+    masks = (
+        torch.zeros(1, len(reference.own), 4, dtype=torch.bool),
+        torch.zeros(1, len(reference.cross), 4).bool(),
+    )
     for mask, places in zip(masks, (own, cross), strict=True):
         for layer, head in places:
             mask[0, layer, head] = True
     return masks
 
 
-def nothing(usual):
-    return QFormerActivations(*map(torch.zeros_like, usual))
+def nothing(reference):
+    return QFormerActivations(*map(torch.zeros_like, reference))
 
 
 def hooks(qformer):
@@ -46,10 +51,10 @@ def hooks(qformer):
 def test_what_is_read_is_the_attention_over_the_values(case):
     """The heads' outputs from the recorded maps and the values that were read: two routes to one number."""
     pipe, encoded, _ = case
-    encoder, inputs = pipe._encoder, pipe._with_vision(encoded)[1]
+    encoder, inputs = pipe.encoder, pipe.with_vision(encoded)[1]
     with torch.no_grad(), reading(pipe.model.qformer) as said:
         encoder.look(encoded.vision, inputs)
-    capture, layers = encoded.record.result, pipe.model.qformer.encoder.layer
+    capture, layers = encoded.capture, pipe.model.qformer.encoder.layer
     count = capture.query_tokens.shape[0]
     own = capture.self_attention
     if capture.text_attention is not None:
@@ -72,29 +77,29 @@ def test_usual_is_the_mean_over_the_reference_images(case, monkeypatch):
         "qformer_viz.attribution.reference_activations.reference_images", lambda world: iter(pictures)
     )
     pipe.forget()
-    usual, read = pipe.usual(encoded.question), []
+    reference, read = reference_activations(pipe, encoded.question).qformer, []
     for each in pictures:
-        vision, inputs = pipe.encode(each, None).vision, pipe._with_vision(encoded)[1]
+        vision, inputs = pipe.encode(each, None).vision, pipe.with_vision(encoded)[1]
         with torch.no_grad(), reading(pipe.model.qformer) as said:
-            pipe._encoder.look(vision, inputs)
+            pipe.encoder.look(vision, inputs)
         read.append(said)
     for name in QFormerActivations._fields:
         mean = torch.stack([torch.cat(said[name]) for said in read]).mean(0)
-        torch.testing.assert_close(getattr(usual, name), mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(getattr(reference, name), mean, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["own", "cross"])
 def test_a_silent_head_is_a_head_whose_part_of_the_output_weights_is_zero(case, kind):
     pipe, _, case = case
-    usual = nothing(pipe.usual(case.scorer.encoded.question))
+    reference = nothing(reference_activations(pipe, case.scorer.encoded.question).qformer)
     at = (1, 2) if kind == "own" else (0, 2)
-    found = case.scorer.ablate_heads(*chosen(usual, **{kind: [at]}), usual)
+    found = case.scorer.ablate_heads(*chosen(reference, **{kind: [at]}), reference)
     layer = pipe.model.qformer.encoder.layer[at[0]]
     dense = (layer.attention if kind == "own" else layer.crossattention).output.dense
     kept = dense.weight.data.clone()
     try:
         dense.weight.data[:, 16:24] = 0  # head 2 of four heads of 8
-        queries = pipe._encoder.queries(case.scorer.encoded.vision, case.scorer.instruction)
+        queries = pipe.encoder.queries(case.scorer.encoded.vision, case.scorer.instruction)
     finally:
         dense.weight.data = kept
     torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
@@ -104,7 +109,7 @@ def test_a_silent_head_is_a_head_whose_part_of_the_output_weights_is_zero(case, 
 def test_what_is_usual_for_this_image_changes_nothing(case):
     pipe, encoded, case = case
     with torch.no_grad(), reading(pipe.model.qformer) as said:
-        pipe._encoder.look(encoded.vision, case.scorer.instruction)
+        pipe.encoder.look(encoded.vision, case.scorer.instruction)
     own = QFormerActivations(*(torch.cat(said[name]) for name in QFormerActivations._fields))
     everything = (torch.ones(1, len(part), 4, dtype=torch.bool) for part in (own.own, own.cross))
     clean = case.scorer.score(case.scorer.queries)
@@ -119,9 +124,9 @@ def test_what_is_usual_for_this_image_changes_nothing(case):
 def test_a_hushed_query_is_found_and_heard_as_usual_and_goes_on_by_itself(case):
     """Layer by layer, by hand: the others' attention over keys and values of which one is replaced."""
     pipe, encoded, case = case
-    usual = pipe.usual(encoded.question)
+    reference = reference_activations(pipe, encoded.question).qformer
     with torch.no_grad(), reading(pipe.model.qformer) as clean:
-        pipe._encoder.look(encoded.vision, case.scorer.instruction)
+        pipe.encoder.look(encoded.vision, case.scorer.instruction)
     quiet = torch.zeros(1, case.scorer.queries.shape[1], dtype=torch.bool)
     quiet[0, 1] = True
     queries = []
@@ -130,31 +135,31 @@ def test_a_hushed_query_is_found_and_heard_as_usual_and_goes_on_by_itself(case):
     try:
         with (
             torch.no_grad(),
-            ablate_query_messages(pipe.model.qformer, quiet, usual),
+            ablate_query_messages(pipe.model.qformer, quiet, reference),
             reading(pipe.model.qformer) as said,
         ):
-            pipe._encoder.look(encoded.vision, case.scorer.instruction)
+            pipe.encoder.look(encoded.vision, case.scorer.instruction)
     finally:
         handle.remove()
     keys, values = clean["keys"][0].clone(), clean["values"][0].clone()
-    keys[:, 1], values[:, 1] = usual.keys[0, 1], usual.values[0, 1]
+    keys[:, 1], values[:, 1] = reference.keys[0, 1], reference.values[0, 1]
     q, k, v = (each.unflatten(-1, (4, -1)).transpose(1, 2) for each in (queries[0], keys, values))
     expected = ((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(1, 2).flatten(-2)
     torch.testing.assert_close(said["own"][0], expected, atol=1e-5, rtol=1e-4)
-    assert torch.equal(said["keys"][1][:, 1], usual.keys[1, 1][None])
-    assert not torch.allclose(said["keys"][1][:, 0], usual.keys[1, 0][None])
+    assert torch.equal(said["keys"][1][:, 1], reference.keys[1, 1][None])
+    assert not torch.allclose(said["keys"][1][:, 0], reference.keys[1, 0][None])
 
 
 def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
     pipe, encoded, case = case
-    usual, given = pipe.usual(encoded.question), []
+    reference, given = reference_activations(pipe, encoded.question).qformer, []
     monkeypatch.setattr(case.scorer, "score", lambda queries, on_progress=None: given.append(queries))
-    case.scorer.apart(usual)
+    case.scorer.apart(reference)
     tokens = pipe.model.query_tokens.data
     kept = tokens.clone()
     try:
         tokens[:, 1:] = torch.randn_like(tokens[:, 1:])
-        case.scorer.apart(usual)
+        case.scorer.apart(reference)
     finally:
         pipe.model.query_tokens.data = kept
     before, after = given
@@ -165,8 +170,8 @@ def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
     for query in range(before.shape[1]):
         quiet = torch.ones(1, before.shape[1], dtype=torch.bool)
         quiet[0, query] = False
-        with torch.no_grad(), ablate_query_messages(pipe.model.qformer, quiet, usual):
-            alone = pipe._encoder.queries(encoded.vision, case.scorer.instruction)
+        with torch.no_grad(), ablate_query_messages(pipe.model.qformer, quiet, reference):
+            alone = pipe.encoder.queries(encoded.vision, case.scorer.instruction)
         torch.testing.assert_close(before[:, query], alone[:, query], atol=1e-5, rtol=1e-4)
 
 
@@ -180,7 +185,7 @@ def test_an_unread_token_at_the_end_is_one_that_is_not_there(case):
     read[0, -1] = False
     found = case.scorer.mask_text(read)
     shorter = {"input_ids": ids[:, :-1], "attention_mask": torch.ones_like(ids[:, :-1])}
-    queries = pipe._encoder.queries(encoded.vision, shorter)
+    queries = pipe.encoder.queries(encoded.vision, shorter)
     torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
     assert talk(case).text.shape == (len(case.scorer.words), len(pipe.qformer_text_tokens(encoded.question)))
     clean = case.scorer.score(case.scorer.queries)
@@ -193,45 +198,50 @@ def test_with_all_that_was_seen_in_another_image_it_is_that_image(case):
     other = pipe.encode(picture(1), None)
     if case.scorer.instruction is not None:
         other = dataclasses.replace(other, question=encoded.question)
-    said = pipe.said(other)
+    said = activations_for_patching(pipe, other)
     own = torch.zeros(1, len(said.own), 4, dtype=torch.bool)
     found = case.scorer.ablate_heads(own, torch.ones(1, len(said.cross), 4, dtype=torch.bool), said)
-    queries = pipe._encoder.queries(other.vision, case.scorer.instruction)
+    queries = pipe.encoder.queries(other.vision, case.scorer.instruction)
     torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(found, case.scorer.score(case.scorer.queries), atol=1e-3)
 
 
 def test_rows_do_not_depend_on_those_beside_them(case):
     pipe, encoded, case = case
-    usual = pipe.usual(encoded.question)
+    reference = reference_activations(pipe, encoded.question).qformer
     found = heads(case)
     for at in ((0, 1), (1, 3)):
-        alone = case.scorer.ablate_heads(*chosen(usual, own=[at]), usual)[0]
+        alone = case.scorer.ablate_heads(*chosen(reference, own=[at]), reference)[0]
         clean = case.scorer.score(case.scorer.queries)[0]
         torch.testing.assert_close(found.own[:, at[0], at[1]], clean - alone, atol=1e-4, rtol=1e-3)
-    whole = case.scorer.ablate_heads(*chosen(usual, cross=[(0, head) for head in range(4)]), usual)[0]
+    whole = case.scorer.ablate_heads(*chosen(reference, cross=[(0, head) for head in range(4)]), reference)[0]
     torch.testing.assert_close(found.cross_layers[:, 0], clean - whole, atol=1e-4, rtol=1e-3)
     quiet = torch.eye(case.scorer.queries.shape[1], dtype=torch.bool)[2:3]
-    alone = case.scorer.ablate_query_messages(quiet, usual)[0]
+    alone = case.scorer.ablate_query_messages(quiet, reference)[0]
     torch.testing.assert_close(talk(case).queries[:, 2], clean - alone, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(talk(case).apart, clean - case.scorer.apart(usual)[0], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        talk(case).apart, clean - case.scorer.apart(reference)[0], atol=1e-4, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("kind", FILM_KINDS)
 def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch):  # noqa: F811
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
-    film, usual = pipe.scorer(encoded, answer), pipe.usual(encoded.question)
+    film, reference = (
+        make_scorer(pipe, encoded, answer),
+        reference_activations(pipe, encoded.question).qformer,
+    )
     count = factory.QUERIES
     quiet = torch.zeros(2, count, dtype=torch.bool)
     quiet[1, 3] = True
-    own = torch.zeros(2, len(usual.own), pipe.model.config.qformer_config.num_attention_heads).bool()
-    cross = own[:, : len(usual.cross)].clone()
+    own = torch.zeros(2, len(reference.own), pipe.model.config.qformer_config.num_attention_heads).bool()
+    cross = own[:, : len(reference.cross)].clone()
     own[1, 1, 0] = cross[1, 0, 1] = True
     works = (
-        lambda s: s.ablate_query_messages(quiet, usual),
-        lambda s: s.ablate_heads(own, cross, usual),
-        lambda s: s.apart(usual),
+        lambda s: s.ablate_query_messages(quiet, reference),
+        lambda s: s.ablate_heads(own, cross, reference),
+        lambda s: s.apart(reference),
     )
     for work in works:
         given = []
@@ -240,18 +250,21 @@ def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch)
         )
         work(film)
         for frame in FILM:
-            work(pipe.scorer(pipe.encode(frame), answer))
+            work(make_scorer(pipe, pipe.encode(frame), answer))
         whole, *single = given
         torch.testing.assert_close(whole, torch.cat(single, 1), atol=1e-4, rtol=1e-3)
 
 
 def test_hooks_are_gone_whatever_happens(case):
     pipe, encoded, case = case
-    before, usual = hooks(pipe.model.qformer), pipe.usual(encoded.question)
-    with pytest.raises(KeyError), ablate_query_messages(pipe.model.qformer, torch.zeros(1, 4).bool(), usual):
+    before, reference = hooks(pipe.model.qformer), reference_activations(pipe, encoded.question).qformer
+    with (
+        pytest.raises(KeyError),
+        ablate_query_messages(pipe.model.qformer, torch.zeros(1, 4).bool(), reference),
+    ):
         assert hooks(pipe.model.qformer) > before
         raise KeyError
-    with ablate_heads(pipe.model.qformer, *chosen(usual), usual), reading(pipe.model.qformer):
+    with ablate_heads(pipe.model.qformer, *chosen(reference), reference), reading(pipe.model.qformer):
         pass
     heads(case)
     talk(case)
@@ -267,24 +280,24 @@ class Planted:
     def __init__(self):
         self.asked = []
 
-    def ablate_heads(self, own, cross, usual, on_progress=None):
+    def ablate_heads(self, own, cross, reference, on_progress=None):
         self.asked.append(len(own))
         return -(1.0 * cross[:, 0, 1] + 2.0 * own[:, 3, 0])[:, None]
 
-    def ablate_query_messages(self, chosen, usual, on_progress=None):
+    def ablate_query_messages(self, chosen, reference, on_progress=None):
         return -4.0 * chosen[:, 2:3]
 
-    def apart(self, usual):
+    def isolate_queries(self, reference):
         return torch.tensor([[-5.0]])
 
-    def unread(self, read, on_progress=None):
+    def mask_text(self, read, on_progress=None):
         return -6.0 * (~read[:, 1:2])
 
 
 def test_effects_stand_where_their_heads_and_queries_are():
     capture = tiny_capture()
     capture = dataclasses.replace(capture, text_attention=torch.rand(6, 1, 4, 8, 3))
-    case = ExplanationContext(Planted(), capture, None, usual=lambda: None)
+    case = ExplanationContext(Planted(), capture, None, reference=lambda: None)
     found = heads(case)
     assert found.cross.nonzero().tolist() == [[0, 0, 1]] and found.cross[0, 0, 1] == 1
     assert found.own.nonzero().tolist() == [[0, 3, 0]] and found.own[0, 3, 0] == 2

@@ -92,7 +92,7 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
     services = fake_services(sample_images=lambda world: asked.append(world) or iter(paths))
     told, view, plot = image_sets_view.looked(services, Session(), None, still)
     assert asked == ["fakes"] and "Fake &lt;b&gt;model&lt;/b&gt; over 3 images:" in told
-    found = qformer_viz.across([services.chat_model.pipe.encode(path).record.result for path in paths])
+    found = qformer_viz.across([services.chat_model.pipe.encode(path).capture for path in paths])
     assert np.allclose(plot["value"].data[0].z, found.content_dependence, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     shown = json.loads(view)
@@ -100,7 +100,7 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
     assert [image["image"]["width"] for image in shown["images"]] == [60] * 3
     for image, path in zip(shown["images"], paths, strict=True):
         maps, cls = unpack(image)
-        cross = services.chat_model.pipe.encode(path).record.result.cross_attention[:, 0].mean(1)
+        cross = services.chat_model.pipe.encode(path).capture.cross_attention[:, 0].mean(1)
         assert np.allclose(maps[:, 0], cross[..., 1:], atol=0.01)
         assert np.allclose(cls[:, 0], cross[..., 0], atol=1e-3)
 
@@ -108,7 +108,7 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
 def test_large_pictures_are_sent_small(folder):
     Image.new("RGB", (1200, 600), "red").save(folder / "large.png")
     seen = encoded(fake_services(), Session(), [str(folder / "large.png"), *pictures(folder, "blue")])
-    shown = image_sets_view.sample_images(seen, qformer_viz.across([each.record.result for each in seen]))
+    shown = image_sets_view.sample_images(seen, qformer_viz.across([each.capture for each in seen]))
     assert [image["image"]["width"] for image in shown["images"]] == [256, 60] and seen[0].image.width == 1200
 
 
@@ -174,7 +174,7 @@ def test_collapse_over_the_set_is_announced(folder):
             found = super().encode(image, question)
             capture = fake_capture(1)
             states = torch.ones_like(capture.query_states)
-            found.record.result = replace(planted([3] * QUERIES), query_states=states)
+            found.capture = replace(planted([3] * QUERIES), query_states=states)
             return found
 
     told, _, _ = image_sets_view.looked(
@@ -186,7 +186,7 @@ def test_collapse_over_the_set_is_announced(folder):
 def test_the_program_has_pictures_of_every_world():
     from itertools import islice
 
-    from qformer_viz.attribution.reference_activations import reference_images
+    from qformer_viz.domains.reference_images import reference_images
     from tests.ui.test_app import stand_in
 
     assert app.make_services(stand_in()).sample_images is reference_images

@@ -136,7 +136,7 @@ def test_the_few_that_are_kept_say_the_same_answer(bundled):
 
 def test_what_queries_spell_is_read_off_the_output_layer(bundled):
     pipe, encoded, real = bundled
-    rows = spelled(real, 3, less_usual=False)
+    rows = spelled(real, 3, baseline_corrected=False)
     head = pipe.model.language_model.get_output_embeddings()
     with torch.no_grad():
         shares = head(encoded.queries)[0].softmax(-1)

@@ -9,6 +9,8 @@ import torch
 import qformer_viz
 from qformer_viz import METHODS, BadSelection, ExplanationContext
 from qformer_viz.attribution import knockout, occlusion, raw_attention
+from qformer_viz.attribution.reference_activations import reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.domains.emoji.scenes import random_scene, render
 from qformer_viz.runtime.token_text import split_words
 from qformer_viz.types import Decoding
@@ -49,7 +51,7 @@ def brute(pipe, encoded, answer, queries):
 
 def test_scores_are_those_of_the_models_own_forward(seen):
     pipe, encoded, answer = seen
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     other = pipe.encode(picture(1)).queries
     changed = encoded.queries.clone()
     changed[:, 2] = other[:, 2]
@@ -75,7 +77,7 @@ def test_occlusion_of_nothing_gives_the_queries_back(seen, monkeypatch):
     pipe, encoded, answer = seen
     keep = torch.ones(2, 1, encoded.vision.shape[1], dtype=torch.bool)
     keep[1, 0, 3] = False
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     whole, without = scorer._queries(encoded.vision.expand(2, 1, -1, -1), keep)
     torch.testing.assert_close(whole[None], encoded.queries, atol=1e-5, rtol=1e-4)
     assert (without - whole).abs().max() > 1e-5
@@ -92,7 +94,7 @@ def test_the_attention_of_the_language_model(seen):
     pipe, encoded, answer = seen
     language = pipe.model.language_model
     before = language.config._attn_implementation
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     found = scorer.attention()
     assert language.config._attn_implementation == before
     prompt, ids = torch.tensor([pipe._prompts.ids(answer.prompt)]), torch.tensor([answer.token_ids])
@@ -182,15 +184,15 @@ def test_trouble_names_the_fix(seen):
     with pytest.raises(BadSelection, match="cross-attention layer"):
         qformer_viz.explain(pipe, encoded, answer, layer=1, baseline=encoded.queries)
     with pytest.raises(BadSelection, match="observe"):
-        blind = dataclasses.replace(encoded, record=None)
+        blind = dataclasses.replace(encoded, capture=None)
         qformer_viz.explain(pipe, blind, answer, baseline=encoded.queries)
     with pytest.raises(qformer_viz.errors.QuestionError):
-        pipe.scorer(encoded, dataclasses.replace(answer, token_ids=(), tokens=()))
+        make_scorer(pipe, encoded, dataclasses.replace(answer, token_ids=(), tokens=()))
 
 
 def test_explaining_runs_no_vit_and_keeps_no_graph(seen):
     pipe, encoded, answer = seen
-    pipe.mean_queries(encoded.question)
+    reference_activations(pipe, encoded.question)
     calls = []
     handle = pipe.model.vision_model.register_forward_hook(lambda *_: calls.append(1))
     found = [

@@ -12,6 +12,8 @@ import qformer_viz
 from qformer_viz import METHODS, ExplanationContext
 from qformer_viz.attribution import gradient, integrated_gradients, norm_based, raw_attention, rise, rollout
 from qformer_viz.attribution.explanation import attribute, prepare
+from qformer_viz.attribution.reference_activations import reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import GradientError
 from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
@@ -28,7 +30,7 @@ def precise(seen):  # noqa: F811
     pipe.model.double()
     pipe.forget()
     encoded = pipe.encode(picture(2), seen[1].question)
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     yield pipe, encoded, answer, scorer, len(scorer.words) - 1
     pipe.model.float()
 
@@ -63,7 +65,7 @@ def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
 
     def by_vision(vision):
         with torch.no_grad():
-            return scorer.score(pipe._encoder.queries(vision, scorer.instruction))[0, word].item()
+            return scorer.score(pipe.encoder.queries(vision, scorer.instruction))[0, word].item()
 
     for at in entries(encoded.vision.shape, 6):
         assert close(
@@ -95,7 +97,7 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
     monkeypatch.setattr(module, "eager_attention_forward", poked)
     pipe.model.qformer.set_attn_implementation("eager")
     kinds = {"cross": (found.cross, found.cross_gradient), "own": (found.own, found.own_gradient)}
-    crossing = encoded.record.result.cross_layers
+    crossing = encoded.capture.cross_layers
     for kind, (maps, gradients) in kinds.items():
         assert maps.shape == gradients.shape and gradients.abs().max() > 0.01
         torch.testing.assert_close(maps.sum(-1), torch.ones_like(maps[..., 0]))
@@ -106,7 +108,7 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
             def by_attention(by, block=block, at=at):
                 poke.update(layer=block.attention, at=tuple(at), by=by)
                 with torch.no_grad():
-                    queries = pipe._encoder.queries(encoded.vision, scorer.instruction)
+                    queries = pipe.encoder.queries(encoded.vision, scorer.instruction)
                 return scorer.score(queries)[0, word].item()
 
             assert close(gradients[(index, *at)].item(), slopes(by_attention), gradients.abs().max()), (
@@ -118,8 +120,8 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
 
 def test_the_maps_with_slopes_are_those_that_were_captured(seen):  # noqa: F811
     pipe, encoded, answer = seen
-    capture = encoded.record.result
-    found = pipe.scorer(encoded, answer).attention_gradients(0)
+    capture = encoded.capture
+    found = make_scorer(pipe, encoded, answer).attention_gradients(0)
     torch.testing.assert_close(found.cross, capture.cross_attention, atol=1e-5, rtol=1e-4)
     count = fakes.QUERIES
     torch.testing.assert_close(found.own[..., :count, :count], capture.self_attention, atol=1e-5, rtol=1e-4)
@@ -198,11 +200,11 @@ def test_values_are_what_the_layer_adds(seen):  # noqa: F811
     dense = pipe.model.qformer.encoder.layer[0].crossattention.output.dense
     outputs = []
     handle = dense.register_forward_hook(lambda _m, _i, out: outputs.append(out))
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     keep = torch.ones(1, 1, encoded.vision.shape[1], dtype=torch.bool)
     scorer.shown(keep)
     handle.remove()
-    cross = encoded.record.result.cross_attention[0, 0]
+    cross = encoded.capture.cross_attention[0, 0]
     added = torch.einsum("hqp,hpd->qd", cross, scorer.values(0)[0]) + dense.bias
     torch.testing.assert_close(added, outputs[0][0], atol=1e-4, rtol=1e-3)
 
@@ -215,9 +217,9 @@ def test_value_norms_by_hand():
 
 def test_attention_less_the_usual_takes_a_sink_out():
     case = planted()
-    usual = torch.tensor([[0.1, 0.1, 0.2], [0.2, 0.2, 0.4]])
+    reference = torch.tensor([[0.1, 0.1, 0.2], [0.2, 0.2, 0.4]])
     first = case.scorer.attention
-    case.scorer.attention = lambda queries=None: first() if queries is None else usual
+    case.scorer.attention = lambda queries=None: first() if queries is None else reference
     found = raw_attention.difference(case)
     torch.testing.assert_close(found[0].sum(-1), torch.tensor([0.0, 0.5, -0.5]))
     torch.testing.assert_close(found[1], torch.zeros(3, 3))
@@ -243,7 +245,7 @@ def test_integrated_gradients_are_exact_for_a_polynomial():
 
 def test_completeness_on_a_model(precise):
     pipe, encoded, answer, scorer, word = precise
-    start, end = pipe.mean_features(encoded.question), encoded.vision
+    start, end = reference_activations(pipe, encoded.question).features, encoded.vision
     errors = []
     for points in (4, 32, 256):
         shares, error = integrated_gradients.integrated(
@@ -252,7 +254,7 @@ def test_completeness_on_a_model(precise):
         errors.append(abs(error))
     assert errors[-1] < max(0.02, errors[0] / 10)
     with torch.no_grad():
-        blank = scorer.score(pipe._encoder.queries(start, scorer.instruction))[0, word]
+        blank = scorer.score(pipe.encoder.queries(start, scorer.instruction))[0, word]
     brought = (scorer.score(encoded.queries)[0, word] - blank).item()
     assert shares.sum().item() - error == pytest.approx(brought, abs=1e-4)
     assert "Completeness" in qformer_viz.explain(pipe, encoded, answer, "integrated", words=[word]).note
@@ -337,7 +339,7 @@ def test_the_positions_before_a_change_are_read_once(seen, monkeypatch):  # noqa
         monkeypatch.setattr("qformer_viz.attribution.scorer.REUSE_STEP", step)
         monkeypatch.setattr("qformer_viz.attribution.scorer.REUSE_FROM", 1)
         tokens.clear()
-        found.append(pipe.scorer(encoded, answer).score(changed))
+        found.append(make_scorer(pipe, encoded, answer).score(changed))
         counts.append(sum(tokens))
     read.remove()
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
@@ -350,7 +352,7 @@ def test_the_positions_before_a_change_are_read_once(seen, monkeypatch):  # noqa
 
 def test_greedy_decoding_is_foretold(seen):  # noqa: F811
     pipe, encoded, answer = seen
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     others = torch.cat([pipe.encode(picture(seed)).queries for seed in range(6)])
     told = scorer.repeats(torch.cat([encoded.queries, others])).tolist()
     said = []

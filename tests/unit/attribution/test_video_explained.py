@@ -8,6 +8,8 @@ from qformer_viz.attention_maps import patches, select
 from qformer_viz.attribution import integrated_gradients
 from qformer_viz.attribution.explanation import attribute, explain, prepare
 from qformer_viz.attribution.knockout import ends
+from qformer_viz.attribution.reference_activations import reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.evaluation.assessment import MAP, assess
 from qformer_viz.evaluation.faithfulness import steps
 from qformer_viz.types import Decoding
@@ -29,11 +31,11 @@ def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):  # noqa: F811
     # Query 1 of the third frame, by hand.
     at = 2 * factory.QUERIES + 1
     changed = encoded.queries.clone()
-    changed[:, at] = pipe.mean_queries(encoded.question)[:, 1]
-    scorer = pipe.scorer(encoded, answer)
+    changed[:, at] = reference_activations(pipe, encoded.question).queries[:, 1]
+    scorer = make_scorer(pipe, encoded, answer)
     was, now = scorer.score(torch.cat([encoded.queries, changed]))
     torch.testing.assert_close(found.queries[:, at], was - now, atol=1e-4, rtol=1e-3)
-    looked = patches(select(encoded.record.result.cross_attention, 1))[2, 1]
+    looked = patches(select(encoded.capture.cross_attention, 1))[2, 1]
     torch.testing.assert_close(found.scores[:, at], found.queries[:, at, None] * looked)
     third = found.scores[:, 2 * factory.QUERIES : 3 * factory.QUERIES].sum(1).unflatten(-1, found.grid)
     torch.testing.assert_close(found.by_frame[:, 2], third)
@@ -74,7 +76,7 @@ def test_every_method_takes_a_film_apart(pipes, kind):  # noqa: F811
         changed[:, own] = pipe.hidden(pipe.encode(picture), keep).queries
         was, now = case.scorer.score(torch.cat([encoded.queries, changed]))[:, word]
         torch.testing.assert_close(found["occlusion"].scores[0, frame, 1], was - now, atol=1e-4, rtol=1e-3)
-    start = pipe.mean_features(encoded.question).expand_as(encoded.vision)
+    start = reference_activations(pipe, encoded.question).features.expand_as(encoded.vision)
     blank = case.scorer.score(case.scorer._queries(start[None]))[0, word]
     brought = (ends(case)[0, word] - blank).item()
     coarse, fine = (
@@ -95,9 +97,9 @@ def test_every_method_takes_a_film_apart(pipes, kind):  # noqa: F811
 def test_slopes_of_a_film_are_those_of_its_score(pipes, kind):  # noqa: F811
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
-    scorer = pipe.scorer(encoded, answer)
+    scorer = make_scorer(pipe, encoded, answer)
     found = scorer.attention_gradients(0)
-    capture = encoded.record.result
+    capture = encoded.capture
     torch.testing.assert_close(found.cross, capture.cross_attention, atol=1e-5, rtol=1e-4)
     assert found.queries.shape == encoded.queries.shape[1:]
     assert found.cross_gradient.abs().flatten(2).amax((0, 2)).min() > 0  # every frame counts

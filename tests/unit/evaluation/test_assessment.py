@@ -27,8 +27,8 @@ class Seen:
         self.queries = torch.ones(1, 64, 1)
 
     def shown(self, keep, on_progress=None):
-        if told is not None:
-            told(len(keep), len(keep))
+        if on_progress is not None:
+            on_progress(len(keep), len(keep))
         return self.score(keep[:, 0, 1:, None].float())
 
     def score(self, queries, on_progress=None):

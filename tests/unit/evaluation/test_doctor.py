@@ -74,7 +74,7 @@ def test_an_image_that_says_nothing_and_an_empty_caption_are_found(pipe, monkeyp
 
 def test_maps_that_do_not_sum_to_one_or_are_not_finite_are_found(pipe, monkeypatch):
     encoded = pipe.encode(picture(5))
-    capture = encoded.record.result
+    capture = encoded.capture
     for factor, what in ((1.1, "every map sums to one"), (float("nan"), "maps and queries are finite")):
         broken = dataclasses.replace(capture, cross_attention=capture.cross_attention * factor)
         record = type("Record", (), {"result": broken})

@@ -12,6 +12,7 @@ from PIL import Image
 
 import qformer_viz
 from qformer_viz.errors import ImageError
+from qformer_viz.evaluation.library_maps import library_attention
 from qformer_viz.media import video
 from qformer_viz.media.images import decode
 from qformer_viz.types import Decoding
@@ -308,11 +309,13 @@ def test_every_frame_is_seen_as_if_it_were_alone(pipes, kind):
     whole, alone = pipe.encode(FILM), [pipe.encode(frame) for frame in FILM]
     assert whole.queries.shape[1] == 4 * factory.QUERIES and whole.frames[3].size == (50, 40)
     torch.testing.assert_close(whole.queries, torch.cat([each.queries for each in alone], 1))
-    maps = whole.record.result.cross_attention
+    maps = whole.capture.cross_attention
     assert maps.shape[1] == 4
     for frame, each in enumerate(alone):
-        torch.testing.assert_close(maps[:, frame], each.record.result.cross_attention[:, 0])
-        torch.testing.assert_close(maps[:, frame], pipe.library_attention(whole, frame), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(maps[:, frame], each.capture.cross_attention[:, 0])
+        torch.testing.assert_close(
+            maps[:, frame], library_attention(pipe, whole, frame), atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", FILM_KINDS)

@@ -12,6 +12,7 @@ import qformer_viz
 from qformer_viz import METHODS
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.evaluation import doctor
+from qformer_viz.evaluation.library_maps import library_attention
 from qformer_viz.types import Decoding
 from qformer_viz.view.archive import load_npz, manifest, save_npz
 from qformer_viz.view.stage_payload import canvas_payload
@@ -53,10 +54,10 @@ def test_the_whole_way(folders, kind, precision, tmp_path):
     whole = pipe.ask(encoded, "how many are there?", history, SHORT)
     assert (last.text, last.token_ids) == (whole.text, whole.token_ids)
     # What was captured is what the library itself computes.
-    own = pipe.library_attention(encoded)
-    elsewhere = (encoded.record.result.cross_attention[:, 0] - own).abs().sum(-1).mean() / 2
+    own = library_attention(pipe, encoded)
+    elsewhere = (encoded.capture.cross_attention[:, 0] - own).abs().sum(-1).mean() / 2
     assert elsewhere < (1e-5 if precision == "float32" else 0.02)
-    assert encoded.record.result.cross_layers == (0, 2)
+    assert encoded.capture.cross_layers == (0, 2)
     explained = next(said for said in (answer, first, whole, _said(pipe)) if said.token_ids)
     asked = (
         encoded if explained is answer or pipe.family == "blip2" else pipe.encode(picture(1), "what is it?")
@@ -65,12 +66,10 @@ def test_the_whole_way(folders, kind, precision, tmp_path):
     for name, method in METHODS.items():
         if not method.slow:
             assert attribute(case, name).scores.isfinite().all(), name
-    about = manifest(
-        encoded.record.result, pipe.describe(), image_sha256=encoded.sha256, question=None, answer="x"
-    )
-    path = save_npz(encoded.record.result, tmp_path / "capture.npz", about)
+    about = manifest(encoded.capture, pipe.describe(), image_sha256=encoded.sha256, question=None, answer="x")
+    path = save_npz(encoded.capture, tmp_path / "capture.npz", about)
     restored, said = load_npz(path)
-    assert torch.equal(restored.cross_attention, encoded.record.result.cross_attention)
+    assert torch.equal(restored.cross_attention, encoded.capture.cross_attention)
     assert json.dumps(said) and "canvas" in standalone_page(canvas_payload(restored, encoded.image))
 
 

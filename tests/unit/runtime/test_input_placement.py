@@ -174,7 +174,7 @@ def test_a_planted_map_is_drawn_over_what_its_patch_saw(folder, name):
         reach = 9 if name == "crop only" else min(size) / 4
         made, (x, y) = painted(size, (size[0] / 2 + reach, size[1] / 2 - reach), 8 if reach == 9 else 16)
         encoded = pipe.encode(made)
-        pixels, plain = (pipe._encoder._pixels([each])[0].mean(0) for each in (made, Image.new("RGB", size)))
+        pixels, plain = (pipe.encoder._pixels([each])[0].mean(0) for each in (made, Image.new("RGB", size)))
         patch = int((pixels - plain).unflatten(1, (2, -1)).unflatten(0, (2, -1)).sum((1, 3)).argmax())
         cross = torch.zeros(1, 1, 1, 5)
         cross[..., 1 + patch] = 1
@@ -255,5 +255,5 @@ def test_the_doctor_says_where_the_grid_lies(folder, name, told):
 def test_an_encoded_image_keeps_its_placement_when_patches_are_hidden(folder):
     pipe = load(factory.with_image_processor(folder, "crop"), device="cpu")
     encoded = pipe.encode(Image.new("RGB", (300, 100)))
-    assert replace(encoded, record=None).placements == encoded.placements
+    assert replace(encoded, capture=None).placements == encoded.placements
     assert pipe.hidden(encoded, torch.tensor([[True, False, True, True]])).placements == encoded.placements

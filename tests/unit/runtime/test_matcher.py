@@ -40,7 +40,7 @@ def test_a_text_that_looks_like_markup_stays_text():
 
 def test_maps_of_the_matching_pass_depend_on_the_text():
     ours = matcher(observe=qformer_viz.capture)
-    one, two = (ours.match(PICTURE, text).record.result for text in ("a cat", "three buses"))
+    one, two = (ours.match(PICTURE, text).capture for text in ("a cat", "three buses"))
     assert one.cross_attention.shape == two.cross_attention.shape
     assert one.cross_attention.shape[-2:] == (fakes.QUERIES, 5)
     assert not torch.allclose(one.cross_attention, two.cross_attention, atol=1e-4)

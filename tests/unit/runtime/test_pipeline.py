@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import qformer_viz.runtime.generation
+from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.errors import ImageError, OutOfDeviceMemory, QuestionError
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.token_text import Wording
@@ -198,7 +199,7 @@ def test_the_image_cache_is_bounded():
     pipe = fakes.pipeline()
     for seed in range(20):
         pipe.encode(picture(seed))
-    assert len(pipe._encoder._encoded) == 16
+    assert len(pipe.encoder._encoded) == 16
     vision = Count(pipe.model.vision_model)
     pipe.encode(picture(19))
     pipe.encode(picture(0))
@@ -482,7 +483,7 @@ def test_out_of_memory_empties_the_caches_and_the_pipeline_goes_on(error):
     with pytest.raises(OutOfDeviceMemory, match="quantization"):
         pipe.ask(picture(), QUESTION, (), SHORT)
     handle.remove()
-    assert not any(map(len, (pipe._encoder._encoded, pipe._answers, pipe._generator._prefixes)))
+    assert not any(map(len, (pipe.encoder._encoded, pipe._answers, pipe._generator._prefixes)))
     assert pipe.caption(picture(), SHORT).token_ids == before.token_ids
 
 
@@ -563,16 +564,21 @@ def test_the_means_are_those_of_every_reference_image_and_the_vit_sees_each_once
     each = [pipe.encode(image, QUESTION) for image in pictures]
     question = each[0].question
     vision = Count(pipe.model.vision_model)
-    features, queries = pipe.mean_features(question), pipe.mean_queries(question)
+    features, queries = (
+        reference_activations(pipe, question).features,
+        reference_activations(pipe, question).queries,
+    )
     assert vision.calls == len(pictures)
     torch.testing.assert_close(features, torch.cat([e.vision for e in each]).mean(0, keepdim=True))
     torch.testing.assert_close(queries, torch.cat([e.queries for e in each]).mean(0, keepdim=True))
     assert not features.requires_grad and not queries.requires_grad
     if reads:
         other = pipe.encode(pictures[0]).question
-        assert not torch.allclose(pipe.mean_queries(other), queries) and vision.calls == len(pictures)
+        assert not torch.allclose(
+            reference_activations(pipe, other).queries, queries
+        ) and vision.calls == len(pictures)
         pipe.forget()
-        pipe.mean_queries(other)
+        reference_activations(pipe, other)
         assert vision.calls == 2 * len(pictures)
 
 
@@ -633,7 +639,7 @@ def test_hidden_patches(family, language):
     fewer = encoded.vision[:, [0, 1, 3, 4]]
     inputs = None if encoded.question is None else pipe._prompts.instruction_inputs(encoded.question)
     with torch.no_grad():
-        expected = pipe._encoder.queries(fewer, inputs)
+        expected = pipe.encoder.queries(fewer, inputs)
     torch.testing.assert_close(seen.queries, expected, atol=1e-5, rtol=1e-4)
     # What is under a patch that the ViT never gets makes no difference; under one that it gets it does.
     pixels = np.asarray(encoded.image.resize((28, 28))).copy()

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import qformer_viz
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime.checkpoints import CHECKPOINTS, Checkpoint
 from qformer_viz.runtime.prompt_format import CAPTION_REQUEST, ChatFormat, with_chat_template
@@ -180,7 +181,7 @@ def test_an_answer_is_scored_behind_the_ids_it_was_generated_behind(chat):
     pipe = qformer_viz.load(chat, device="cpu")
     answer = pipe.ask(PICTURE, "what <|im_end|> is it?", (), SHORT)
     assert answer.token_ids
-    scorer = pipe.scorer(pipe.encode(PICTURE), answer)
+    scorer = make_scorer(pipe, pipe.encode(PICTURE), answer)
     scores = scorer.score(scorer.queries)[0]
     assert scores.sum().item() == pytest.approx(sum(answer.logprobs), abs=1e-4)
     # The text alone would be read as typed, special tokens and all.

@@ -62,13 +62,13 @@ def test_goes_the_whole_way(source, bits, folder):
         if isinstance(part, torch.nn.Linear) and device_memory.among(name, device_memory.FLOAT):
             assert type(part) is torch.nn.Linear and part.weight.is_floating_point(), name
     encoded = pipe.encode(IMAGE)
-    assert encoded.queries.is_floating_point() and encoded.record.result.cross_attention.isfinite().all()
+    assert encoded.queries.is_floating_point() and encoded.capture.cross_attention.isfinite().all()
     answer = pipe.ask(encoded, QUESTION)
     assert len(answer.tokens) > 1
     for method in METHODS:
         found = explain(pipe, encoded, answer, method, words=[0])
         assert found.scores.isfinite().all(), method
-    about = manifest(encoded.record.result, pipe.describe(), image_sha256=encoded.sha256)
+    about = manifest(encoded.capture, pipe.describe(), image_sha256=encoded.sha256)
     assert json.loads(json.dumps(about))["quantization"] == bits
     live = qformer_viz.load(source[0], quantization=bits)
     assert pipe._generator.reuse == live._generator.reuse and pipe._generator.quantised

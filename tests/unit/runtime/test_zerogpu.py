@@ -17,11 +17,14 @@ import qformer_viz
 from qformer_viz import METHODS
 from qformer_viz.analysis.head_ablation import heads, talk
 from qformer_viz.attribution.explanation import attribute, prepare
+from qformer_viz.attribution.reference_activations import activations_for_patching, reference_activations
+from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import QuestionError
+from qformer_viz.evaluation.library_maps import library_attention
 from qformer_viz.runtime import device_memory
 from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.pipeline import Pipeline
-from qformer_viz.runtime.zerogpu import RemotePipeline, zero_gpu
+from qformer_viz.runtime.zerogpu import RemotePipeline, remote, zero_gpu
 from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
 from tests.unit.runtime.test_pipeline import FAMILIES, picture
@@ -36,10 +39,12 @@ class Lent:
         self.calls = []
 
     def __call__(self, function):
-        def called(*args):
-            self.calls.append(args[0] if isinstance(args[0], str) else args[2])
+        def called(*args, **options):
+            names = [each for each in args if isinstance(each, str)]
+            first = args[0] if isinstance(args[0], str) else args[0].__name__
+            self.calls.append(names[0] if first.startswith("_method") else first)
             with self.worker():
-                found = function(*self.carried(args))
+                found = function(*self.carried(args), **options)
             return self.streamed(found) if inspect.isgeneratorfunction(function) else self.carried(found)
 
         return called
@@ -66,7 +71,7 @@ class Lent:
 def both(request):
     pipe = fakes.pipeline(*request.param, observe=qformer_viz.capture)
     lent = Lent()
-    return pipe, RemotePipeline(pipe, lent), lent
+    return pipe, remote(pipe, lent), lent
 
 
 def test_it_sees_and_says_the_same(both):
@@ -74,7 +79,7 @@ def test_it_sees_and_says_the_same(both):
     encoded = remote.encode(picture(3), "what?")
     own = pipe.encode(picture(3), "what?")
     assert torch.equal(encoded.queries, own.queries) and encoded.owner is None
-    assert torch.equal(encoded.record.result.cross_attention, own.record.result.cross_attention)
+    assert torch.equal(encoded.capture.cross_attention, own.capture.cross_attention)
     assert remote.caption(encoded, SHORT).text == pipe.caption(own, SHORT).text
     history = [("what?", "a thing")]
     assert (
@@ -84,7 +89,7 @@ def test_it_sees_and_says_the_same(both):
     *_, last = remote.stream_ask(encoded, "how many?", history, SHORT)
     assert last.tokens == pipe.ask(own, "how many?", history, SHORT).tokens
     assert remote.describe() == pipe.describe()
-    torch.testing.assert_close(remote.library_attention(encoded), pipe.library_attention(own))
+    torch.testing.assert_close(library_attention(remote, encoded), library_attention(pipe, own))
 
 
 def test_a_film_makes_the_trip(both):
@@ -108,10 +113,10 @@ def test_what_is_known_here_is_not_asked_again(both):
     for _ in range(2):
         encoded = remote.encode(picture(3))
         remote.caption(encoded, SHORT)
-        remote.mean_queries(encoded.question)
-        remote.mean_features(encoded.question)
-        remote.usual(encoded.question)
-    assert lent.calls == ["encode_each", "caption", "means"]
+        reference_activations(remote, encoded.question)
+        reference_activations(remote, encoded.question)
+        reference_activations(remote, encoded.question)
+    assert lent.calls == ["encode_each", "caption", "compute_reference"]
     remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
     remote.caption(encoded, Decoding(max_new_tokens=6, do_sample=True))
     assert lent.calls.count("caption") == 3
@@ -159,7 +164,9 @@ def test_explanations_are_the_same(both):
     assert theirs.repeats(encoded.queries).tolist() == [True] and theirs.words == ours.words
     assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
     assert remote.qformer_text_tokens(encoded.question) == pipe.qformer_text_tokens(own.question)
-    for here, there in zip(pipe.said(own), remote.said(encoded), strict=True):
+    for here, there in zip(
+        activations_for_patching(pipe, own), activations_for_patching(remote, encoded), strict=True
+    ):
         torch.testing.assert_close(here, there)
     for work in (heads, talk):
         here, there = map(work, cases)
@@ -186,7 +193,7 @@ def test_errors_travel_as_themselves(both):
         list(remote.stream_ask(picture(3), "word " * 400))
     answer = pipe.caption(picture(3), SHORT)
     with pytest.raises(QuestionError, match="no word"):
-        scorer = remote.scorer(remote.encode(picture(3)), replace(answer, token_ids=()))
+        scorer = make_scorer(remote, remote.encode(picture(3)), replace(answer, token_ids=()))
         scorer.attention()
 
 
@@ -201,12 +208,12 @@ def test_weights_are_brought_to_the_device_in_the_trip(monkeypatch):
     remote = RemotePipeline(pipe, lambda function: lent.append(function) or function)
     gone = weakref.ref(pipe)
     where = "language_projection.weight"
-    monkeypatch.setattr(pipe, "means", lambda question: str(gone().model.get_parameter(where).device))
-    assert remote._call("means", None) == "meta"
+    monkeypatch.setattr(pipe, "hidden", lambda: str(gone().model.get_parameter(where).device))
+    assert remote.hidden() == "meta"
     del remote, pipe, model
     monkeypatch.undo()
     gc.collect()
-    assert gone() is None and len(lent) == 3
+    assert gone() is None and len(lent) == 2
 
 
 def test_a_stream_can_be_stopped(both):

@@ -124,7 +124,7 @@ def test_one_capture_wants_one_picture(seen):
 
 def test_without_a_capture(told):
     with pytest.raises(BadSelection, match="observe"):
-        qformer_viz.show(replace(told[1], record=None))
+        qformer_viz.show(replace(told[1], capture=None))
 
 
 def test_in_a_notebook_it_is_a_frame_that_cannot_reach_the_notebook():
