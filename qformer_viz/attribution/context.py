@@ -71,6 +71,10 @@ class ExplanationContext:
         [f·q, N]."""
         return patches(select(self.capture.cross_attention, self.layer)).flatten(0, 1)
 
+    def known(self, *keys: object) -> bool:
+        """Whether `cached` holds all of these by now."""
+        return all(key in self._cache for key in keys)
+
     def cached(self, what: Any, compute: Callable[[], Any]) -> Any:
         """compute(), or what it gave before, also to a method that reads another layer or other words."""
         if what not in self._cache:

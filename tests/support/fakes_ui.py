@@ -308,7 +308,7 @@ class FakeMatcher:
             probabilities=votes,
             image=image,
             sha256=hashlib.sha256(text.encode()).hexdigest(),
-            record=SimpleNamespace(result=fake_capture(1000 + len(text))),
+            capture=fake_capture(1000 + len(text)),
             placement=None,
         )
 

@@ -35,10 +35,10 @@ choice = fake_choice(broken=True)
 def slow():
     """Weights that take a while to read."""
     time.sleep(8)
-    return choice["speakers"]["Fake InstructBLIP"]()
+    return choice["models"]["Fake InstructBLIP"]()
 
 
-choice["speakers"]["Slow"] = slow
+choice["models"]["Slow"] = slow
 with TemporaryDirectory() as folder:
     examples = []
     for name in ("red", "green"):

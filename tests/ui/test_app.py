@@ -246,6 +246,7 @@ def test_small_models_are_quick_and_all_on_a_gpu():
 
 
 def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
+    from qformer_viz.runtime import checkpoints
     from qformer_viz.runtime.checkpoints import Checkpoint
 
     (tmp_path / "config.json").write_text("{}")
@@ -257,7 +258,7 @@ def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
         Checkpoint("gone", "Gone", "blip2", world="emoji scenes", folder=tmp_path / "gone"),
         Checkpoint("Salesforce/x", "Photographs", "blip2"),
     ]
-    monkeypatch.setattr(qformer_viz, "CHECKPOINTS", {entry.id: entry for entry in entries})
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", {entry.id: entry for entry in entries})
     args = app.parser().parse_args([])
     assert [entry.id for entry in app.bundled_beside(stand_in(), args)] == ["two"]
     assert app.default_matcher(stand_in()) == app.MATCHER
@@ -351,7 +352,7 @@ def test_a_repository_that_is_not_complete_is_told_in_one_line(tmp_path, monkeyp
 def test_missing_artwork_is_told_in_one_line(tmp_path):
     """In a process of its own, for the artwork is read when its module is."""
     code = (
-        "import pathlib, qformer_viz.runtime.checkpoints as c; c.ASSETS = pathlib.Path('none'); import app\n"
+        "import pathlib, qformer_viz.asset_folder as c; c.ASSETS = pathlib.Path('none'); import app\n"
         "try: app.scene_maker()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

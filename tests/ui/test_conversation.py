@@ -209,7 +209,7 @@ def test_a_model_that_fails_to_load_leaves_the_old_one_speaking(tmp_path):
 def test_a_switched_model_says_when_the_image_is_unlike_its_world(tmp_path):
     choice = fake_choice()
     strange = fake_speaker(familiar=lambda encoded: "unlike anything")
-    services = fake_services(**choice | {"models": choice["speakers"] | {"Third": lambda: strange}})
+    services = fake_services(**choice | {"models": choice["models"] | {"Third": lambda: strange}})
     after = talk.switch(services, looked(services, Session(), tmp_path), "Third")
     assert [line.text for line in after.lines] == ["unlike anything"]
 

@@ -163,10 +163,10 @@ def test_heads_are_silenced_in_every_frame(services, session):
 
 
 def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):
-    told = what_if_view.on_progress(what_if_view.without_queries, services, session, "3", what_if_view.AWAY)
+    told = what_if_view.run_change(what_if_view.without_queries, services, session, "3", what_if_view.AWAY)
     assert "With 4 of 32 queries of 4 frames saying" in told
     assert gone(services, session, monkeypatch, "3") == [3 + QUERIES * frame for frame in range(4)]
-    trouble = what_if_view.on_progress(
+    trouble = what_if_view.run_change(
         what_if_view.without_queries, services, session, "8", what_if_view.AWAY
     )
     assert "0 to 7" in trouble and "of frame 2 alone: 2·7" in trouble
@@ -179,7 +179,7 @@ def gone(services, session, monkeypatch, numbers):
     monkeypatch.setattr(
         what_if_view, "consequence", lambda _, __, changed, lead: given.append(changed) or lead
     )
-    what_if_view.on_progress(what_if_view.without_queries, services, session, numbers, what_if_view.AWAY)
+    what_if_view.run_change(what_if_view.without_queries, services, session, numbers, what_if_view.AWAY)
     return (~given[0].queries[0].any(-1)).nonzero()[:, 0].tolist()  # the fake's mean is nought
 
 
@@ -192,14 +192,14 @@ def test_a_query_is_taken_away_in_one_frame(services, session, monkeypatch):
         31,
     ]
     for wrong in ("5·1", "0·1", "2·8", "2·", "·2", "1·1·1"):
-        assert "0 to 7" in what_if_view.on_progress(
+        assert "0 to 7" in what_if_view.run_change(
             what_if_view.without_queries, services, session, wrong, what_if_view.AWAY
         )
 
 
 def test_patches_are_hidden_in_one_frame(services, session):
     def losses(patches):
-        told = what_if_view.on_progress(
+        told = what_if_view.run_change(
             what_if_view.without_patches, services, session, {"patches": patches, "where": "qformer"}
         )
         return told, [float(v.replace("+", "")) for _, v in re.findall(CELLS, told)]
@@ -217,7 +217,7 @@ def test_nothing_of_a_film_can_be_drawn_again(services, session):
     frames = [Image.new("RGB", (40, 30), colour) for colour in (GREEN, *COLOURS)]
     assert services.scene_maker.recall(frames[0])
     session = replace(session, encoded=services.chat_model.pipe.encode(frames))
-    drawn = what_if_view.on_progress(
+    drawn = what_if_view.run_change(
         what_if_view.redrawn, services, session, "cat", what_if_view.REMOVE, "top"
     )
     assert what_if_view.UNKNOWN_SCENE in drawn and what_if_view.shown(services, session)[2]["choices"] == []

@@ -38,7 +38,7 @@ class Parrot(FakePipeline):
 @pytest.fixture
 def services():
     choice, parrot = fake_choice(broken=True), fake_speaker(Parrot())
-    choice["speakers"] |= {"Parrot": lambda: parrot}
+    choice["models"] |= {"Parrot": lambda: parrot}
     return fake_services(**choice)
 
 

@@ -52,8 +52,8 @@ class Cropping(FakePipeline):
 @pytest.fixture
 def services():
     choice = fake_choice(broken=True)
-    choice["speakers"] |= {"Cropping": lambda: fake_speaker(Cropping(name="cropping"))}
-    return fake_services(Cropping(), **{"models": choice["speakers"]})
+    choice["models"] |= {"Cropping": lambda: fake_speaker(Cropping(name="cropping"))}
+    return fake_services(Cropping(), **{"models": choice["models"]})
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def match_of(session):
         "sha256": "0" * 64,
         "probability": 0.5,
         "similarity": 0.5,
-        "record": SimpleNamespace(result=fake_capture(1)),
+        "capture": fake_capture(1),
         "placement": session.placement,
     }
 

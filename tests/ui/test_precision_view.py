@@ -18,8 +18,7 @@ class Coarse(FakePipeline):
 
     def encode(self, image, question=None):
         found = super().encode(image, question)
-        record = type("Record", (), {"result": fake_capture(99)})
-        return replace(found, record=record)
+        return replace(found, capture=fake_capture(99))
 
     def _answer(self, text, finish):
         return super()._answer(text + " coarse", finish)

@@ -92,14 +92,14 @@ def test_a_visitors_state_has_what_gradios_has(loop):
 @dataclass
 class Seen:
     image: object
-    record: object
+    capture: object
 
 
 def test_what_is_weighed():
     tensor = torch.zeros(10, dtype=torch.float32)
     assert held_bytes([tensor, {"again": tensor, "view": tensor[2:]}]) == 40 + len("again") + len("view")
     assert held_bytes([np.zeros(3, dtype=np.uint8), [Image.new("RGB", (4, 5)), b"abc"]]) == 3 + 60 + 3
-    seen = Seen(Image.new("L", (2, 2)), SimpleNamespace(result=(torch.zeros(7, dtype=torch.uint8),)))
+    seen = Seen(Image.new("L", (2, 2)), (torch.zeros(7, dtype=torch.uint8),))
     assert held_bytes([seen]) == 4 + 7
     assert held_bytes([torch.nn.Linear(100, 100), object(), 5, None]) == 0
 

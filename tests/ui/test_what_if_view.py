@@ -32,15 +32,15 @@ def scene(services, session):
 
 
 def queries(services, session, numbers, how=what_if_view.AWAY):
-    return what_if_view.on_progress(what_if_view.without_queries, services, session, numbers, how)
+    return what_if_view.run_change(what_if_view.without_queries, services, session, numbers, how)
 
 
 def patches(services, session, data):
-    return what_if_view.on_progress(what_if_view.without_patches, services, session, data)
+    return what_if_view.run_change(what_if_view.without_patches, services, session, data)
 
 
 def objects(services, session, *chosen):
-    return what_if_view.on_progress(what_if_view.redrawn, services, session, *chosen)
+    return what_if_view.run_change(what_if_view.redrawn, services, session, *chosen)
 
 
 def losses(told):

@@ -65,7 +65,7 @@ def test_every_word_with_its_queries_and_patches(services, session):
 
 
 @pytest.mark.parametrize(
-    ("words", "gains", "first"),
+    ("words", "image_gain", "first"),
     [
         ("a cat to the left of a dog", [0.1, 6, 9, 0, 3, 0, 0.2, 8], "dog"),
         ("Two cars.", [9, 3], "cars."),

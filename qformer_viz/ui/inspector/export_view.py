@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from qformer_viz.analysis.head_ablation import heads, talk
 from qformer_viz.atomic_files import atomic_write, cannot_write, make_folder, write_json, write_text
 from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.errors import UserError
@@ -87,9 +88,9 @@ def write_why(services: AppContext, session: Session, folder: Path) -> Path:
 
 def write_heads(services: AppContext, session: Session, folder: Path) -> Path:
     kept = current(session)
-    if kept is None or not {"heads", "talk"} <= kept.context.memory.keys():
+    if kept is None or not kept.context.known("heads", "talk"):
         raise UserError("No heads have been silenced yet. Open the Heads tab and do so for the last answer.")
-    found = {name: vars(kept.context.memory[name]) for name in ("heads", "talk")}
+    found = {"heads": vars(heads(kept.context)), "talk": vars(talk(kept.context))}
     whole = {"manifest": about(services, session), "words": list(kept.context.scorer.words), "unit": "nats"}
     whole["read"] = list(services.of(session).pipe.qformer_text_tokens(session.encoded.question))
     whole |= {name: {key: value.tolist() for key, value in each.items()} for name, each in found.items()}

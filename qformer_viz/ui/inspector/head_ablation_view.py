@@ -99,7 +99,7 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
     from qformer_viz.view.figures import heads_figure, query_labels, talk_figure
 
     kept = current(session)
-    known = kept is not None and {"heads", "talk"} <= kept.context.memory.keys()
+    known = kept is not None and kept.context.known("heads", "talk")
     if not known or type(word) is not int or not 0 <= word < len(kept.context.scorer.words):
         return [gr.skip()] * 4
     context = kept.context
@@ -236,7 +236,7 @@ def _selected(maps: Any, layer: str, head: str) -> Any:
 def forget(session: Session) -> list:
     """Another image, model or answer: what was found is of no more use."""
     kept = current(session)
-    if kept is not None and "talk" in kept.context.memory:
+    if kept is not None and kept.context.known("talk"):
         return [gr.skip()] * 5
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3]
 

@@ -88,10 +88,10 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
         if (
             type(word) is not int
             or not 0 <= word < len(context.scorer.words)
-            or "shapley" not in context.memory
+            or not context.known("shapley")
         ):
             return [gr.skip(), gr.skip()]
-        found, alone = context.memory["shapley"], effects(context)[word]
+        found, alone = context.cached("shapley", lambda: shapley(context)), effects(context)[word]
         closest = sorted(alone.abs().topk(min(CLOSEST, len(alone))).indices.tolist())
         both = context.cached(("pairs", tuple(closest)), lambda: pairs(context, closest))[word]
     except services.user_errors:
@@ -129,7 +129,7 @@ def lens(context: ExplanationContext) -> str:
 def forget(session: Session) -> list:
     """Another image, model or answer: what was weighed is of no more use."""
     kept = current(session)
-    if kept is not None and "smallest" in kept.context.memory:
+    if kept is not None and kept.context.known("smallest"):
         return [gr.skip()] * 6
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]
 

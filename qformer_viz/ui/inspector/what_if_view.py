@@ -209,7 +209,7 @@ def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
     return sorted(chosen)
 
 
-def told(change: Any, services: AppContext, session: Session, *chosen: Any) -> str:
+def run_change(change: Any, services: AppContext, session: Session, *chosen: Any) -> str:
     """What a change brings, or the trouble with its fix."""
 
     def work() -> str:
@@ -226,13 +226,13 @@ def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, t
 
     # A closure, because Gradio reads no type hints off a partial.
     def paint(session: Session, event: gr.EventData) -> str:
-        return told(without_patches, services, session, event._data)
+        return run_change(without_patches, services, session, event._data)
 
     outcome, numbers = parts["outcome"], parts["numbers"]
     queries = [session, numbers, parts["how"]]
     after_answer(
         partial(gr.on, [parts["again"].click, numbers.submit]),
-        partial(told, without_queries, services),
+        partial(run_change, without_queries, services),
         queries,
         outcome,
         **LONG,
@@ -241,7 +241,7 @@ def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, t
     pictured = [parts["painter"], numbers]
     if services.scene_maker:
         scene = [session, parts["object"], parts["act"], parts["place"]]
-        after_answer(parts["draw"].click, partial(told, redrawn, services), scene, outcome, **LONG)
+        after_answer(parts["draw"].click, partial(run_change, redrawn, services), scene, outcome, **LONG)
         pictured.append(parts["object"])
 
     def picture(session: Session) -> list:

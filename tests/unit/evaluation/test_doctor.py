@@ -77,10 +77,9 @@ def test_maps_that_do_not_sum_to_one_or_are_not_finite_are_found(pipe, monkeypat
     capture = encoded.capture
     for factor, what in ((1.1, "every map sums to one"), (float("nan"), "maps and queries are finite")):
         broken = dataclasses.replace(capture, cross_attention=capture.cross_attention * factor)
-        record = type("Record", (), {"result": broken})
-        seen = dataclasses.replace(encoded, record=record)
+        seen = dataclasses.replace(encoded, capture=broken)
         monkeypatch.setattr(pipe, "encode", lambda *_, seen=seen: seen)
-        monkeypatch.setattr(pipe, "library_attention", lambda _, broken=broken: broken.cross_attention[:, 0])
+        monkeypatch.setattr(doctor, "library_attention", lambda *_, broken=broken: broken.cross_attention[:, 0])
         report = doctor.Report()
         doctor._capture(report, pipe, seen)
         assert what in failed(report)
