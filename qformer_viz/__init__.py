@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from qformer_viz import deprecated
 from qformer_viz.analysis import head_ablation, information, query_sets
 from qformer_viz.analysis.attention_statistics import QueryStatistics, query_statistics
-from qformer_viz.analysis.compare_models import ModelComparison, apart
-from qformer_viz.analysis.image_sets import ImageSetStatistics, across
+from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statistics
+from qformer_viz.analysis.model_comparison import ModelComparison, compare_models
 from qformer_viz.analysis.query_similarity import (
     Collapse,
     attention_similarity,
@@ -80,6 +81,8 @@ torch.serialization.add_safe_globals(
     [ImageSetStatistics, ModelComparison, Attribution, Capture, Collapse, QueryStatistics, Recording]
 )
 
+deprecated.install()
+
 _ON_FIRST_USE = {
     "Matcher": "qformer_viz.runtime.matcher",
     "Pipeline": "qformer_viz.runtime.pipeline",
@@ -122,8 +125,6 @@ __all__ = [
     "StillRecording",
     "Turn",
     "View",
-    "across",
-    "apart",
     "archive",
     "assessment",
     "attention_similarity",
@@ -134,6 +135,7 @@ __all__ = [
     "cka",
     "cls_share",
     "collapse",
+    "compare_models",
     "complementarity",
     "content_dependence",
     "cosine",
@@ -144,6 +146,7 @@ __all__ = [
     "explain",
     "focus",
     "head_ablation",
+    "image_set_statistics",
     "information",
     "js_distance",
     "leaf_order",
@@ -163,6 +166,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name in deprecated.NAMES:
+        return deprecated.renamed(name)
     if name not in _ON_FIRST_USE:
         raise AttributeError(
             f"module 'qformer_viz' has no attribute {name!r}; it offers {', '.join(__all__)}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qformer_viz.analysis.head_ablation import heads, talk
+from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.attribution.knockout import effects, ends
 from qformer_viz.attribution.reference_activations import activations_for_patching
@@ -78,7 +78,7 @@ def _losses(context: Any) -> dict[str, Tensor]:
     """[t] or [t, L] for the words of an answer that came from the image."""
     full, blank = ends(context)
     words = full - blank >= VISUAL_GAIN
-    inside, said = heads(context), talk(context)
+    inside, said = ablate_heads(context), ablate_query_messages(context)
     found = {
         "head": torch.cat([inside.cross.flatten(1), inside.own.flatten(1)], 1).amax(1),
         "cross": inside.cross_layers,

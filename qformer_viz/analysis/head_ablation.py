@@ -22,7 +22,7 @@ class HeadAblation:
     own_layers: Tensor
 
 
-def heads(context: ExplanationContext) -> HeadAblation:
+def ablate_heads(context: ExplanationContext) -> HeadAblation:
     """Mean ablation (Wang et al. 2022, arXiv 2211.00593) of every head, and of every layer's heads together: what they
     hand to the output projection is replaced, for every query, by its mean over other images. Heads that do the same
     hide one another. Computed once.
@@ -57,7 +57,7 @@ class MessageAblation:
     text: Tensor
 
 
-def talk(context: ExplanationContext) -> MessageAblation:
+def ablate_query_messages(context: ExplanationContext) -> MessageAblation:
     """What queries tell one another, and what the text tells them.
 
     Keys and values of a query are replaced by their means over other images. They are not masked, as in attention

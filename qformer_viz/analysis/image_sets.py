@@ -33,7 +33,7 @@ class ImageSetStatistics:
     collapse: query_similarity.Collapse
 
 
-def across(captures: Sequence[Capture]) -> ImageSetStatistics:
+def image_set_statistics(captures: Sequence[Capture]) -> ImageSetStatistics:
     """Compare every query with itself over images that one model has looked at; two captures at least.
 
     A capture may hold several images. Few images leave little room to differ: compare figures over equally many.

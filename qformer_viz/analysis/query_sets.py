@@ -1,4 +1,4 @@
-"""Queries together: pairs, Shapley values, the few that keep an answer, and what single ones spell. Over a `ExplanationContext`."""
+"""Queries together: pairs, Shapley values, the few that keep an answer. Over a `ExplanationContext`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from qformer_viz.attribution.knockout import effects, replaced
 PERMUTATIONS, SEED = 16, 0
 
 
-def lost(context: ExplanationContext, away: Tensor) -> Tensor:
+def ablation_loss(context: ExplanationContext, away: Tensor) -> Tensor:
     """[n, t]: nats that every word loses when each set of queries (bool [n, q]) says what it says of any image."""
     queries = context.scorer.queries
     whole = torch.zeros(1, away.shape[1], dtype=torch.bool)
@@ -20,7 +20,7 @@ def lost(context: ExplanationContext, away: Tensor) -> Tensor:
     return scores[:1] - scores[1:]
 
 
-def pairs(context: ExplanationContext, queries: Sequence[int]) -> Tensor:
+def pairwise_interactions(context: ExplanationContext, queries: Sequence[int]) -> Tensor:
     """[t, k, k] interaction I_ij = D_ij − D_i − D_j in nats, for k chosen queries; 0 on the diagonal.
 
     Positive: the two stand in for each other, so that losing both costs more than each loss told. Negative: each loss
@@ -33,13 +33,13 @@ def pairs(context: ExplanationContext, queries: Sequence[int]) -> Tensor:
     if len(at):
         chosen = torch.tensor(list(queries))[at]
         away = torch.zeros(len(at), count, dtype=torch.bool).scatter_(1, chosen, True)
-        both = lost(context, away).T - single[:, at[:, 0]] - single[:, at[:, 1]]
+        both = ablation_loss(context, away).T - single[:, at[:, 0]] - single[:, at[:, 1]]
         found[:, at[:, 0], at[:, 1]] = found[:, at[:, 1], at[:, 0]] = both
     return found
 
 
 @dataclass(frozen=True, eq=False)
-class Shapley:
+class ShapleyValues:
     """values [t, q] in nats, adding up to each word's visual gain; error [t, q], one standard error of the sample."""
 
     values: Tensor
@@ -47,7 +47,9 @@ class Shapley:
     permutations: int
 
 
-def shapley(context: ExplanationContext, permutations: int = PERMUTATIONS, seed: int = SEED) -> Shapley:
+def shapley_values(
+    context: ExplanationContext, permutations: int = PERMUTATIONS, seed: int = SEED
+) -> ShapleyValues:
     """Sampled Shapley values of the queries (Castro et al. 2009): what a query adds when it joins those before it in a
     random order, every order beside its reverse. `context.on_progress` hears of every order."""
     queries = context.scorer.queries
@@ -65,10 +67,10 @@ def shapley(context: ExplanationContext, permutations: int = PERMUTATIONS, seed:
     # An order and its reverse are one draw: together they are less noisy than two.
     draws = found.unflatten(0, (-1, 2)).mean(1)
     error = draws.std(0) / len(draws) ** 0.5 if len(draws) > 1 else torch.full_like(draws[0], torch.nan)
-    return Shapley(draws.mean(0), error, 2 * len(draws))
+    return ShapleyValues(draws.mean(0), error, 2 * len(draws))
 
 
-def smallest(context: ExplanationContext, order: Sequence[int] | None = None) -> list[int]:
+def minimal_sufficient_set(context: ExplanationContext, order: Sequence[int] | None = None) -> list[int]:
     """Few queries with which alone the model says the same answer, word for word, in ascending order.
 
     Takes the first of `order` (None: by the greatest knock-out effect on any word) that are enough, then drops every
@@ -89,17 +91,3 @@ def smallest(context: ExplanationContext, order: Sequence[int] | None = None) ->
         if context.scorer.repeats(replaced(queries, context.baseline, away)).item():
             kept.remove(query)
     return sorted(kept)
-
-
-def spelled(
-    context: ExplanationContext, count: int = 5, baseline_corrected: bool = True
-) -> list[list[tuple[str, float]]]:
-    """For every query the tokens that the language model's own output layer reads off it, with their share.
-
-    The logit lens (nostalgebraist 2020) on the projected queries, by default less what they are for any image. It is
-    known to mislead: a query is an input and never had to lie near a word; what it spells is not what the model reads.
-    """
-    queries = context.scorer.queries
-    return context.scorer.spell(
-        queries - context.baseline.to(queries) if baseline_corrected else queries, count
-    )

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from qformer_viz.errors import AttentionError, GradientError, QuestionError
 from qformer_viz.hooks.eager_attention import eager
-from qformer_viz.hooks.interventions import QFormerActivations, ablate_heads, ablate_query_messages
+from qformer_viz.hooks.interventions import QFormerActivations, replace_heads, replace_query_messages
 from qformer_viz.runtime.generation import CACHE, teacher_forced
 from qformer_viz.runtime.pipeline import Pipeline
 from qformer_viz.runtime.token_text import split_words, text_of
@@ -134,7 +134,7 @@ class Scorer:
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
             chosen = (each[rows].repeat_interleave(frames, 0) for each in (own, cross))
-            with ablate_heads(self.model.qformer, *chosen, reference):
+            with replace_heads(self.model.qformer, *chosen, reference):
                 return self._queries(vision)
 
         return self._looked(len(own), queries, on_progress)
@@ -150,7 +150,7 @@ class Scorer:
         on average for other images. The language model reads them as ever."""
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
-            with ablate_query_messages(
+            with replace_query_messages(
                 self.model.qformer, chosen[rows].repeat_interleave(vision.shape[1], 0), reference
             ):
                 return self._queries(vision)
@@ -164,7 +164,7 @@ class Scorer:
         others = ~torch.eye(count, dtype=torch.bool).repeat_interleave(frames, 0)
 
         def alone() -> Tensor:
-            with ablate_query_messages(self.model.qformer, others, reference):
+            with replace_query_messages(self.model.qformer, others, reference):
                 found = self._queries(self.encoded.vision.expand(count, *self.encoded.vision.shape))
             rows = found.unflatten(1, (frames, count))  # row k is right for query k, in every frame
             return rows.diagonal(dim1=0, dim2=2).permute(0, 2, 1).flatten(0, 1)[None]
@@ -249,7 +249,7 @@ class Scorer:
         ).cpu()
 
     @torch.no_grad()
-    def spell(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
+    def likeliest_tokens(self, states: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """The `count` likeliest tokens, with their shares, that the output layer reads off each of `[1, q, d]`."""
         head = self.language.get_output_embeddings()
         shares = self.turn(lambda: _full(head(states.to(head.weight.dtype)))[0].softmax(-1))

@@ -153,7 +153,7 @@ def run_doctor(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
 def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     """What a precision changes, with the progress on stderr."""
-    from qformer_viz.analysis import compare_precisions
+    from qformer_viz.analysis import precision_comparison
 
     first, second = (
         backend.load(args.model, device=args.device, allow=tuple(args.allow), **precision(name))
@@ -163,7 +163,7 @@ def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     def on_progress(done: int) -> None:
         print(f"\rimage {done}", end="", file=sys.stderr, flush=True)
 
-    found = compare_precisions.compare(
+    found = precision_comparison.compare_precisions(
         first, second, backend.pictures(first, args.images), args.question, on_progress
     )
     print(file=sys.stderr)
@@ -171,12 +171,12 @@ def run_fidelity(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     figures = {
         name: value.tolist() if hasattr(value, "tolist") else value for name, value in vars(found).items()
     }
-    return {"text": f"{title}\n\n{compare_precisions.table(found)}"} | figures
+    return {"text": f"{title}\n\n{precision_comparison.table(found)}"} | figures
 
 
 def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     """What another checkpoint changes, with the progress on stderr. One model is in memory at a time."""
-    from qformer_viz.analysis.compare_models import apart, figures, table
+    from qformer_viz.analysis.model_comparison import compare_models, figures, table
 
     pictures = [backend.decode(path).image for path in args.pictures or ()]
 
@@ -196,7 +196,7 @@ def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
     names = (args.against, args.model)  # as they were typed: two folders may hold models of one name
     captures, said = zip(*map(look, names), strict=True)
-    found = apart(*captures)
+    found = compare_models(*captures)
     same = sum(one == other for one, other in zip(*said, strict=True))
     what = "answer" if args.question else "caption"
     text = f"{names[1]} against {names[0]}, {found.images} images\n\n{table(found)}\n"

@@ -45,7 +45,7 @@ def record_activations(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
         yield found
 
 
-def ablate_heads(
+def replace_heads(
     qformer: Any, own: Tensor, cross: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the heads chosen by own [n, L, h] and cross [n, l, h] (bool) hand on what is usual."""
@@ -62,7 +62,7 @@ def ablate_heads(
     )
 
 
-def ablate_query_messages(
+def replace_query_messages(
     qformer: Any, chosen: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the queries of chosen [n, q] (bool) tell the others, and themselves, what is usual."""

@@ -29,7 +29,7 @@ class QFormerModules:
     grid: tuple[int, int] | None
 
 
-def find(model: nn.Module) -> QFormerModules:
+def find_qformer(model: nn.Module) -> QFormerModules:
     """The one Q-Former of a model, its owner (which holds query_tokens) and its patch grid. Raises NotAQFormer."""
     kind = type(model).__name__
     if not isinstance(model, nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from qformer_viz.errors import GridMismatch, ManyCaptured, NotAQFormer, NothingCaptured, StillRecording
 from qformer_viz.hooks.compiled_modules import uncompiled
-from qformer_viz.hooks.qformer_modules import QFormerModules, find, parts
+from qformer_viz.hooks.qformer_modules import QFormerModules, find_qformer, parts
 from qformer_viz.types import Capture
 
 # Which recordings the running thread or task has entered. Hooks sit on the shared model, so each one asks
@@ -118,7 +118,7 @@ def capture(model: nn.Module) -> Iterator[Recording]:
     Raises NotAQFormer on entry; GridMismatch on exit if the image tokens do not fit the patch grid, NotAQFormer if the
     call had no learned queries or attention of another make.
     """
-    site = find(model)
+    site = find_qformer(model)
     tape = _Tape(site)
     recording = Recording()
     handles: list = []

@@ -48,20 +48,20 @@ class ExplanationCache:
         return [name for name in METHODS if name in run]
 
 
-def of(services: AppContext, session: Session) -> ExplanationCache:
+def get_or_create(services: AppContext, session: Session) -> ExplanationCache:
     """What is kept of the last answer. UserError says what to do where there is none."""
     if session.encoded is None:
         raise UserError(session.no_image)
     if session.answer is None or not session.answer.text:
         raise UserError(NO_ANSWER)
-    kept = current(session)
+    kept = get_current(session)
     if kept is None:
         context = prepare(services.of(session).pipe, session.encoded, session.answer)
         kept = session.kept["explained"] = ExplanationCache(session.answer, context)
     return kept
 
 
-def current(session: Session) -> ExplanationCache | None:
+def get_current(session: Session) -> ExplanationCache | None:
     """What is kept, if it is about the last answer; a visitor may ask for it before the page has cleared the old."""
     kept = session.kept.get("explained")
     return kept if kept is not None and kept.answer is session.answer else None

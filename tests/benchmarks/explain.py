@@ -21,7 +21,7 @@ from PIL import Image
 
 import qformer_viz
 from qformer_viz import METHODS
-from qformer_viz.analysis.head_ablation import heads, talk
+from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution import scorer
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.attribution.knockout import replaced
@@ -112,7 +112,9 @@ def main(arguments=None):
     if options.inside:
         reference_activations(pipe, encoded.question)
         case = prepare(pipe, encoded, answer)
-        report["inside, s"] = {work.__name__: clocked(work, case) for work in (heads, talk)}
+        report["inside, s"] = {
+            work.__name__: clocked(work, case) for work in (ablate_heads, ablate_query_messages)
+        }
     print(json.dumps(report, indent=1))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))

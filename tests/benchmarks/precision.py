@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import qformer_viz
-from qformer_viz.analysis import compare_precisions
+from qformer_viz.analysis import precision_comparison
 from qformer_viz.domains.reference_images import reference_images
 from tests.support import published as shapes
 
@@ -39,9 +39,9 @@ def main(arguments=None):
         plain = load(folder, options.device, quantization=None, dtype="float32")
         for kind in ("8bit", "4bit"):
             other = load(folder, options.device, quantization=kind, dtype="bfloat16")
-            found = compare_precisions.compare(plain, other, images)
+            found = precision_comparison.compare_precisions(plain, other, images)
             print(
-                f"\n{kind} against float32, {other.reason}\n\n{compare_precisions.table(found)}", flush=True
+                f"\n{kind} against float32, {other.reason}\n\n{precision_comparison.table(found)}", flush=True
             )
             report[kind] = {"divergence": found.divergence.mean().item(), "peaks": found.peaks.mean().item()}
             report[kind] |= {"captions": found.captions, "nats": found.nats.abs().mean().item()}

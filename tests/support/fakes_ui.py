@@ -252,7 +252,7 @@ class FakeScorer:
     def repeats(self, queries: torch.Tensor) -> torch.Tensor:
         return self.score(queries).sum(-1) == 0
 
-    def spell(self, states: torch.Tensor, count: int) -> list:
+    def likeliest_tokens(self, states: torch.Tensor, count: int) -> list:
         return [[(f"<i>{query}</i>", 1.0)] * count for query in range(states.shape[1])]
 
     def shown(self, keep: torch.Tensor, on_progress: Any = None) -> torch.Tensor:

@@ -85,7 +85,7 @@ def within(folder):
 
     import qformer_viz
     from qformer_viz import METHODS
-    from qformer_viz.analysis.head_ablation import heads, talk
+    from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
     from qformer_viz.attribution.explanation import attribute, prepare
     from qformer_viz.errors import QuestionError
     from qformer_viz.runtime.zerogpu import RemotePipeline, zero_gpu
@@ -103,7 +103,7 @@ def within(folder):
             start = time.perf_counter()
             found[name] = attribute(case, name, words=[1]).scores
             print(f"{name} after {time.perf_counter() - start:.2f} s", flush=True)
-        found |= {"heads": heads(case).cross_layers, "talk": talk(case).queries}
+        found |= {"heads": ablate_heads(case).cross_layers, "talk": ablate_query_messages(case).queries}
         return encoded, found
 
     def compare():

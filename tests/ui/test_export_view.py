@@ -23,7 +23,7 @@ def services():
 def session(services):
     session = conversation.look(services, Session(), Image.new("RGB", (40, 30), "red"), None)
     *_, session = conversation.answer(services, session, services.decoding())
-    kept = explanation_cache.of(services, session)
+    kept = explanation_cache.get_or_create(services, session)
     kept.map("knockout", 0)
     return session
 

@@ -152,7 +152,7 @@ def test_the_queries_of_all_frames_are_weighed_together(services, session):
 
 
 def test_heads_are_silenced_in_every_frame(services, session):
-    told, *_, said = head_ablation_view.ablate_heads(services, session, still)
+    told, *_, said = head_ablation_view.ablated(services, session, still)
     bars = {bar.name: bar for bar in said["value"].data}
     assert "nats" in told and set(bars) == {"unheard by the other queries", "unread by the Q-Former"}
     assert len(bars["unheard by the other queries"].x) == QUERIES
@@ -166,9 +166,7 @@ def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):
     told = what_if_view.run_change(what_if_view.without_queries, services, session, "3", what_if_view.AWAY)
     assert "With 4 of 32 queries of 4 frames saying" in told
     assert gone(services, session, monkeypatch, "3") == [3 + QUERIES * frame for frame in range(4)]
-    trouble = what_if_view.run_change(
-        what_if_view.without_queries, services, session, "8", what_if_view.AWAY
-    )
+    trouble = what_if_view.run_change(what_if_view.without_queries, services, session, "8", what_if_view.AWAY)
     assert "0 to 7" in trouble and "of frame 2 alone: 2·7" in trouble
     assert "2·17" in what_if_view.shown(services, session)[1]["placeholder"]
 

@@ -33,7 +33,7 @@ def reading(tmp_path):
 
 
 def test_heads_layers_and_queries_of_a_word(services, session):
-    told, words, cross, own, said = ui.ablate_heads(services, session, still)
+    told, words, cross, own, said = ui.ablated(services, session, still)
     assert words["value"] == 1 and words["choices"][3] == ("<is> (4)", 3)
     heat = cross["value"].data[0]
     assert list(heat.x) == ["0", "1", "all"] and list(heat.y) == [f"layer {layer}" for layer in CROSS]
@@ -50,7 +50,7 @@ def test_heads_layers_and_queries_of_a_word(services, session):
 
 
 def test_a_word_that_came_from_language_hangs_on_nothing(services, session):
-    ui.ablate_heads(services, session, still)
+    ui.ablated(services, session, still)
     told, *figures = ui.for_word(services, session, 0)
     assert (
         "0 of 18" in told
@@ -63,8 +63,8 @@ def test_a_word_that_came_from_language_hangs_on_nothing(services, session):
 
 
 def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch):
-    ui.ablate_heads(services, session, still)
-    scorer = explanation_cache.of(services, session).context.scorer
+    ui.ablated(services, session, still)
+    scorer = explanation_cache.get_or_create(services, session).context.scorer
     for name in ("score", "silenced", "hushed", "apart"):
         monkeypatch.setattr(scorer, name, lambda *_: pytest.fail("a model ran"))
     told, *figures = ui.for_word(services, session, 3)
@@ -73,20 +73,20 @@ def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch
 
 @pytest.mark.parametrize("word", [None, -1, 99, "1", True])
 def test_a_word_that_is_not_there_changes_nothing(services, session, word):
-    ui.ablate_heads(services, session, still)
+    ui.ablated(services, session, still)
     assert all("value" not in update for update in ui.for_word(services, session, word))
 
 
 def test_nothing_is_drawn_before_it_is_computed(services, session):
     assert all("value" not in update for update in ui.for_word(services, session, 1))
-    explanation_cache.of(services, session)  # as the Why tab leaves it
+    explanation_cache.get_or_create(services, session)  # as the Why tab leaves it
     assert all("value" not in update for update in ui.for_word(services, session, 1))
     assert all("value" not in update for update in ui.for_word(services, Session(), 1))
 
 
 def test_trouble_is_told_and_work_can_be_stopped(services, session):
-    assert "no image yet" in ui.ablate_heads(services, Session(), still)[0]
-    assert "no finished answer" in ui.ablate_heads(services, replace(session, answer=None), still)[0]
+    assert "no image yet" in ui.ablated(services, Session(), still)[0]
+    assert "no finished answer" in ui.ablated(services, replace(session, answer=None), still)[0]
     seen = []
 
     def stop(at, desc, unit):
@@ -94,23 +94,23 @@ def test_trouble_is_told_and_work_can_be_stopped(services, session):
         session.pause.set()
 
     # Pressed when the heads are done: nothing more is begun.
-    assert "Stopped" in ui.ablate_heads(services, session, stop)[0] and seen == [(28, 28)]
-    kept = explanation_cache.of(services, session).context
+    assert "Stopped" in ui.ablated(services, session, stop)[0] and seen == [(28, 28)]
+    kept = explanation_cache.get_or_create(services, session).context
     assert kept.known("heads") and not kept.known("talk")
-    assert "“asked”" in ui.ablate_heads(services, session, still)[0]
+    assert "“asked”" in ui.ablated(services, session, still)[0]
 
 
 def test_what_was_found_goes_with_its_answer(services, session):
-    explanation_cache.of(services, session)
+    explanation_cache.get_or_create(services, session)
     told, words, *figures = ui.forget(session)
     assert told == "" and words["choices"] == [] and not any(figure["visible"] for figure in figures)
-    ui.ablate_heads(services, session, still)
+    ui.ablated(services, session, still)
     assert not any("visible" in each for each in ui.forget(session))
 
 
 def test_the_text_that_the_qformer_reads_has_its_bars_and_columns(reading):
     services, session = reading
-    told, *_, said = ui.ablate_heads(services, session, still)
+    told, *_, said = ui.ablated(services, session, still)
     bars = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in said["value"].data}
     assert bars["unread by the Q-Former"] == {"“&lt;i&gt;”": 0, "“it (2)”": 0, "“it (3)”": 3}
     assert "“it (3)”, unread by the Q-Former" in told
@@ -149,7 +149,7 @@ def test_what_was_found_can_be_taken_away(reading, tmp_path):
     services, session = reading
     with pytest.raises(Exception, match="No heads have been silenced yet"):
         export_view.write_heads(services, session, tmp_path)
-    ui.ablate_heads(services, session, still)
+    ui.ablated(services, session, still)
     found = json.loads(export_view.write_heads(services, session, tmp_path).read_text())
     assert found["words"] == ["you", "asked", "what", "is", "it?"] and found["read"] == ["<i>", "it", "it"]
     assert found["heads"]["cross"][1] == [[0, 0], [0, 0], [0, 2]] and found["talk"]["text"][1] == [0, 0, 3]

@@ -46,7 +46,7 @@ def test_both_models_look_at_the_files_and_what_differs_is_listed(services, fold
     paths = pictures(folder, "green", "red", "blue", "white")
     told, plot, answers = model_comparison_view.compared(services, Session(), "Parrot", paths, still)
     pipes = services.chat_model.pipe, services.models["Parrot"]().pipe
-    found = qformer_viz.apart(*([pipe.encode(path).capture for path in paths] for pipe in pipes))
+    found = qformer_viz.compare_models(*([pipe.encode(path).capture for path in paths] for pipe in pipes))
     assert np.allclose(plot["value"].data[0].z, found.attention_shift, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     assert (

@@ -39,7 +39,9 @@ def test_queries_are_weighed_together(services, session):
 def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch):
     query_sets_view.weighed(services, session, still)
     monkeypatch.setattr(
-        explanation_cache.of(services, session).context.scorer, "score", lambda _: pytest.fail("a model ran")
+        explanation_cache.get_or_create(services, session).context.scorer,
+        "score",
+        lambda _: pytest.fail("a model ran"),
     )
     shares, pairs = query_sets_view.for_word(services, session, 3)
     assert "“&lt;is&gt;”" in shares["value"].layout.title.text and pairs["visible"]
@@ -74,7 +76,7 @@ def test_an_answer_that_needs_no_query():
 
 
 def test_what_was_weighed_goes_with_its_answer(services, session):
-    explanation_cache.of(services, session)
+    explanation_cache.get_or_create(services, session)
     told, words, *figures, lens = query_sets_view.forget(session)
     assert told == lens == "" and words["choices"] == [] and not any(figure["visible"] for figure in figures)
     query_sets_view.weighed(services, session, still)

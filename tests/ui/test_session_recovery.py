@@ -46,7 +46,7 @@ TALK = (
 def test_what_expired_is_told_from_what_never_was(services):
     assert Session().no_image == NO_IMAGE and lost().no_image == EXPIRED
     with pytest.raises(UserError, match="no longer holds"):
-        explanation_cache.of(services, lost())
+        explanation_cache.get_or_create(services, lost())
     opened = lost()
     opened.opened.set()
     assert opened.no_image == NO_IMAGE

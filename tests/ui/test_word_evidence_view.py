@@ -83,11 +83,11 @@ def test_the_word_to_begin_with_is_the_one_that_the_image_brought_most_and_that_
 
 def test_why_queries_and_heads_begin_with_one_word(services, session):
     shown = explain(services, session)
-    weighed, ablate_heads = (
+    weighed, ablated = (
         query_sets_view.weighed(services, session, still),
-        head_ablation_view.ablate_heads(services, session, still),
+        head_ablation_view.ablated(services, session, still),
     )
-    assert shown["first"] == weighed[1]["value"] == ablate_heads[1]["value"] == 1  # "asked", of equal gains
+    assert shown["first"] == weighed[1]["value"] == ablated[1]["value"] == 1  # "asked", of equal gains
 
 
 def test_a_quick_model_says_so(services, session):
@@ -119,18 +119,20 @@ def test_a_method_that_works_word_by_word_runs_for_the_one_asked_for(services, s
 def test_nothing_is_computed_twice(services, session, monkeypatch):
     explain(services, session)
     compute(services, session, method="occlusion", word=1)
-    scorer = explanation_cache.of(services, session).context.scorer
+    scorer = explanation_cache.get_or_create(services, session).context.scorer
     monkeypatch.setattr(scorer, "score", lambda *_: pytest.fail("a model ran"))
     explain(services, session)
     compute(services, session, method="occlusion", word=2)
     # The conversation goes on: another answer is another case, and what was kept of the old one is gone.
     later = ask(services, session, "next?")
-    assert explanation_cache.of(services, later).context.scorer is not scorer
-    assert explanation_cache.of(services, later).context.scorer.words == ("you", "asked", "next?")
+    assert explanation_cache.get_or_create(services, later).context.scorer is not scorer
+    assert explanation_cache.get_or_create(services, later).context.scorer.words == ("you", "asked", "next?")
 
 
 def test_the_saved_page_has_what_was_computed(services, session, tmp_path):
-    explanation_cache.of(services, session)  # what a tab that weighs queries leaves: a case, and no map
+    explanation_cache.get_or_create(
+        services, session
+    )  # what a tab that weighs queries leaves: a case, and no map
     assert 'id="qfv-why"' not in export_view.write_page(services, session, tmp_path).read_text()
     explain(services, session)
     compute(services, session, method="gradient", word=2)

@@ -24,7 +24,7 @@ LIGHT = (
     "attribution.explanation",
     "analysis.ablation_study",
     "analysis.bottleneck",
-    "analysis.compare_models",
+    "analysis.model_comparison",
     "analysis.head_ablation",
     "analysis.image_sets",
     "analysis.information",

@@ -134,8 +134,8 @@ def test_results_come_back_whole(way):
     several = [
         attribution,
         qformer_viz.query_statistics(captures[0]),
-        qformer_viz.across(captures),
-        qformer_viz.apart(captures, captures[::-1]),
+        qformer_viz.image_set_statistics(captures),
+        qformer_viz.compare_models(captures, captures[::-1]),
     ]
     for result in several:
         again = way(result)
@@ -155,9 +155,9 @@ def test_a_capture_that_was_tampered_with_is_refused():
 def test_a_case_without_means_tells_what_is_missing():
     case = qformer_viz.ExplanationContext(Mock(), tiny_capture(), None)
     with pytest.raises(qformer_viz.IncompleteContext, match=r"`usual`.*qformer_viz\.prepare"):
-        qformer_viz.analysis.head_ablation.heads(case)
+        qformer_viz.analysis.head_ablation.ablate_heads(case)
     with pytest.raises(qformer_viz.IncompleteContext, match=r"`features`.*qformer_viz\.prepare"):
         case.features()
     with pytest.raises(qformer_viz.IncompleteContext, match="`usual`"):
-        qformer_viz.analysis.head_ablation.talk(replace(case, reference=None))
+        qformer_viz.analysis.head_ablation.ablate_query_messages(replace(case, reference=None))
     assert replace(case, reference=lambda: 7).reference() == 7

@@ -8,13 +8,13 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from qformer_viz.analysis.head_ablation import heads, talk
+from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.atomic_files import atomic_write, cannot_write, make_folder, write_json, write_text
 from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.explanation_cache import current
+from qformer_viz.ui.explanation_cache import get_current
 from qformer_viz.ui.inspector import statistics_view
 from qformer_viz.ui.stage_updates import payload
 from qformer_viz.view import archive as files
@@ -56,7 +56,7 @@ def write_sheet(services: AppContext, session: Session, folder: Path) -> Path:
 
 
 def write_page(services: AppContext, session: Session, folder: Path) -> Path:
-    kept = current(session)
+    kept = get_current(session)
     words = kept and kept.found and words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
     return write_text(
         folder / "page.html", standalone_page.standalone_page(payload(services, session), words=words)
@@ -79,7 +79,7 @@ def write_csv(services: AppContext, session: Session, folder: Path) -> Path:
 
 
 def write_why(services: AppContext, session: Session, folder: Path) -> Path:
-    kept = current(session)
+    kept = get_current(session)
     if kept is None or not kept.found:
         raise UserError("No answer has been explained yet. Open the Why tab and explain the last one.")
     path = folder / "attributions.json"
@@ -87,10 +87,10 @@ def write_why(services: AppContext, session: Session, folder: Path) -> Path:
 
 
 def write_heads(services: AppContext, session: Session, folder: Path) -> Path:
-    kept = current(session)
+    kept = get_current(session)
     if kept is None or not kept.context.known("heads", "talk"):
         raise UserError("No heads have been silenced yet. Open the Heads tab and do so for the last answer.")
-    found = {"heads": vars(heads(kept.context)), "talk": vars(talk(kept.context))}
+    found = {"heads": vars(ablate_heads(kept.context)), "talk": vars(ablate_query_messages(kept.context))}
     whole = {"manifest": about(services, session), "words": list(kept.context.scorer.words), "unit": "nats"}
     whole["read"] = list(services.of(session).pipe.qformer_text_tokens(session.encoded.question))
     whole |= {name: {key: value.tolist() for key, value in each.items()} for name, each in found.items()}

@@ -9,14 +9,20 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.head_ablation import HeadAblation, MessageAblation, heads, shares, talk
+from qformer_viz.analysis.head_ablation import (
+    HeadAblation,
+    MessageAblation,
+    ablate_heads,
+    ablate_query_messages,
+    shares,
+)
 from qformer_viz.analysis.query_similarity import cosine, leaf_order
 from qformer_viz.attribution.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure, alert, facts, word_row
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LIGHT, LONG, after_answer, discard_if_stale, stop_button
-from qformer_viz.ui.explanation_cache import current, of, progress_callback
+from qformer_viz.ui.explanation_cache import get_current, get_or_create, progress_callback
 from qformer_viz.ui.inspector.similarity_view import INDEX, LEAF, MEAN
 from qformer_viz.view.word_payload import first_word
 
@@ -76,13 +82,13 @@ def refit(geometry: Geometry) -> list:
     ]
 
 
-def ablate_heads(services: AppContext, session: Session, progress: gr.Progress) -> list:
+def ablated(services: AppContext, session: Session, progress: gr.Progress) -> list:
     """(told, words, three figures) of the last answer; trouble is told instead."""
     try:
-        kept = of(services, session)
+        kept = get_or_create(services, session)
         context = replace(kept.context, on_progress=progress_callback(session, progress, "Silencing heads"))
-        heads(context)
-        talk(context)
+        ablate_heads(context)
+        ablate_query_messages(context)
         if context.frames == 1:
             effects(context)
         image_gain = ends(context)[0] - ends(context)[1]
@@ -98,12 +104,12 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
     """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures import heads_figure, query_labels, talk_figure
 
-    kept = current(session)
+    kept = get_current(session)
     known = kept is not None and kept.context.known("heads", "talk")
     if not known or type(word) is not int or not 0 <= word < len(kept.context.scorer.words):
         return [gr.skip()] * 4
     context = kept.context
-    found, said = heads(context), talk(context)
+    found, said = ablate_heads(context), ablate_query_messages(context)
     cross, own = context.capture.cross_layers, range(len(context.capture.self_attention))
     parts = (found.cross[word], found.cross_layers[word]), (found.own[word], found.own_layers[word])
     top = max(float(values.abs().max()) for part in parts for values in part)
@@ -235,7 +241,7 @@ def _selected(maps: Any, layer: str, head: str) -> Any:
 
 def forget(session: Session) -> list:
     """Another image, model or answer: what was found is of no more use."""
-    kept = current(session)
+    kept = get_current(session)
     if kept is not None and kept.context.known("talk"):
         return [gr.skip()] * 5
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3]
@@ -246,7 +252,7 @@ def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, t
 
     # Closures, because Gradio reads no type hints off a partial.
     def silence(session: Session, progress=gr.Progress()):  # noqa: B008
-        return discard_if_stale(session, lambda: ablate_heads(services, session, progress))
+        return discard_if_stale(session, lambda: ablated(services, session, progress))
 
     def attend(session: Session, layer: str, head: str, order: str) -> list:
         return attended(services, session, layer, head, order)

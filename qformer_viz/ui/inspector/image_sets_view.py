@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.image_sets import ImageSetStatistics, across
+from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statistics
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import of
 from qformer_viz.ui.app_context import AppContext, ChatModel
@@ -49,7 +49,7 @@ def looked(
             progress_callback(session, progress, "Looking", outdates=False),
         )
         seen = encoded(services, session, chat_model, files, told)
-        found = across([each.capture for each in seen])
+        found = image_set_statistics([each.capture for each in seen])
     except services.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]

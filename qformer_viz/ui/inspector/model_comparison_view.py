@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.compare_models import ModelComparison, apart
+from qformer_viz.analysis.model_comparison import ModelComparison, compare_models
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of
 from qformer_viz.ui.app_context import AppContext, ChatModel
@@ -68,7 +68,7 @@ def compared(
                 f"{names[1]} is shown other parts of these pictures than {names[0]} (their image processors cut or pad "
                 "them in other ways), so their patches cannot be compared. Choose square pictures."
             )
-        found = apart(*captures)
+        found = compare_models(*captures)
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis import compare_precisions
+from qformer_viz.analysis import precision_comparison
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, compare_row, facts
@@ -42,12 +42,12 @@ def compared(services: AppContext, session: Session, name: str) -> tuple[str, An
             raise UserError("Choose a precision of the list.")
         asked = [question for question, _ in session.turns() if question]
         pair = services.chat_model.pipe, services.precisions[name]()
-        found = compare_precisions.compare(*pair, [session.picture], asked[-1] if asked else "")
+        found = precision_comparison.compare_precisions(*pair, [session.picture], asked[-1] if asked else "")
     except services.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
     lead = f"{name} against what the page runs ({spoken(services)}), this image:"
     plot = divergence_figure(found.divergence, found.cross_layers)
-    return facts(compare_precisions.rows(found), lead=lead), gr.update(value=plot, visible=True)
+    return facts(precision_comparison.rows(found), lead=lead), gr.update(value=plot, visible=True)
 
 
 def spoken(services: AppContext) -> str:

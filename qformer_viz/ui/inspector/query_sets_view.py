@@ -8,14 +8,15 @@ from typing import Any
 
 import gradio as gr
 
-from qformer_viz.analysis.query_sets import pairs, shapley, smallest, spelled
+from qformer_viz.analysis.query_sets import minimal_sufficient_set, pairwise_interactions, shapley_values
+from qformer_viz.analysis.token_readout import logit_lens
 from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, word_row
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale, stop_button
-from qformer_viz.ui.explanation_cache import current, of, progress_callback
+from qformer_viz.ui.explanation_cache import get_current, get_or_create, progress_callback
 from qformer_viz.view.word_payload import first_word
 
 CLOSEST = 8
@@ -50,11 +51,11 @@ def weighed(services: AppContext, session: Session, progress: gr.Progress) -> li
     from qformer_viz.view.figures import effects_figure
 
     try:
-        kept = of(services, session)
+        kept = get_or_create(services, session)
         told = progress_callback(session, progress, "Weighing queries")
         context = replace(kept.context, on_progress=told)
-        context.cached("shapley", lambda: shapley(context))
-        few = context.cached("smallest", lambda: smallest(context))
+        context.cached("shapley", lambda: shapley_values(context))
+        few = context.cached("smallest", lambda: minimal_sufficient_set(context))
         image_gain = ends(context)[0] - ends(context)[1]
     except services.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 5]
@@ -84,16 +85,14 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
     from qformer_viz.view.figures import pairs_figure, shapley_figure
 
     try:
-        context = of(services, session).context
-        if (
-            type(word) is not int
-            or not 0 <= word < len(context.scorer.words)
-            or not context.known("shapley")
-        ):
+        context = get_or_create(services, session).context
+        if type(word) is not int or not 0 <= word < len(context.scorer.words) or not context.known("shapley"):
             return [gr.skip(), gr.skip()]
-        found, alone = context.cached("shapley", lambda: shapley(context)), effects(context)[word]
+        found, alone = context.cached("shapley", lambda: shapley_values(context)), effects(context)[word]
         closest = sorted(alone.abs().topk(min(CLOSEST, len(alone))).indices.tolist())
-        both = context.cached(("pairs", tuple(closest)), lambda: pairs(context, closest))[word]
+        both = context.cached(("pairs", tuple(closest)), lambda: pairwise_interactions(context, closest))[
+            word
+        ]
     except services.user_errors:
         return [gr.skip(), gr.skip()]
     spoken, names = context.scorer.words[word], labels(context)
@@ -117,7 +116,7 @@ def lens(context: ExplanationContext) -> str:
     """The tokens that the output layer reads off every query, with the warning, as HTML."""
     rows = "".join(
         f"<tr><td>{name}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
-        for name, row in zip(labels(context), spelled(context), strict=True)
+        for name, row in zip(labels(context), logit_lens(context), strict=True)
     )
     return (
         f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"
@@ -128,7 +127,7 @@ def lens(context: ExplanationContext) -> str:
 
 def forget(session: Session) -> list:
     """Another image, model or answer: what was weighed is of no more use."""
-    kept = current(session)
+    kept = get_current(session)
     if kept is not None and kept.context.known("smallest"):
         return [gr.skip()] * 6
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]

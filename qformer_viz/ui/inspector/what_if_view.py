@@ -16,7 +16,7 @@ from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import alert, live_view
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale
-from qformer_viz.ui.explanation_cache import of
+from qformer_viz.ui.explanation_cache import get_or_create
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.stage_payload import embed
 
@@ -101,7 +101,7 @@ def shown(services: AppContext, session: Session) -> list:
 
 def without_queries(services: AppContext, session: Session, numbers: str, how: str) -> str:
     """Some queries say what they say of any image."""
-    of(services, session)
+    get_or_create(services, session)
     encoded = session.encoded
     mean = reference_activations(services.of(session).pipe, encoded.question).queries
     frames = len(encoded.frames)
@@ -115,7 +115,7 @@ def without_queries(services: AppContext, session: Session, numbers: str, how: s
 
 def without_patches(services: AppContext, session: Session, data: Any) -> str:
     """Painted patches, numbered row by row and frame after frame, are hidden from the Q-Former or from the ViT."""
-    of(services, session)
+    get_or_create(services, session)
     rows, columns = session.capture.grid
     frames = len(session.encoded.frames)
     keep = torch.ones(frames, rows * columns, dtype=torch.bool)
@@ -142,7 +142,7 @@ def _of(frames: int) -> str:
 
 def redrawn(services: AppContext, session: Session, name: str | None, act: str, place: str) -> str:
     """An object of a known scene is taken out or moved, and everything runs again on the new picture."""
-    of(services, session)
+    get_or_create(services, session)
     drawn = _drawn(services, session)
     if drawn is None:
         raise UserError(UNKNOWN_SCENE)
@@ -162,7 +162,7 @@ def consequence(
     pipe, old = services.of(session).pipe, session.answer
     *before, (question, _) = session.turns()
     new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
-    scorer = of(services, session).context.scorer
+    scorer = get_or_create(services, session).context.scorer
     was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
     rows = "".join(
         f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{_signed(b - a)}</td></tr>"

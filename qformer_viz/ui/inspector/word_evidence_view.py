@@ -13,7 +13,13 @@ from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, facts, live_view
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale, stop_button
-from qformer_viz.ui.explanation_cache import ExplanationCache, chosen, current, of, progress_callback
+from qformer_viz.ui.explanation_cache import (
+    ExplanationCache,
+    chosen,
+    get_current,
+    get_or_create,
+    progress_callback,
+)
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.word_payload import words_payload
 
@@ -42,7 +48,7 @@ def told_and_view(
 ) -> tuple[str, str]:
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
-        kept = of(services, session)
+        kept = get_or_create(services, session)
         for name in METHODS:
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
@@ -54,7 +60,7 @@ def told_and_view(
 def computed(services: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
     """(message, view) with the chosen method for the chosen word added; trouble is told, and the view stays."""
     try:
-        kept = of(services, session)
+        kept = get_or_create(services, session)
         method, word = chosen(data, len(kept.context.scorer.words))
         kept.map(method, word, progress_callback(session, progress, METHODS[method].title))
         return "", as_json(words(services, session, kept))
@@ -74,7 +80,7 @@ def judged(services: AppContext, session: Session, data: Any, progress: gr.Progr
     from qformer_viz.view.figures import curves_figure
 
     try:
-        kept = of(services, session)
+        kept = get_or_create(services, session)
         method, word = chosen(data, len(kept.context.scorer.words))
         told = progress_callback(session, progress, "Hiding patches")
         found = kept.map(method, word, told)
@@ -132,7 +138,7 @@ def figures(verdict: Assessment) -> list[tuple[str, str, str]]:
 def follow(services: AppContext, session: Session) -> tuple:
     """Another image, model or answer: what was explained is of no more use. An answer that is quickly taken apart is
     taken apart unasked."""
-    if current(session) is not None:
+    if get_current(session) is not None:
         return (gr.skip(),) * 4
     unasked = session.answer is not None and session.answer.text and services.of(session).quick
     told, view = told_and_view(services, session) if unasked else ("", "")

@@ -6,13 +6,18 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz.analysis.head_ablation import heads, shares, talk
+from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages, shares
 from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.attribution.reference_activations import activations_for_patching, reference_activations
 from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import CompiledError
-from qformer_viz.hooks.interventions import QFormerActivations, ablate_heads, ablate_query_messages, reading
+from qformer_viz.hooks.interventions import (
+    QFormerActivations,
+    record_activations,
+    replace_heads,
+    replace_query_messages,
+)
 from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
 from tests.support import fake_checkpoints as fakes
@@ -52,7 +57,7 @@ def test_what_is_read_is_the_attention_over_the_values(case):
     """The heads' outputs from the recorded maps and the values that were read: two routes to one number."""
     pipe, encoded, _ = case
     encoder, inputs = pipe.encoder, pipe.with_vision(encoded)[1]
-    with torch.no_grad(), reading(pipe.model.qformer) as said:
+    with torch.no_grad(), record_activations(pipe.model.qformer) as said:
         encoder.look(encoded.vision, inputs)
     capture, layers = encoded.capture, pipe.model.qformer.encoder.layer
     count = capture.query_tokens.shape[0]
@@ -80,7 +85,7 @@ def test_usual_is_the_mean_over_the_reference_images(case, monkeypatch):
     reference, read = reference_activations(pipe, encoded.question).qformer, []
     for each in pictures:
         vision, inputs = pipe.encode(each, None).vision, pipe.with_vision(encoded)[1]
-        with torch.no_grad(), reading(pipe.model.qformer) as said:
+        with torch.no_grad(), record_activations(pipe.model.qformer) as said:
             pipe.encoder.look(vision, inputs)
         read.append(said)
     for name in QFormerActivations._fields:
@@ -108,7 +113,7 @@ def test_a_silent_head_is_a_head_whose_part_of_the_output_weights_is_zero(case, 
 
 def test_what_is_usual_for_this_image_changes_nothing(case):
     pipe, encoded, case = case
-    with torch.no_grad(), reading(pipe.model.qformer) as said:
+    with torch.no_grad(), record_activations(pipe.model.qformer) as said:
         pipe.encoder.look(encoded.vision, case.scorer.instruction)
     own = QFormerActivations(*(torch.cat(said[name]) for name in QFormerActivations._fields))
     everything = (torch.ones(1, len(part), 4, dtype=torch.bool) for part in (own.own, own.cross))
@@ -116,7 +121,7 @@ def test_what_is_usual_for_this_image_changes_nothing(case):
     for found in (
         case.scorer.ablate_heads(*everything, own),
         case.scorer.ablate_query_messages(torch.ones(1, case.scorer.queries.shape[1]).bool(), own),
-        case.scorer.apart(own),
+        case.scorer.isolate_queries(own),
     ):
         torch.testing.assert_close(found, clean, atol=1e-4, rtol=1e-4)
 
@@ -125,7 +130,7 @@ def test_a_hushed_query_is_found_and_heard_as_usual_and_goes_on_by_itself(case):
     """Layer by layer, by hand: the others' attention over keys and values of which one is replaced."""
     pipe, encoded, case = case
     reference = reference_activations(pipe, encoded.question).qformer
-    with torch.no_grad(), reading(pipe.model.qformer) as clean:
+    with torch.no_grad(), record_activations(pipe.model.qformer) as clean:
         pipe.encoder.look(encoded.vision, case.scorer.instruction)
     quiet = torch.zeros(1, case.scorer.queries.shape[1], dtype=torch.bool)
     quiet[0, 1] = True
@@ -135,8 +140,8 @@ def test_a_hushed_query_is_found_and_heard_as_usual_and_goes_on_by_itself(case):
     try:
         with (
             torch.no_grad(),
-            ablate_query_messages(pipe.model.qformer, quiet, reference),
-            reading(pipe.model.qformer) as said,
+            replace_query_messages(pipe.model.qformer, quiet, reference),
+            record_activations(pipe.model.qformer) as said,
         ):
             pipe.encoder.look(encoded.vision, case.scorer.instruction)
     finally:
@@ -154,12 +159,12 @@ def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
     pipe, encoded, case = case
     reference, given = reference_activations(pipe, encoded.question).qformer, []
     monkeypatch.setattr(case.scorer, "score", lambda queries, on_progress=None: given.append(queries))
-    case.scorer.apart(reference)
+    case.scorer.isolate_queries(reference)
     tokens = pipe.model.query_tokens.data
     kept = tokens.clone()
     try:
         tokens[:, 1:] = torch.randn_like(tokens[:, 1:])
-        case.scorer.apart(reference)
+        case.scorer.isolate_queries(reference)
     finally:
         pipe.model.query_tokens.data = kept
     before, after = given
@@ -170,7 +175,7 @@ def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
     for query in range(before.shape[1]):
         quiet = torch.ones(1, before.shape[1], dtype=torch.bool)
         quiet[0, query] = False
-        with torch.no_grad(), ablate_query_messages(pipe.model.qformer, quiet, reference):
+        with torch.no_grad(), replace_query_messages(pipe.model.qformer, quiet, reference):
             alone = pipe.encoder.queries(encoded.vision, case.scorer.instruction)
         torch.testing.assert_close(before[:, query], alone[:, query], atol=1e-5, rtol=1e-4)
 
@@ -178,7 +183,10 @@ def test_apart_a_query_hears_nothing_of_the_others(case, monkeypatch):
 def test_an_unread_token_at_the_end_is_one_that_is_not_there(case):
     pipe, encoded, case = case
     if case.scorer.instruction is None:
-        assert case.capture.text_attention is None and talk(case).text.shape == (len(case.scorer.words), 0)
+        assert case.capture.text_attention is None and ablate_query_messages(case).text.shape == (
+            len(case.scorer.words),
+            0,
+        )
         return
     ids = case.scorer.instruction["input_ids"]
     read = torch.ones(1, ids.shape[1], dtype=torch.bool)
@@ -187,9 +195,14 @@ def test_an_unread_token_at_the_end_is_one_that_is_not_there(case):
     shorter = {"input_ids": ids[:, :-1], "attention_mask": torch.ones_like(ids[:, :-1])}
     queries = pipe.encoder.queries(encoded.vision, shorter)
     torch.testing.assert_close(found, case.scorer.score(queries), atol=1e-4, rtol=1e-4)
-    assert talk(case).text.shape == (len(case.scorer.words), len(pipe.qformer_text_tokens(encoded.question)))
+    assert ablate_query_messages(case).text.shape == (
+        len(case.scorer.words),
+        len(pipe.qformer_text_tokens(encoded.question)),
+    )
     clean = case.scorer.score(case.scorer.queries)
-    torch.testing.assert_close(talk(case).text[:, -1], (clean - found)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        ablate_query_messages(case).text[:, -1], (clean - found)[0], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_with_all_that_was_seen_in_another_image_it_is_that_image(case):
@@ -209,7 +222,7 @@ def test_with_all_that_was_seen_in_another_image_it_is_that_image(case):
 def test_rows_do_not_depend_on_those_beside_them(case):
     pipe, encoded, case = case
     reference = reference_activations(pipe, encoded.question).qformer
-    found = heads(case)
+    found = ablate_heads(case)
     for at in ((0, 1), (1, 3)):
         alone = case.scorer.ablate_heads(*chosen(reference, own=[at]), reference)[0]
         clean = case.scorer.score(case.scorer.queries)[0]
@@ -218,9 +231,12 @@ def test_rows_do_not_depend_on_those_beside_them(case):
     torch.testing.assert_close(found.cross_layers[:, 0], clean - whole, atol=1e-4, rtol=1e-3)
     quiet = torch.eye(case.scorer.queries.shape[1], dtype=torch.bool)[2:3]
     alone = case.scorer.ablate_query_messages(quiet, reference)[0]
-    torch.testing.assert_close(talk(case).queries[:, 2], clean - alone, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(ablate_query_messages(case).queries[:, 2], clean - alone, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(
-        talk(case).apart, clean - case.scorer.apart(reference)[0], atol=1e-4, rtol=1e-3
+        ablate_query_messages(case).apart,
+        clean - case.scorer.isolate_queries(reference)[0],
+        atol=1e-4,
+        rtol=1e-3,
     )
 
 
@@ -260,14 +276,17 @@ def test_hooks_are_gone_whatever_happens(case):
     before, reference = hooks(pipe.model.qformer), reference_activations(pipe, encoded.question).qformer
     with (
         pytest.raises(KeyError),
-        ablate_query_messages(pipe.model.qformer, torch.zeros(1, 4).bool(), reference),
+        replace_query_messages(pipe.model.qformer, torch.zeros(1, 4).bool(), reference),
     ):
         assert hooks(pipe.model.qformer) > before
         raise KeyError
-    with ablate_heads(pipe.model.qformer, *chosen(reference), reference), reading(pipe.model.qformer):
+    with (
+        replace_heads(pipe.model.qformer, *chosen(reference), reference),
+        record_activations(pipe.model.qformer),
+    ):
         pass
-    heads(case)
-    talk(case)
+    ablate_heads(case)
+    ablate_query_messages(case)
     assert hooks(pipe.model.qformer) == before
 
 
@@ -298,12 +317,12 @@ def test_effects_stand_where_their_heads_and_queries_are():
     capture = tiny_capture()
     capture = dataclasses.replace(capture, text_attention=torch.rand(6, 1, 4, 8, 3))
     case = ExplanationContext(Planted(), capture, None, reference=lambda: None)
-    found = heads(case)
+    found = ablate_heads(case)
     assert found.cross.nonzero().tolist() == [[0, 0, 1]] and found.cross[0, 0, 1] == 1
     assert found.own.nonzero().tolist() == [[0, 3, 0]] and found.own[0, 3, 0] == 2
     assert found.cross_layers.tolist() == [[1, 0, 0]] and found.own_layers.tolist() == [[0, 0, 0, 2, 0, 0]]
-    assert heads(case) is found and case.scorer.asked == [1 + 9 * 4 + 9]
-    said = talk(case)
+    assert ablate_heads(case) is found and case.scorer.asked == [1 + 9 * 4 + 9]
+    said = ablate_query_messages(case)
     assert said.queries.tolist() == [[0, 0, 4, 0, 0, 0, 0, 0]] and said.apart.tolist() == [5]
     assert said.text.tolist() == [[0, 6, 0]]
 
@@ -321,9 +340,9 @@ def test_counting_needs_the_talk_between_queries_and_naming_does_not():
     named = prepare(pipe, encoded, pipe.caption(encoded))
     counted = prepare(pipe, encoded, pipe.ask(encoded, "how many objects are there?"))
     assert named.scorer.words[1] == "cat" and counted.scorer.words == ("two",)
-    assert talk(counted).apart[0] > 2 > 0.5 > talk(named).apart[1].abs()
+    assert ablate_query_messages(counted).apart[0] > 2 > 0.5 > ablate_query_messages(named).apart[1].abs()
     # Heads stand in for one another; the last cross-attention as a whole is what the caption hangs on.
-    assert heads(named).cross[1].max() < 1 < 2 < heads(named).cross_layers[1, -1]
+    assert ablate_heads(named).cross[1].max() < 1 < 2 < ablate_heads(named).cross_layers[1, -1]
 
 
 @pytest.mark.parametrize("way", ["in place", "wrapped", "a layer"])
@@ -336,5 +355,8 @@ def test_a_compiled_qformer_is_refused_where_hooks_would_pass_it_by(way):
         pipe.model.qformer = torch.compile(qformer, backend="eager")
     else:
         qformer.encoder.layer[1].compile(backend="eager")
-    with pytest.raises(CompiledError, match="compile nothing of its Q-Former"), reading(pipe.model.qformer):
+    with (
+        pytest.raises(CompiledError, match="compile nothing of its Q-Former"),
+        record_activations(pipe.model.qformer),
+    ):
         pass

@@ -43,7 +43,7 @@ def test_a_query_that_stays_and_one_that_never_looks_twice_at_a_place():
     places = torch.zeros(4, QUERIES, dtype=torch.long)
     places[:, 1] = torch.arange(4)
     places[:, 2] = torch.tensor([5, 5, 6, 6])
-    found = qformer_viz.across([planted(row) for row in places.tolist()])
+    found = qformer_viz.image_set_statistics([planted(row) for row in places.tolist()])
     assert found.rows == (*map(str, CROSS), "mean") and found.images == 4
     expected = torch.tensor([0.0, 1.0, 0.5] + [0.0] * (QUERIES - 3))
     assert torch.allclose(found.content_dependence, expected.expand_as(found.content_dependence), atol=1e-6)
@@ -51,7 +51,7 @@ def test_a_query_that_stays_and_one_that_never_looks_twice_at_a_place():
 
 def test_its_figures_are_those_of_the_single_measures():
     captures = [fake_capture(number) for number in range(5)]
-    found = qformer_viz.across(captures)
+    found = qformer_viz.image_set_statistics(captures)
     cross = torch.cat([c.cross_attention for c in captures], 1)
     for row, layer in zip(found.content_dependence, (*range(len(CROSS)), None), strict=True):
         dependence = content_dependence(patches(select(cross, layer)))
@@ -59,7 +59,7 @@ def test_its_figures_are_those_of_the_single_measures():
     states = torch.cat([c.query_states[-1] for c in captures])
     assert found.reference == redundancy_reference(states)
     assert found.collapse == qformer_viz.collapse(states, patches(select(cross)))
-    again = qformer_viz.across([joined(captures)])
+    again = qformer_viz.image_set_statistics([joined(captures)])
     assert torch.equal(again.content_dependence, found.content_dependence) and again.images == 5
 
 
@@ -68,7 +68,7 @@ def test_one_image_or_two_models_cannot_be_compared():
     other = replace(capture, cross_attention=capture.cross_attention[:1], cross_layers=CROSS[:1])
     for captures in ([], [capture], [capture, other]):
         with pytest.raises(BadShape, match="two images or more of one model"):
-            qformer_viz.across(captures)
+            qformer_viz.image_set_statistics(captures)
 
 
 def pictures(folder, *colours):
@@ -92,7 +92,9 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
     services = fake_services(sample_images=lambda world: asked.append(world) or iter(paths))
     told, view, plot = image_sets_view.looked(services, Session(), None, still)
     assert asked == ["fakes"] and "Fake &lt;b&gt;model&lt;/b&gt; over 3 images:" in told
-    found = qformer_viz.across([services.chat_model.pipe.encode(path).capture for path in paths])
+    found = qformer_viz.image_set_statistics(
+        [services.chat_model.pipe.encode(path).capture for path in paths]
+    )
     assert np.allclose(plot["value"].data[0].z, found.content_dependence, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     shown = json.loads(view)
@@ -108,7 +110,9 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
 def test_large_pictures_are_sent_small(folder):
     Image.new("RGB", (1200, 600), "red").save(folder / "large.png")
     seen = encoded(fake_services(), Session(), [str(folder / "large.png"), *pictures(folder, "blue")])
-    shown = image_sets_view.sample_images(seen, qformer_viz.across([each.capture for each in seen]))
+    shown = image_sets_view.sample_images(
+        seen, qformer_viz.image_set_statistics([each.capture for each in seen])
+    )
     assert [image["image"]["width"] for image in shown["images"]] == [256, 60] and seen[0].image.width == 1200
 
 

@@ -12,7 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 import qformer_viz
 from qformer_viz import ExplanationContext
-from qformer_viz.analysis.query_sets import lost, pairs, shapley, smallest, spelled
+from qformer_viz.analysis.query_sets import (
+    ablation_loss,
+    minimal_sufficient_set,
+    pairwise_interactions,
+    shapley_values,
+)
+from qformer_viz.analysis.token_readout import logit_lens
 from qformer_viz.attribution import knockout
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.attribution.knockout import ends
@@ -50,12 +56,14 @@ def glove(there):
 def test_losses_and_pairs_by_hand():
     game = case(4, glove)
     away = torch.tensor([[True, False, False, False], [False, True, True, False], [False] * 4])
-    assert lost(game, away)[:, 0].tolist() == [6, 6, 0]
-    found = pairs(game, [0, 1, 2, 3])
+    assert ablation_loss(game, away)[:, 0].tolist() == [6, 6, 0]
+    found = pairwise_interactions(game, [0, 1, 2, 3])
     # Either right glove stands in for the other; beside the left one gone, a right one costs nothing more.
     assert found[0].tolist() == [[0, 0, 0, 0], [0, 0, 6, 0], [0, 6, 0, 0], [0, 0, 0, 0]]
     assert not found[1].any()
-    assert pairs(game, [2, 1])[0].tolist() == [[0, 6], [6, 0]] and pairs(game, [1]).tolist() == [[[0]], [[0]]]
+    assert pairwise_interactions(game, [2, 1])[0].tolist() == [[0, 6], [6, 0]] and pairwise_interactions(
+        game, [1]
+    ).tolist() == [[[0]], [[0]]]
 
 
 def exact(players, value):
@@ -72,7 +80,7 @@ def exact(players, value):
 def test_shapley_values_are_those_of_every_order():
     expected = exact(4, glove)
     assert expected.tolist() == [4, 1, 1, 2]
-    found = shapley(case(4, glove), permutations=2000)
+    found = shapley_values(case(4, glove), permutations=2000)
     assert found.permutations == 2000
     assert (found.values[0] - expected).abs().max() < 4 * found.error[0].max() < 0.3
     assert found.values[0, 3] == 2 and found.error[0, 3] == 0
@@ -81,22 +89,22 @@ def test_shapley_values_are_those_of_every_order():
 
 def test_an_order_and_its_reverse_are_one_draw():
     """In a game of two, each order beside its reverse is exact at once, and says so."""
-    found = shapley(case(2, lambda there: float(there[0] and there[1])), permutations=6)
+    found = shapley_values(case(2, lambda there: float(there[0] and there[1])), permutations=6)
     assert found.values[0].tolist() == [0.5, 0.5] and found.error[0].tolist() == [0, 0]
-    assert shapley(case(2, lambda there: 1.0 * there[0]), permutations=1).error.isnan().all()
+    assert shapley_values(case(2, lambda there: 1.0 * there[0]), permutations=1).error.isnan().all()
 
 
 def test_the_smallest_set_needs_each_of_its_queries():
     game = case(4, glove)
-    assert smallest(game, order=[2, 0, 1, 3]) == [0, 2, 3]
-    assert smallest(game) in ([0, 1, 3], [0, 2, 3])
-    assert smallest(case(3, lambda there: 0.0)) == []
+    assert minimal_sufficient_set(game, order=[2, 0, 1, 3]) == [0, 2, 3]
+    assert minimal_sufficient_set(game) in ([0, 1, 3], [0, 2, 3])
+    assert minimal_sufficient_set(case(3, lambda there: 0.0)) == []
 
 
 def test_shapley_is_told_and_can_be_stopped():
     heard = []
     told = dataclasses.replace(case(4, glove), on_progress=lambda done, of: heard.append((done, of)))
-    shapley(told, permutations=6)
+    shapley_values(told, permutations=6)
     assert heard == [(2, 6), (4, 6), (6, 6)]
 
 
@@ -110,18 +118,20 @@ def bundled():
 def test_on_the_bundled_model(bundled):
     real = bundled[-1]
     image_gain = (ends(real)[0] - ends(real)[1]).tolist()
-    found = shapley(real, permutations=4)
+    found = shapley_values(real, permutations=4)
     assert found.values.sum(-1).tolist() == pytest.approx(image_gain, abs=1e-3)
     # The loss of every query at once is the gain, and that of one the knock-out.
     every = torch.ones(1, 32, dtype=torch.bool)
-    assert lost(real, every)[0].tolist() == pytest.approx(image_gain, abs=1e-3)
+    assert ablation_loss(real, every)[0].tolist() == pytest.approx(image_gain, abs=1e-3)
     one = torch.eye(32, dtype=torch.bool)[7:8]
-    torch.testing.assert_close(lost(real, one)[0], knockout.effects(real)[:, 7], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        ablation_loss(real, one)[0], knockout.effects(real)[:, 7], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_few_that_are_kept_say_the_same_answer(bundled):
     pipe, encoded, real = bundled
-    kept = smallest(real)
+    kept = minimal_sufficient_set(real)
     assert 0 < len(kept) < 32
 
     def said(queries):
@@ -136,7 +146,7 @@ def test_the_few_that_are_kept_say_the_same_answer(bundled):
 
 def test_what_queries_spell_is_read_off_the_output_layer(bundled):
     pipe, encoded, real = bundled
-    rows = spelled(real, 3, baseline_corrected=False)
+    rows = logit_lens(real, 3, baseline_corrected=False)
     head = pipe.model.language_model.get_output_embeddings()
     with torch.no_grad():
         shares = head(encoded.queries)[0].softmax(-1)
@@ -148,7 +158,7 @@ def test_what_queries_spell_is_read_off_the_output_layer(bundled):
     plain = {q: word for q, word in enumerate(words) if word and word.isascii() and word.isprintable()}
     assert len(plain) > 2 and {q: rows[q][0][0] for q in plain} == plain
     assert all(text.strip() for row in rows for text, _ in row)
-    assert rows != spelled(real, 3)
+    assert rows != logit_lens(real, 3)
 
 
 def test_a_token_is_shown_as_what_it_writes():

@@ -9,6 +9,8 @@ import torch
 
 import qformer_viz
 from qformer_viz.__main__ import backend
+from qformer_viz.attribution import explanation
+from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.errors import UserError
 from qformer_viz.evaluation import doctor
@@ -41,8 +43,8 @@ def test_what_can_be_checked_holds_on_every_family(family, language):
 
 
 def test_maps_that_are_not_the_librarys_are_found(pipe, monkeypatch):
-    own = pipe.library_attention
-    monkeypatch.setattr(pipe, "library_attention", lambda encoded: own(encoded).flip(-1))
+    own = doctor.library_attention
+    monkeypatch.setattr(doctor, "library_attention", lambda *args: own(*args).flip(-1))
     report = examine(pipe)
     assert "recorded maps are the library's own" in failed(report) and not report.healthy
     assert "Some checks FAIL" in report.text()
@@ -59,7 +61,8 @@ def test_words_that_score_otherwise_are_found(pipe, monkeypatch):
 
 
 def test_an_image_that_says_nothing_and_an_empty_caption_are_found(pipe, monkeypatch):
-    monkeypatch.setattr(pipe, "mean_queries", lambda question: pipe.encode(picture(5)).queries)
+    nothing = reference_activations(pipe)._replace(queries=pipe.encode(picture(5)).queries)
+    monkeypatch.setattr(explanation, "reference_activations", lambda *_: nothing)
     assert "the image matters" in failed(examine(pipe))
     caption = pipe.caption
     monkeypatch.setattr(
@@ -79,7 +82,9 @@ def test_maps_that_do_not_sum_to_one_or_are_not_finite_are_found(pipe, monkeypat
         broken = dataclasses.replace(capture, cross_attention=capture.cross_attention * factor)
         seen = dataclasses.replace(encoded, capture=broken)
         monkeypatch.setattr(pipe, "encode", lambda *_, seen=seen: seen)
-        monkeypatch.setattr(doctor, "library_attention", lambda *_, broken=broken: broken.cross_attention[:, 0])
+        monkeypatch.setattr(
+            doctor, "library_attention", lambda *_, broken=broken: broken.cross_attention[:, 0]
+        )
         report = doctor.Report()
         doctor._capture(report, pipe, seen)
         assert what in failed(report)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import qformer_viz
 from qformer_viz import METHODS
-from qformer_viz.analysis.head_ablation import heads
+from qformer_viz.analysis.head_ablation import ablate_heads
 from qformer_viz.attribution.explanation import explain, prepare
 from qformer_viz.errors import CheckpointError
 from qformer_viz.hooks.recording import capture
@@ -104,7 +104,7 @@ def test_goes_the_whole_way(base, bits, tmp_path):
     answer = pipe.ask(encoded, QUESTION)
     for method in METHODS:
         assert explain(pipe, encoded, answer, method, words=[0]).scores.isfinite().all(), method
-    assert heads(prepare(pipe, encoded, answer)).cross.isfinite().all()
+    assert ablate_heads(prepare(pipe, encoded, answer)).cross.isfinite().all()
     assert pipe.quantization == bits
 
 

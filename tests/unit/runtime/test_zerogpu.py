@@ -15,7 +15,7 @@ import torch
 import app
 import qformer_viz
 from qformer_viz import METHODS
-from qformer_viz.analysis.head_ablation import heads, talk
+from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.attribution.reference_activations import activations_for_patching, reference_activations
 from qformer_viz.attribution.scorer import make_scorer
@@ -162,13 +162,13 @@ def test_explanations_are_the_same(both):
         )
     ours, theirs = (case.scorer for case in cases)
     assert theirs.repeats(encoded.queries).tolist() == [True] and theirs.words == ours.words
-    assert theirs.spell(encoded.queries, 2) == ours.spell(own.queries, 2)
+    assert theirs.likeliest_tokens(encoded.queries, 2) == ours.likeliest_tokens(own.queries, 2)
     assert remote.qformer_text_tokens(encoded.question) == pipe.qformer_text_tokens(own.question)
     for here, there in zip(
         activations_for_patching(pipe, own), activations_for_patching(remote, encoded), strict=True
     ):
         torch.testing.assert_close(here, there)
-    for work in (heads, talk):
+    for work in (ablate_heads, ablate_query_messages):
         here, there = map(work, cases)
         for name, value in vars(here).items():
             torch.testing.assert_close(getattr(there, name), value, atol=1e-4, rtol=1e-3)

@@ -13,7 +13,7 @@ from qformer_viz.errors import BadShape
 
 
 @dataclass(frozen=True, eq=False)
-class Fidelity:
+class PrecisionComparison:
     """Over `images`: divergence [l, h], mean Jensen-Shannon divergence in bits (0 equal, 1 disjoint) of the patch maps
     of every query; `peaks` [l, h], share of queries whose strongest patch is the same; `captions` and `answers`, share
     of texts that are the same; `nats` [n], change in log-probability of every word that the first one said, when the
@@ -40,13 +40,13 @@ def map_divergence(a: Tensor, b: Tensor) -> Tensor:
     return (sum(halves) / (2 * torch.log(torch.tensor(2.0)))).clamp(0, 1)
 
 
-def compare(
+def compare_precisions(
     first: Any,
     second: Any,
     images: Iterable[Any],
     question: str = "",
     on_progress: Callable[[int], Any] = lambda done: None,
-) -> Fidelity:
+) -> PrecisionComparison:
     """Two pipelines (`qformer_viz.load(..., observe=qformer_viz.capture)`) on the same images; the first is the reference.
 
     question: asked of every image besides the caption; "" for none. told(done): after every image.
@@ -71,7 +71,7 @@ def compare(
                 ]
                 nats.append(scores[1] - scores[0])
         on_progress(done)
-    return Fidelity(
+    return PrecisionComparison(
         images=len(captions),
         divergence=torch.stack(divergence).mean(0),
         peaks=torch.stack(peaks).mean(0),
@@ -90,7 +90,7 @@ def _say(pipe: Any, encoded: Any, image: Any, question: str) -> tuple[Any, Any]:
     return encoded, pipe.ask(encoded, question)
 
 
-def rows(found: Fidelity) -> list[tuple[str, str, str]]:
+def rows(found: PrecisionComparison) -> list[tuple[str, str, str]]:
     """(name, value, what it means) for a table."""
     worst = divmod(int(found.divergence.argmax()), found.divergence.shape[1])
     on_progress = [
@@ -121,7 +121,7 @@ def rows(found: Fidelity) -> list[tuple[str, str, str]]:
     return on_progress
 
 
-def table(found: Fidelity) -> str:
+def table(found: PrecisionComparison) -> str:
     """The rows, and divergence by layer, as Markdown."""
     lines = ["| | | |", "|---|---|---|"]
     lines += [f"| {name} | {value} | {meaning} |" for name, value, meaning in rows(found)]

@@ -9,7 +9,7 @@ from PIL import Image
 
 import qformer_viz
 from qformer_viz import BadShape, cka
-from qformer_viz.analysis.compare_models import table
+from qformer_viz.analysis.model_comparison import table
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.media.images import decode
 from tests.support.fakes_ui import CROSS, GRID, QUERIES, WIDTH, FakePipeline, fake_capture, joined
@@ -62,7 +62,7 @@ def test_cka_of_what_does_not_vary_is_not_a_number_and_too_few_are_refused():
 
 def test_the_same_model_twice_has_moved_nothing():
     captures = [fake_capture(number) for number in range(5)]
-    found = qformer_viz.apart(captures, [joined(captures)])
+    found = qformer_viz.compare_models(captures, [joined(captures)])
     assert found.rows == (*map(str, CROSS), "mean") and found.images == 5
     assert found.attention_shift.abs().max() < 1e-6 and found.matched_query.tolist() == list(range(QUERIES))
     assert torch.allclose(found.state_cka, torch.ones_like(found.state_cka), atol=1e-5, equal_nan=False)
@@ -73,7 +73,7 @@ def test_a_query_that_moved_and_two_that_changed_places():
     before = list(range(QUERIES))
     after = [1, 0, *before[2:]]
     after[4] = 9
-    found = qformer_viz.apart([planted(before)], [planted(after)])
+    found = qformer_viz.compare_models([planted(before)], [planted(after)])
     assert found.attention_shift.tolist() == [[1, 1, 0, 0, 1, 0, 0, 0]] * len(found.rows)
     assert found.matched_query.tolist() == [1, 0, *before[2:]] and found.state_cka is None
     # 56 pairs of different queries, of which the two that changed places share all.
@@ -89,14 +89,14 @@ def test_partners_are_found_by_all_layers():
     first, second = planted(range(QUERIES)), planted(range(QUERIES))
     cross = second.cross_attention.clone()
     cross[0] = cross[0].roll(1, -2)  # in the first layer all have changed places
-    found = qformer_viz.apart([first], [replace(second, cross_attention=cross)])
+    found = qformer_viz.compare_models([first], [replace(second, cross_attention=cross)])
     assert found.matched_query.tolist() == list(range(QUERIES))
     assert found.attention_shift.mean(1).tolist() == pytest.approx([1, 0, 0, 1 / 3])
 
 
 def test_moved_is_half_the_summed_difference_of_what_heads_look_at_on_average_with_cls():
     first, second = fake_capture(1), fake_capture(2)
-    found = qformer_viz.apart([first], [second])
+    found = qformer_viz.compare_models([first], [second])
     one, other = (c.cross_attention[:, 0].mean(1).double() for c in (first, second))
     assert torch.allclose(found.attention_shift[:-1].double(), (one - other).abs().sum(-1) / 2, atol=1e-6)
     assert torch.allclose(
@@ -112,7 +112,7 @@ def test_states_of_another_width_are_compared_and_the_least_alike_is_named():
         states[-1, :, 3] = random(2 * WIDTH, seed=number).float()
         tokens = torch.cat([capture.query_tokens] * 2, -1)
         wide.append(replace(capture, query_states=states, query_tokens=tokens))
-    found = qformer_viz.apart(captures, wide)
+    found = qformer_viz.compare_models(captures, wide)
     others = [q for q in range(QUERIES) if q != 3]
     assert torch.allclose(found.state_cka[-1, others], torch.ones(QUERIES - 1), atol=1e-5)
     assert found.state_cka[-1, 3] < 0.7 and "least for query 3: " in table(found)
@@ -122,10 +122,10 @@ def test_what_cannot_be_compared_is_told():
     capture = fake_capture(1)
     fewer = replace(capture, cross_attention=capture.cross_attention[:1], cross_layers=CROSS[:1])
     with pytest.raises(BadShape, match="cross-attention layers"):
-        qformer_viz.apart([capture], [fewer])
+        qformer_viz.compare_models([capture], [fewer])
     for pair in (([capture], [capture, capture]), ([], [])):
         with pytest.raises(BadShape, match="the same images in the same order"):
-            qformer_viz.apart(*pair)
+            qformer_viz.compare_models(*pair)
 
 
 @pytest.fixture

@@ -12,6 +12,14 @@ from qformer_viz.analysis import query_similarity
 from qformer_viz.errors import BadShape
 from qformer_viz.types import Capture
 
+OLD_KEYS = {
+    "moved": "attention_shift",
+    "unrelated": "shift_between_unrelated",
+    "partner": "matched_query",
+    "alike": "state_cka",
+}
+"""Names of 0.1 in the JSON of `qformer-viz compare`, which stay for one release."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelComparison:
@@ -38,7 +46,7 @@ class ModelComparison:
     state_cka: Tensor | None
 
 
-def apart(first: Sequence[Capture], second: Sequence[Capture]) -> ModelComparison:
+def compare_models(first: Sequence[Capture], second: Sequence[Capture]) -> ModelComparison:
     """Compare two models over captures of the same images in the same order.
 
     Layers, queries and patch grid must agree; heads, widths and language models need not. A capture may hold several
@@ -139,5 +147,9 @@ def figures(found: ModelComparison) -> dict[str, Any]:
     state_cka = None
     if found.state_cka is not None:
         state_cka = [[None if v != v else v for v in row] for row in found.state_cka.tolist()]
-    tensors = {name: getattr(found, name).tolist() for name in ("moved", "unrelated", "partner")}
-    return {"rows": found.rows, "images": found.images, **tensors, "alike": state_cka}
+    tensors = {
+        name: getattr(found, name).tolist()
+        for name in ("attention_shift", "shift_between_unrelated", "matched_query")
+    }
+    figures = {"rows": found.rows, "images": found.images, **tensors, "state_cka": state_cka}
+    return figures | {old: figures[new] for old, new in OLD_KEYS.items()}

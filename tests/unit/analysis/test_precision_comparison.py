@@ -10,7 +10,7 @@ import torch
 import qformer_viz
 from qformer_viz import BadShape
 from qformer_viz.__main__ import backend
-from qformer_viz.analysis import compare_precisions
+from qformer_viz.analysis import precision_comparison
 from qformer_viz.cli import dispatch as cli
 from tests.support import fake_checkpoints as fakes
 from tests.unit.runtime.test_pipeline import FAMILIES, picture
@@ -24,9 +24,9 @@ def test_divergence_by_hand():
         return -sum(x * np.log2(x) for x in p if x)
 
     expected = [1, 0, entropy([0.5, 0.5]) - entropy([0.75, 0.25])]
-    assert compare_precisions.map_divergence(a, b).tolist() == pytest.approx(expected)
+    assert precision_comparison.map_divergence(a, b).tolist() == pytest.approx(expected)
     with pytest.raises(BadShape, match="one model"):
-        compare_precisions.map_divergence(a, b[:, :1])
+        precision_comparison.map_divergence(a, b[:, :1])
 
 
 @pytest.mark.parametrize(("family", "language"), FAMILIES)
@@ -34,17 +34,17 @@ def test_a_model_is_itself_and_another_is_not(family, language):
     pipes = [fakes.pipeline(family, language, seed=seed, observe=qformer_viz.capture) for seed in (0, 0, 1)]
     images = [picture(seed) for seed in range(3)]
     heard = []
-    same = compare_precisions.compare(*pipes[:2], images, "what?", heard.append)
+    same = precision_comparison.compare_precisions(*pipes[:2], images, "what?", heard.append)
     assert same.divergence.abs().max() < 1e-9 and same.peaks.min() == same.captions == same.answers == 1
     assert same.nats.abs().max() < 1e-3 and heard == [1, 2, 3] and same.images == 3
-    other = compare_precisions.compare(pipes[0], pipes[2], images)
+    other = precision_comparison.compare_precisions(pipes[0], pipes[2], images)
     assert other.divergence.mean() > 0.01 and other.peaks.mean() < 0.9 and other.captions < 1
     assert other.answers is None and other.nats.abs().mean() > 0.1
     assert other.divergence.shape == other.peaks.shape == (1, 4)
 
 
 def test_the_table_says_what_was_found():
-    found = compare_precisions.Fidelity(
+    found = precision_comparison.PrecisionComparison(
         images=4,
         divergence=torch.tensor([[0.1, 0.2], [0.3, 0.6]]),
         peaks=torch.tensor([[1.0, 0.5], [0.75, 0.75]]),
@@ -53,11 +53,11 @@ def test_the_table_says_what_was_found():
         nats=torch.tensor([-0.5, 0.25]),
         cross_layers=(0, 2),
     )
-    text = compare_precisions.table(found)
+    text = precision_comparison.table(found)
     assert "| Worst head | 0.6 | bits, layer 2, head 1 |" in text and "| Maps | 0.3 |" in text
     assert "| Captions | 75% | of 4" in text and "Answers" not in text and "| 2 | 0.45 | 75.0% |" in text
     assert "mean with sign -0.12, greatest 0.5" in text
-    assert "| Answers | 50% |" in compare_precisions.table(dataclasses.replace(found, answers=0.5))
+    assert "| Answers | 50% |" in precision_comparison.table(dataclasses.replace(found, answers=0.5))
 
 
 @pytest.mark.parametrize("name", ["blip2-emoji", "instructblip-emoji"])
@@ -66,7 +66,7 @@ def test_quantised_weights_change_little_on_the_bundled_models(name):
     plain = qformer_viz.load(name, observe=qformer_viz.capture)
     images = list(backend().pictures(plain, 4))
     found = {
-        kind: compare_precisions.compare(
+        kind: precision_comparison.compare_precisions(
             plain, qformer_viz.load(name, quantization=kind, observe=qformer_viz.capture), images
         )
         for kind in ("8bit", "4bit")
