@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qformer_viz.analysis.bootstrap import interval
 from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.attribution.knockout import effects, ends
-from qformer_viz.attribution.reference_activations import activations_for_patching
-from qformer_viz.attribution.scorer import make_scorer
-from qformer_viz.evaluation.benchmark import interval
 from qformer_viz.types import VISUAL_GAIN
 
 MUCH = 1.0
@@ -93,6 +91,9 @@ def _losses(context: Any) -> dict[str, Tensor]:
 
 def _interchanged(pipe: Any, encoded: Any, answer: Any, other: Any, instead: Any) -> Tensor:
     """[1 + l] bool: whether `instead` is likelier than `answer` with the talk, or the heads of a layer, of `other`."""
+    from qformer_viz.attribution.reference_activations import activations_for_patching
+    from qformer_viz.attribution.scorer import make_scorer
+
     capture, said = encoded.capture, activations_for_patching(pipe, other)
     layers, _, count = capture.cross_attention.shape[:3]
     own = torch.zeros(layers, len(capture.self_attention), count, dtype=torch.bool)

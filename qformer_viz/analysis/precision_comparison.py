@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qformer_viz.attention_maps import patches
-from qformer_viz.attribution.scorer import make_scorer
+from qformer_viz.attention_maps import js_divergence, patches
 from qformer_viz.errors import BadShape
 
 
@@ -34,10 +33,7 @@ def map_divergence(a: Tensor, b: Tensor) -> Tensor:
         raise BadShape(
             f"maps of shape {list(b.shape)}", f"{list(a.shape)}", "compare precisions of one model"
         )
-    a, b = a.double(), b.double()
-    middle = ((a + b) / 2).clamp_min(torch.finfo(torch.float64).tiny)
-    halves = (torch.xlogy(each, each / middle).sum(-1) for each in (a, b))
-    return (sum(halves) / (2 * torch.log(torch.tensor(2.0)))).clamp(0, 1)
+    return js_divergence(a, b)
 
 
 def compare_precisions(
@@ -51,6 +47,8 @@ def compare_precisions(
 
     question: asked of every image besides the caption; "" for none. told(done): after every image.
     """
+    from qformer_viz.attribution.scorer import make_scorer
+
     divergence, peaks, captions, answers, nats = [], [], [], [], []
     layers: tuple[int, ...] = ()
     for done, image in enumerate(images, 1):

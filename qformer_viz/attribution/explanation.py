@@ -10,8 +10,6 @@ from torch import Tensor
 from qformer_viz.attention_maps import cls_share, select
 from qformer_viz.attribution import METHODS, ExplanationContext
 from qformer_viz.attribution.knockout import ends
-from qformer_viz.attribution.reference_activations import reference_activations
-from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import BadSelection
 from qformer_viz.types import Attribution, Capture
 
@@ -43,6 +41,10 @@ def explain(
 
 def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None) -> ExplanationContext:
     """What every method works on; keep it to ask for several, for it remembers what they share."""
+    # They need transformers, which takes seconds to import; the package itself is light.
+    from qformer_viz.attribution.reference_activations import reference_activations
+    from qformer_viz.attribution.scorer import make_scorer
+
     capture = captured(encoded)
     if baseline is None:
         baseline = reference_activations(pipe, encoded.question).queries

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qformer_viz.analysis.bootstrap import interval
 from qformer_viz.attribution import METHODS
 from qformer_viz.attribution.explanation import DEFAULT, attribute, explain, prepare
 from qformer_viz.attribution.knockout import ends
@@ -123,11 +124,9 @@ def controls(mask: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
 
 def _blurred(mask: Tensor, sigma: float = 0.6) -> Tensor:
     """The mask with soft edges: it ranks the cells inside an object, and those beside it, which know of it too."""
-    reach = torch.arange(-2, 3).float()
-    weight = torch.exp(-(reach**2) / (2 * sigma**2))
-    weight = weight / weight.sum()
-    wide = torch.nn.functional.conv2d(mask[None, None], weight.view(1, 1, 1, -1), padding=(0, 2))
-    return torch.nn.functional.conv2d(wide, weight.view(1, 1, -1, 1), padding=(2, 0))[0, 0]
+    from scipy.ndimage import gaussian_filter  # slow to import, and needed here only
+
+    return torch.from_numpy(gaussian_filter(mask.numpy(), sigma, mode="constant", radius=2))
 
 
 def _layer(layer: Any) -> str:
@@ -179,18 +178,6 @@ def _redraw(truth: Truth, cells: Tensor) -> Any:
     size = truth.image.size
     mask = Image.fromarray(cells.numpy().astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
     return Image.composite(truth.empty, truth.image, mask)
-
-
-def interval(
-    values: Sequence[float], images: Sequence[int] | None = None, draws: int = 1000
-) -> tuple[float, float, float]:
-    """Mean with a bootstrap interval of 95 %, drawn over images (those of `values`; None: each its own)."""
-    data = np.asarray(values)
-    _, group = np.unique(np.arange(len(data)) if images is None else images, return_inverse=True)
-    sums, counts = np.bincount(group, data), np.bincount(group)
-    drawn = np.random.default_rng(0).integers(0, len(sums), (draws, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    return float(data.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
 
 
 def summary(result: Result) -> dict[str, dict[str, tuple[float, float, float]]]:

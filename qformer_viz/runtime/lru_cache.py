@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+import cachetools
 
 Value = TypeVar("Value")
 
@@ -15,33 +16,32 @@ class LRUCache(Generic[Value]):
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._entries: OrderedDict[Hashable, Value] = OrderedDict()
+        self._entries: cachetools.LRUCache[Hashable, Value] = cachetools.LRUCache(capacity)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Value | None:
+        """The value, which counts as used; None if it is not there."""
         with self._lock:
-            if key not in self._entries:
-                return None
-            self._entries.move_to_end(key)
-            return self._entries[key]
+            return self._entries.get(key)
 
     def put(self, key: Hashable, value: Value) -> None:
+        """Keep a value; the least recently used one goes where there is no room."""
         with self._lock:
             self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self.capacity:
-                self._entries.popitem(last=False)
 
     def drop(self, key: Hashable) -> None:
+        """Forget a value, if it is there."""
         with self._lock:
             self._entries.pop(key, None)
 
     def items(self) -> list[tuple[Hashable, Value]]:
-        """A snapshot, oldest first."""
+        """A snapshot; no value counts as used by it."""
         with self._lock:
-            return list(self._entries.items())
+            # Not the cache's own look-up, which counts as a use.
+            return [(key, cachetools.Cache.__getitem__(self._entries, key)) for key in self._entries]
 
     def clear(self) -> None:
+        """Forget everything."""
         with self._lock:
             self._entries.clear()
 
