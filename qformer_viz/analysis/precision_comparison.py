@@ -91,7 +91,7 @@ def _say(pipe: Any, encoded: Any, image: Any, question: str) -> tuple[Any, Any]:
 def rows(found: PrecisionComparison) -> list[tuple[str, str, str]]:
     """(name, value, what it means) for a table."""
     worst = divmod(int(found.divergence.argmax()), found.divergence.shape[1])
-    on_progress = [
+    rows = [
         (
             "Maps",
             f"{found.divergence.mean():.2g}",
@@ -106,9 +106,9 @@ def rows(found: PrecisionComparison) -> list[tuple[str, str, str]]:
         ("Captions", f"{found.captions:.0%}", f"of {found.images} are the same, word for word"),
     ]
     if found.answers is not None:
-        on_progress.append(("Answers", f"{found.answers:.0%}", f"of {found.images} are the same"))
+        rows.append(("Answers", f"{found.answers:.0%}", f"of {found.images} are the same"))
     if len(found.nats):
-        on_progress.append(
+        rows.append(
             (
                 "Words",
                 f"{found.nats.abs().mean():.2g}",
@@ -116,7 +116,7 @@ def rows(found: PrecisionComparison) -> list[tuple[str, str, str]]:
                 f"{found.nats.mean():+.2g}, greatest {found.nats.abs().max():.2g}",
             )
         )
-    return on_progress
+    return rows
 
 
 def table(found: PrecisionComparison) -> str:

@@ -106,9 +106,9 @@ def _about_images(backend: Backend, args: argparse.Namespace, output: TextIO) ->
             print(f"error: {source.name}: {error}", file=sys.stderr)
             result = {"error": str(error)}
         else:
-            on_progress = str(own.out) if args.command == "explain" else " ".join(result["text"].split())
+            line = str(own.out) if args.command == "explain" else " ".join(result["text"].split())
             if not args.json:
-                print(f"{source.name}: {on_progress}", file=output, flush=True)
+                print(f"{source.name}: {line}", file=output, flush=True)
         results.append({"image": source.name} | result)
     return {"images": results, "failed": sum("error" in result for result in results)}
 
@@ -131,14 +131,14 @@ def run_checkpoints(backend: Backend, args: argparse.Namespace) -> dict[str, Any
     for row in rows:
         sizes = (row["gigabytes"].get(precision) for precision in shown)
         cells = ["–" if size is None else f"{size:.2f}" for size in sizes]
-        on_progress = [
+        row_cells = [
             row["id"],
             row["family"],
             *cells,
             row["fits"] or "no",
             "yes" if row["verified"] else "no",
         ]
-        lines.append(f"| {' | '.join(on_progress)} |")
+        lines.append(f"| {' | '.join(row_cells)} |")
     return {"text": "\n".join(lines), "checkpoints": rows, "free_bytes": free}
 
 
@@ -189,8 +189,8 @@ def run_compare(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
             captures.append(encoded.capture)
             answer = pipe.ask(encoded, args.question) if args.question else pipe.caption(encoded)
             said.append(answer.text)
-            on_progress = f"\r{name}: image {len(said)} of {len(pictures)}"
-            print(on_progress, end="", file=sys.stderr, flush=True)
+            line = f"\r{name}: image {len(said)} of {len(pictures)}"
+            print(line, end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         return captures, said
 

@@ -50,13 +50,13 @@ class Truth:
 @dataclass
 class Result:
     """rows: {map: {measure: one figure a certified word}}; images: the scene of each word, by number; `likeness`:
-    Spearman correlation of the default maps of two words of one scene; `image_gain`: visual gain of every function word, by
+    Spearman correlation of the default maps of two words of one scene; `gains`: visual gain of every function word, by
     word; `seconds` of every method a scene."""
 
     rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     images: dict[str, list[int]] = field(default_factory=dict)
     likeness: list[float] = field(default_factory=list)
-    image_gain: dict[str, list[float]] = field(default_factory=dict)
+    gains: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, number: int, title: str, figures: dict[str, float]) -> None:
@@ -87,7 +87,7 @@ def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None
         image_gain = ends(context)[0] - ends(context)[1]
         for word, gain in zip(context.scorer.words, image_gain.tolist(), strict=True):
             if word in FUNCTION_WORDS:
-                result.image_gain.setdefault(word, []).append(gain)
+                result.gains.setdefault(word, []).append(gain)
         if not certified:
             continue
         found: dict[str, Tensor] = {}
@@ -200,7 +200,7 @@ def table(result: Result) -> str:
 def facts(result: Result) -> str:
     """Negative controls and times, a line each. Function words that foretell a noun or a number hang on the image."""
     lines = []
-    for word, image_gain in sorted(result.image_gain.items()):
+    for word, image_gain in sorted(result.gains.items()):
         none = np.mean(np.asarray(image_gain) < VISUAL_GAIN)
         lines.append(
             f"“{word}”, {len(image_gain)} times: {none:.1%} get no map; visual gain {np.mean(image_gain):.2f} nats."

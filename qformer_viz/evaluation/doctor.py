@@ -137,7 +137,7 @@ def _peak(device: Any) -> str:
     if resource is None:
         import psutil  # comes with accelerate
 
-        on_progress = psutil.Process().memory_info()
-        return f"{getattr(on_progress, 'peak_wset', on_progress.rss) / 1e9:.2f} GB of main memory"
+        memory = psutil.Process().memory_info()
+        return f"{getattr(memory, 'peak_wset', memory.rss) / 1e9:.2f} GB of main memory"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.2f} GB of main memory"

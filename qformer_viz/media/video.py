@@ -94,9 +94,9 @@ def pictures(given: Sequence[Image.Image], indices: Sequence[int], length: int) 
     """A film of pictures that came one by one."""
     sizes = {picture.size for picture in given}
     if len(sizes) != 1:
-        on_progress = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
+        listed = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
         raise ImageError(
-            f"The pictures of a film must have one size; these have {on_progress}. Crop or resize them."
+            f"The pictures of a film must have one size; these have {listed}. Crop or resize them."
         )
     return Video(tuple(given), tuple(f"picture {index + 1}" for index in indices), length)
 

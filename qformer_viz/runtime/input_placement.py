@@ -65,20 +65,20 @@ class Placement:
     @property
     def notice(self) -> str:
         """What the picture's owner should know, "" where all of it is seen."""
-        on_progress = []
+        sentences = []
         if self.unseen >= 0.001:
             left, top, right, bottom = self.shares
             central = abs(left + right - 1) < 0.05 and abs(top + bottom - 1) < 0.05
             part = "the middle" if central else "a part"
-            on_progress.append(
+            sentences.append(
                 f"The model sees only {part} of this picture: {self.unseen:.0%} was cut off by its image processor."
             )
         if self.padding >= 0.001:
-            on_progress.append(
+            sentences.append(
                 f"The image processor pads this picture to a square: {self.padding:.0%} of the model's input is "
                 "padding."
             )
-        return " ".join(on_progress)
+        return " ".join(sentences)
 
 
 class Placer:

@@ -75,10 +75,10 @@ def _grid(processor: Any) -> Finding:
     try:
         if place.squashes:
             return Finding(what, True, "every picture is squashed whole into the square")
-        on_progress = [_lies(name, place(size)) for name, size in _SHAPES.items()]
+        places = [_lies(name, place(size)) for name, size in _SHAPES.items()]
     except (CheckpointError, ImageError) as error:
         return Finding(what, False, str(error))
-    return Finding(what, True, "; ".join(on_progress))
+    return Finding(what, True, "; ".join(places))
 
 
 def _lies(name: str, placement: Placement) -> str:
@@ -103,13 +103,13 @@ def _precision(checkpoint: Checkpoint, model: Any, precision: str) -> Finding:
 def _ends(model: Any, tokenizer: Any) -> Finding:
     named = sources(model, tokenizer)
     ends = sorted(frozenset().union(*named.values()))
-    on_progress = [
+    ends_named = [
         f"{tokenizer.convert_ids_to_tokens(end)!r} (id {end}: "
         f"{', '.join(name for name, ids in named.items() if end in ids)})"
         for end in ends
     ]
     detail = (
-        "; ".join(on_progress) or "no file names an end token; set eos_token_id in generation_config.json"
+        "; ".join(ends_named) or "no file names an end token; set eos_token_id in generation_config.json"
     )
     return Finding("answers can end", bool(ends), detail)
 

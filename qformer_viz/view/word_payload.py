@@ -47,11 +47,11 @@ def words_payload(first: Attribution, known: Known, methods: Iterable[str]) -> d
 def first_word(words: Sequence[str], image_gain: Tensor) -> int:
     """The index of the word to begin with: of those that the image brought (`VISUAL_GAIN`) and that are no function
     words, the one with the greatest visual gain; where there is none, that of all words."""
-    on_progress = [
+    content = [
         gain >= VISUAL_GAIN and not is_function_word(word)
         for word, gain in zip(words, image_gain, strict=True)
     ]
-    return max(range(len(words)), key=lambda t: (bool(on_progress[t]), float(image_gain[t])))
+    return max(range(len(words)), key=lambda t: (bool(content[t]), float(image_gain[t])))
 
 
 def is_function_word(word: str) -> bool:
