@@ -14,15 +14,15 @@ from pathlib import Path
 STATIC = Path(__file__).resolve().parents[1] / "ui" / "static"
 # In the order in which they must run; joined, they define window.QFormerViz.
 STATIC_SCRIPTS: tuple[str, ...] = (
-    "canvas.maps.js",
-    "canvas.paint.js",
-    "canvas.parts.js",
-    "canvas.film.js",
-    "canvas.layout.js",
-    "canvas.link.js",
-    "canvas.panels.js",
-    "canvas.files.js",
-    "canvas.js",
+    "stage.maps.js",
+    "stage.paint.js",
+    "stage.parts.js",
+    "stage.video.js",
+    "stage.layout.js",
+    "stage.link.js",
+    "stage.panels.js",
+    "stage.files.js",
+    "stage.js",
 )
 
 _BOOT = """
@@ -32,7 +32,7 @@ window.qfvHandle = QFormerViz.mount(document.getElementById("qfv"), data, { them
 if (data.words) {
   const all = [data, ...data.film];
   const pictures = { frames: all.map((f) => f.image), moments: all.length > 1 ? all.map((f) => f.moment) : [] };
-  QFormerViz.why(document.getElementById("qfv-why"), { ...data.words, ...pictures }, { theme: "auto" });
+  QFormerViz.wordEvidence(document.getElementById("qfv-why"), { ...data.words, ...pictures }, { theme: "auto" });
 }
 """
 _STYLE = """
@@ -61,27 +61,27 @@ figure { margin: 0; } figure img { max-width: 100%; height: auto; }
 
 
 @cache
-def canvas_script() -> str:
+def stage_script() -> str:
     """The canvas as one script that defines `window.QFormerViz`."""
     return "\n".join((STATIC / name).read_text("utf-8") for name in STATIC_SCRIPTS)
 
 
 @cache
-def canvas_style() -> str:
+def stage_style() -> str:
     """The canvas's style sheet."""
-    return (STATIC / "canvas.css").read_text("utf-8")
+    return (STATIC / "stage.css").read_text("utf-8")
 
 
 @cache
-def why_script() -> str:
-    """The view of an answer's words, to follow `canvas_script`."""
-    return (STATIC / "why.js").read_text("utf-8")
+def word_evidence_script() -> str:
+    """The view of an answer's words, to follow `stage_script`."""
+    return (STATIC / "word_evidence.js").read_text("utf-8")
 
 
 @cache
-def why_style() -> str:
-    """What the views below the canvas look like, to follow `canvas_style`."""
-    return (STATIC / "why.css").read_text("utf-8")
+def word_evidence_style() -> str:
+    """What the views below the canvas look like, to follow `stage_style`."""
+    return (STATIC / "word_evidence.css").read_text("utf-8")
 
 
 def standalone_page(
@@ -99,7 +99,10 @@ def standalone_page(
     The page may load nothing: its content security policy allows only its own script and style, by hash.
     """
     meta = payload.get("meta", {})
-    style, script = canvas_style() + why_style() + _STYLE, canvas_script() + why_script() + _BOOT
+    style, script = (
+        stage_style() + word_evidence_style() + _STYLE,
+        stage_script() + word_evidence_script() + _BOOT,
+    )
     why = (
         '<section id="qfv-why"><h2>Which queries and patches each word came from</h2></section>'
         if words

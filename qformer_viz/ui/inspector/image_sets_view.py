@@ -33,7 +33,7 @@ def tab(services: AppContext) -> dict:
     )
     chosen = picture_row("across", "Look at", services.limits.images)
     plot, told = plot_and_facts("across", "How far queries follow the picture")
-    view = live_view("across", "across-view")
+    view = live_view("imageSets", "across-view")
     return {**chosen, "told": told, "view": view, "plot": plot}
 
 

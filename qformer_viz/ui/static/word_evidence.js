@@ -1,4 +1,4 @@
-// QFormerViz.why(root, shown, {before, ask, theme}): from a word of the answer to the queries and patches it came from.
+// QFormerViz.wordEvidence(root, shown, {before, ask, theme}): from a word of the answer to the queries and patches it came from.
 // shown: frames (one, or those of a film), moments, grid, words, probabilities, gains, visual, colours, methods [{title, unit, shows, hides, layer, and by
 // word: queries (of all frames, one after another), patches by frame, notes, seconds}], null where nothing was computed yet.
 // A chosen query goes to the canvas. ask("submit" | "apply", {method, word}) has the server compute a map, or judge the
@@ -11,7 +11,7 @@
   const LEAST = 0.01;
   const signed = (v) => (v < 0 ? "−" : "+") + number(Math.abs(v));
 
-  class Why {
+  class WordEvidence {
     constructor(root, shown, { before, ask, theme }) {
       this.shown = shown;
       this.ask = ask;
@@ -175,5 +175,5 @@
     }
   }
 
-  QFV.why = (root, shown, options) => new Why(root, shown, options || {});
+  QFV.wordEvidence = (root, shown, options) => new WordEvidence(root, shown, options || {});
 })(window);

@@ -1,4 +1,4 @@
-// Builds the explorer's elements once per payload shape; canvas.js fills and updates them.
+// Builds the explorer's elements once per payload shape; stage.js fills and updates them.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -130,7 +130,7 @@
       read: readings(maps),
       rank: ranking(view, maps),
       sheet: sheet(view, maps),
-      strip: QFV.film.strip(view),
+      strip: QFV.video.strip(view),
       status: el("p", { class: "qfv-status", role: "status", "aria-live": "polite" }),
       note: el("p", { class: "qfv-note" }),
     };

@@ -1,4 +1,4 @@
-// QFormerViz.across(root, shown): one query's map on every picture of a set, and what it usually is.
+// QFormerViz.imageSets(root, shown): one query's map on every picture of a set, and what it usually is.
 // shown: images (payloads of the canvas with one head, the mean), follows [layers and their mean][queries], colours.
 // Follows the canvas's query and layer; nothing is asked of a server.
 (function (global) {
@@ -6,7 +6,7 @@
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { el, laid, number, percent, words } = QFV.parts;
 
-  class Across {
+  class ImageSets {
     constructor(root, shown, maps) {
       Object.assign(this, { shown, maps });
       this.state = { query: 0, layer: "mean" };
@@ -63,11 +63,11 @@
     }
   }
 
-  QFV.across = function (root, shown) {
+  QFV.imageSets = function (root, shown) {
     let view = null;
     let gone = false;
     const ready = Promise.all(shown.images.map((payload) => QFV.maps.load(payload))).then((maps) => {
-      if (!gone) view = new Across(root, shown, maps);
+      if (!gone) view = new ImageSets(root, shown, maps);
     });
     return { ready, get: () => view && { ...view.state }, destroy: () => ((gone = true), view && view.destroy()) };
   };

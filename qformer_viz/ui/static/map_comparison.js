@@ -1,4 +1,4 @@
-// QFormerViz.difference(root, pair): the maps of two questions, or models, on one scale, and what the second moved.
+// QFormerViz.mapComparison(root, pair): the maps of two questions, or models, on one scale, and what the second moved.
 // pair: titles [2], second (what the second is called), maps [2] (payloads of the canvas), colours (a diverging scale, less
 // to more).
 // Follows the canvas's query, layer and head, and sets them; nothing is asked of a server.
@@ -16,7 +16,7 @@
     return sum / 2;
   }
 
-  class Difference {
+  class MapComparison {
     constructor(root, pair, maps) {
       Object.assign(this, { pair, maps });
       this.state = { query: 0, layer: "mean", head: "mean" };
@@ -98,11 +98,11 @@
     }
   }
 
-  QFV.difference = function (root, pair) {
+  QFV.mapComparison = function (root, pair) {
     let view = null;
     let gone = false;
     const ready = Promise.all(pair.maps.map((payload) => QFV.maps.load(payload))).then((maps) => {
-      if (!gone) view = new Difference(root, pair, maps);
+      if (!gone) view = new MapComparison(root, pair, maps);
     });
     return { ready, get: () => view && { ...view.state }, destroy: () => ((gone = true), view && view.destroy()) };
   };

@@ -35,7 +35,7 @@
     async setPayload(payload) {
       const turn = ++this.turn;
       if (!payload) return this.empty();
-      const frames = QFV.film.frames(payload);
+      const frames = QFV.video.frames(payload);
       const films = await Promise.all(frames.map(QFV.maps.load));
       if (turn !== this.turn) return;
       const again = Boolean(this.payload); // a patch or a frame of one picture means nothing in the next
@@ -188,7 +188,7 @@
       const all = Array.from({ length: this.maps.queries }, (_, q) => q);
       const blocks = this.state.sort === "moved" && this.films.length > 1 ? this.blocks() : null;
       const by = { entropy: (q) => block.entropy[q], cls: (q) => -block.cls[q],
-        moved: blocks && ((q) => -QFV.film.restless(this.films, blocks, q)) }[this.state.sort];
+        moved: blocks && ((q) => -QFV.video.restless(this.films, blocks, q)) }[this.state.sort];
       return by ? all.sort((a, b) => by(a) - by(b) || a - b) : all;
     }
 

@@ -6,7 +6,7 @@
   const FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif";
   const WIDTH = 1200;
   const PAD = 32;
-  const DIM = "rgb(20 24 32 / .7)"; // over the picture under a thumbnail, as in canvas.css
+  const DIM = "rgb(20 24 32 / .7)"; // over the picture under a thumbnail, as in stage.css
 
   function blank(width, height) {
     const canvas = document.createElement("canvas");

@@ -70,5 +70,5 @@
     });
   }
 
-  QFV.film = { frames, moved, restless, strip, update };
+  QFV.video = { frames, moved, restless, strip, update };
 })(window);

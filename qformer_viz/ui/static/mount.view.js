@@ -7,7 +7,7 @@ const show = () => {
   if (view) view.destroy();
   view = null;
   host.textContent = "";
-  if (!props.value && host.dataset.view === "why") document.dispatchEvent(new CustomEvent("qfv:suggest", { detail: null }));
+  if (!props.value && host.dataset.view === "wordEvidence") document.dispatchEvent(new CustomEvent("qfv:suggest", { detail: null }));
   if (props.value && window.QFormerViz) view = window.QFormerViz[host.dataset.view](host, JSON.parse(props.value), { before, ask: trigger });
 };
 watch("value", show);

@@ -1,4 +1,4 @@
-// QFormerViz.painter(root, shown, {ask}): paint patches of an image, or of a film's frames, to hide them.
+// QFormerViz.patchBrush(root, shown, {ask}): paint patches of an image, or of a film's frames, to hide them.
 // shown: frames (one, or those of a film), moments, grid, from {name: [title, what it means]}. ask("submit", {patches, where})
 // has the server answer without them; patches are numbered row by row, frame after frame.
 (function (global) {
@@ -6,7 +6,7 @@
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { button, choice, el, field, laid, segmented, words } = QFV.parts;
 
-  class Painter {
+  class PatchBrush {
     constructor(root, shown, { ask }) {
       const [rows, columns] = shown.grid;
       const count = shown.frames.length;
@@ -166,5 +166,5 @@
     }
   }
 
-  QFV.painter = (root, shown, options) => new Painter(root, shown, options || {});
+  QFV.patchBrush = (root, shown, options) => new PatchBrush(root, shown, options || {});
 })(window);

@@ -131,7 +131,7 @@
         const most = { raw: 1, shared: top, map: scene.block.peak[q] }[state.scale];
         QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, most, scene.colours, 1);
         item.canvas.classList.toggle("qfv-smooth", scene.smooth);
-        const figure = (moving ? QFV.film.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
+        const figure = (moving ? QFV.video.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
         item.entropy.textContent = figure;
         item.cls.set(scene.block.cls[q]);
         item.node.title = "Query " + label(q) + " " + figure + (moving ? " of movement, " : " nats of entropy, ") + percent(scene.block.cls[q]) + " on CLS";
@@ -169,7 +169,7 @@
       readings(view, scene);
       ranking(view, scene);
       sheet(view, scene);
-      QFV.film.update(view, scene);
+      QFV.video.update(view, scene);
       status(view, scene);
     },
   };
