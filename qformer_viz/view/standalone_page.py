@@ -1,6 +1,6 @@
-"""One self-contained HTML page that reopens the canvas without a server, a network or this package.
+"""One self-contained HTML page that shows the stage without a server, a network or this package.
 
-Also the one list of the canvas's script files, for everything that embeds it.
+It also holds the list of the stage's script files, for everything that embeds the stage.
 """
 
 import base64
@@ -25,16 +25,6 @@ STATIC_SCRIPTS: tuple[str, ...] = (
     "stage.js",
 )
 
-_BOOT = """
-const data = JSON.parse(document.getElementById("qfv-data").textContent);
-const framed = location.protocol === "about:"; // in a notebook: no address that could keep the selection
-window.qfvHandle = QFormerViz.mount(document.getElementById("qfv"), data, { theme: "auto", hash: !framed });
-if (data.words) {
-  const all = [data, ...data.film];
-  const pictures = { frames: all.map((f) => f.image), moments: all.length > 1 ? all.map((f) => f.moment) : [] };
-  QFormerViz.wordEvidence(document.getElementById("qfv-why"), { ...data.words, ...pictures }, { theme: "auto" });
-}
-"""
 _STYLE = """
 :root { color-scheme: light dark; }
 body { margin: 0 auto; padding: 20px 24px 40px; max-width: 1480px; background: light-dark(#fff, #171b20);
@@ -62,25 +52,25 @@ figure { margin: 0; } figure img { max-width: 100%; height: auto; }
 
 @cache
 def stage_script() -> str:
-    """The canvas as one script that defines `window.QFormerViz`."""
+    """The stage as one script that defines `window.QFormerViz`."""
     return "\n".join((STATIC / name).read_text("utf-8") for name in STATIC_SCRIPTS)
 
 
 @cache
 def stage_style() -> str:
-    """The canvas's style sheet."""
+    """The stage's style sheet."""
     return (STATIC / "stage.css").read_text("utf-8")
 
 
 @cache
 def word_evidence_script() -> str:
-    """The view of an answer's words, to follow `stage_script`."""
+    """The script of the view of an answer's words. It must follow `stage_script`."""
     return (STATIC / "word_evidence.js").read_text("utf-8")
 
 
 @cache
 def word_evidence_style() -> str:
-    """What the views below the canvas look like, to follow `stage_style`."""
+    """The style sheet of the views below the stage. It must follow `stage_style`."""
     return (STATIC / "word_evidence.css").read_text("utf-8")
 
 
@@ -99,10 +89,8 @@ def standalone_page(
     The page may load nothing: its content security policy allows only its own script and style, by hash.
     """
     meta = payload.get("meta", {})
-    style, script = (
-        stage_style() + word_evidence_style() + _STYLE,
-        stage_script() + word_evidence_script() + _BOOT,
-    )
+    style = stage_style() + word_evidence_style() + _STYLE
+    script = stage_script() + word_evidence_script() + (STATIC / "mount.page.js").read_text("utf-8")
     why = (
         '<section id="qfv-why"><h2>Which queries and patches each word came from</h2></section>'
         if words

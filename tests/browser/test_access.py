@@ -81,7 +81,7 @@ def test_all_views_keep_the_rules(open_page):
         page.locator("#caption").click()
         page.wait_for_function(IDLE, arg=7)
         tab("Why", "#why-run", ".qfv-chip")
-        page.get_by_role("button", name="Is this map true?").click()
+        page.get_by_role("button", name="Check this map").click()
         page.locator("#why-curves .js-plotly-plot").wait_for()
         audit.look("a verdict")
         page.get_by_role("tab", name="What if").click()

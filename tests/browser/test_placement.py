@@ -91,7 +91,7 @@ def test_the_brush_hides_the_patch_under_it_and_nothing_beside_the_crop(open_pag
     page = blank(open_page)
     shown = {
         "frames": [embed(Image.new("RGB", SIZE, "white"), PLACED["crop"])],
-        "moments": [],
+        "timestamps": [],
         "grid": [4, 4],
         "from": {"qformer": ["the Q-Former", ""]},
     }

@@ -1,5 +1,5 @@
-// Runs once in the gr.HTML component of a tab: mounts the view that its host names on each answer of the server. A view
-// of the same thing goes on where the last one was; it asks the server by events of the component.
+// Gradio runs this once in the component of a tab. It mounts the view that the host element names, anew for each value from
+// the server. The new view gets the state of the last one. It sends requests to the server as events of the component.
 const host = element.querySelector(".qfv-host");
 let view = null;
 const show = () => {

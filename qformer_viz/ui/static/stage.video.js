@@ -1,28 +1,30 @@
-// The frames of a film: a strip of them with the chosen queries' map on each, and how far a map moves between frames.
+// The frames of a video: a strip of frames with the map of the chosen queries on each, and the movement between frames.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { el, laid } = QFV.parts;
+  const { el, overlay } = QFV.parts;
 
-  // Every frame of a payload as one of its own: its picture and what its maps are packed in.
+  // Every frame of a payload as a payload of its own.
   function frames(payload) {
     return [payload, ...(payload.film || []).map((frame) => ({ ...payload, ...frame }))];
   }
 
-  // Half the summed difference of two maps, each as shares of its attention on patches: 0 the same, 1 nothing shared.
-  function moved(one, other) {
+  // Half the summed difference of two maps, each normalised over patches (total variation): 0 the same, 1 nothing shared.
+  function attentionShift(one, other) {
     const sum = (values) => values.reduce((a, b) => a + b, 0) || 1;
     const [a, b] = [sum(one), sum(other)];
-    let apart = 0;
-    for (let p = 0; p < one.length; p++) apart += Math.abs(one[p] / a - other[p] / b);
-    return apart / 2;
+    let difference = 0;
+    for (let p = 0; p < one.length; p++) difference += Math.abs(one[p] / a - other[p] / b);
+    return difference / 2;
   }
 
-  // How far a query's map moves from frame to frame, on average.
-  function restless(films, blocks, query) {
+  // The shift of a query's map from frame to frame, on average.
+  function meanShift(allMaps, blocks, query) {
     let total = 0;
-    for (let i = 1; i < films.length; i++) total += moved(films[i - 1].of(blocks[i - 1], query), films[i].of(blocks[i], query));
-    return total / (films.length - 1);
+    for (let i = 1; i < allMaps.length; i++) {
+      total += attentionShift(allMaps[i - 1].of(blocks[i - 1], query), allMaps[i].of(blocks[i], query));
+    }
+    return total / (allMaps.length - 1);
   }
 
   function strip(view) {
@@ -30,15 +32,15 @@
     const last = view.frames.length - 1;
     const items = view.frames.map((frame, i) => {
       const canvas = el("canvas", { "aria-hidden": "true" });
-      const told = el("small", {});
+      const shift = el("small", {});
       const node = el("button", { type: "button", role: "radio", class: "qfv-frame", "data-frame": i, onclick: () => view.change({ frame: i }, "control") },
-        el("span", { class: "qfv-framebox" }, el("img", { src: frame.image.src, alt: "" }), ...laid(canvas, frame.image)), el("span", {}, frame.moment), told);
-      return { node, canvas, told };
+        el("span", { class: "qfv-framebox" }, el("img", { src: frame.image.src, alt: "" }), ...overlay(canvas, frame.image)), el("span", {}, frame.moment), shift);
+      return { node, canvas, shift };
     });
-    const group = el("div", { class: "qfv-film", role: "radiogroup", "aria-label": "Frames of the film" }, ...items.map((i) => i.node));
-    const about = view.options.context ? "Canvas and tabs are about the frame chosen here; " : "The canvas is about the frame chosen here; ";
+    const group = el("div", { class: "qfv-film", role: "radiogroup", "aria-label": "Frames of the video" }, ...items.map((i) => i.node));
+    const about = view.options.context ? "Canvas and tabs show the frame that is chosen here. " : "The canvas shows the frame that is chosen here. ";
     const node = el("div", { class: "qfv-strip" }, group,
-      el("p", { class: "qfv-hint" }, about + "moved: how far the map has since the frame before, 0 the same, 1 nothing shared."));
+      el("p", { class: "qfv-hint" }, about + "“moved” compares the map with that of the frame before: 0 is the same map, 1 means no patch in common."));
     group.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!step) return;
@@ -52,23 +54,23 @@
   }
 
   function update(view, scene) {
-    const { strip } = view.parts;
-    if (!strip) return;
-    const { state, films } = view;
-    const maps = films.map((film, i) => film.mean(view.blocks()[i], state.queries));
-    strip.items.forEach((item, i) => {
-      const { columns, rows } = films[i];
-      const top = state.scale === "map" ? Math.max(...maps[i]) : scene.top;
-      QFV.paint.raster(item.canvas, maps[i], columns, rows, top, scene.colours, state.opacity);
+    if (!view.parts.strip) return;
+    const { state, allMaps } = view;
+    const blocks = view.blocks();
+    const means = allMaps.map((maps, i) => maps.mean(blocks[i], state.queries));
+    view.parts.strip.items.forEach((item, i) => {
+      const { columns, rows } = allMaps[i];
+      const top = state.scale === "map" ? Math.max(...means[i]) : scene.top;
+      QFV.paint.raster(item.canvas, means[i], columns, rows, top, scene.colours, state.opacity);
       item.canvas.classList.toggle("qfv-smooth", scene.smooth);
-      const change = i ? "moved " + moved(maps[i - 1], maps[i]).toFixed(2) : "";
-      item.told.textContent = change;
+      const change = i ? "moved " + attentionShift(means[i - 1], means[i]).toFixed(2) : "";
+      item.shift.textContent = change;
       item.node.setAttribute("aria-checked", String(i === state.frame));
       item.node.tabIndex = i === state.frame ? 0 : -1;
-      item.node.title = "Frame " + (i + 1) + " of " + films.length + ", " + view.frames[i].moment
-        + (change ? "; the map has " + change + " since the frame before (0 the same, 1 nothing shared)" : "");
+      item.node.title = "Frame " + (i + 1) + " of " + allMaps.length + ", " + view.frames[i].moment
+        + (change ? "; the map has " + change + " since the frame before (0: the same map, 1: no patch in common)" : "");
     });
   }
 
-  QFV.video = { frames, moved, restless, strip, update };
+  QFV.video = { frames, meanShift, strip, update };
 })(window);
