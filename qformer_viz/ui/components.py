@@ -69,8 +69,8 @@ def uploaded(path: str | None) -> Path:
     return resolved
 
 
-def canvas(**options) -> gr.HTML:
-    """The explorer's canvas. Its value is the payload as JSON text; every redraw happens in the browser."""
+def stage(**options) -> gr.HTML:
+    """The stage. Its value is the payload as JSON text; the browser does every redraw."""
     return gr.HTML(
         value="",
         html_template=f"<div class='qfv-host'>{_static('welcome.html')}</div>",

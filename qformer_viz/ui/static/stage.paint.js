@@ -139,6 +139,7 @@
   // scene: values, columns, rows, top, colours, opacity, smooth, outlines [{segments (of border), colour, label, at}],
   //        grid (bool), patch (index or null), pinned (bool),
   //        box (the area of the map as shares of the image, or null for all of it; the rest is shaded).
+  // unit: the width of a thin line in pixels.
   function stage(context, width, height, scene, unit) {
     if (scene.box) {
       const [left, top, right, bottom] = scene.box;
