@@ -28,7 +28,7 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
     assert "Query 02, layer 4, mean of heads. Content-dependent: " in told.inner_text()
     drawn = "() => [...document.querySelectorAll('.qfv-album canvas')].map(c => c.toDataURL())"
     examples = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green")]
-    found = image_sets.across([FakePipeline().encode(image).capture for image in examples])
+    found = image_sets.image_set_statistics([FakePipeline().encode(image).capture for image in examples])
     for change, says, row in (
         ("{ queries: [5] }", "Query 05, layer 4", 2),
         ("{ layer: 'mean' }", "Query 05, mean of layers 0, 2, 4", 3),
