@@ -14,7 +14,12 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
 from qformer_viz.errors import UserError
-from qformer_viz.view.standalone_page import canvas_script, canvas_style, why_script, why_style
+from qformer_viz.view.standalone_page import (
+    stage_script,
+    stage_style,
+    word_evidence_script,
+    word_evidence_style,
+)
 
 STATIC = Path(__file__).parent / "static"
 FIGURE = {"doubleClick": False, "doubleClickDelay": 0, "displayModeBar": False}
@@ -64,12 +69,12 @@ def uploaded(path: str | None) -> Path:
     return resolved
 
 
-def canvas(**options) -> gr.HTML:
-    """The explorer's canvas. Its value is the payload as JSON text; every redraw happens in the browser."""
+def stage(**options) -> gr.HTML:
+    """The stage. Its value is the payload as JSON text; the browser does every redraw."""
     return gr.HTML(
         value="",
         html_template=f"<div class='qfv-host'>{_static('welcome.html')}</div>",
-        js_on_load=(STATIC / "host.js").read_text(encoding="utf-8"),
+        js_on_load=(STATIC / "mount.stage.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id="canvas",
         **options,
@@ -81,7 +86,7 @@ def live_view(name: str, elem_id: str) -> gr.HTML:
     return gr.HTML(
         value="",
         html_template=f"<div class='qfv-host' data-view='{name}'></div>",
-        js_on_load=(STATIC / "view.host.js").read_text(encoding="utf-8"),
+        js_on_load=(STATIC / "mount.view.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id=elem_id,
     )
@@ -160,13 +165,17 @@ def alert(message: str) -> str:
 
 def head() -> str:
     """Style sheets and scripts for the page's head, inline: nothing is fetched from elsewhere."""
-    styles = "".join(f"<style>{text}</style>" for text in (canvas_style(), why_style(), _static("app.css")))
+    styles = "".join(
+        f"<style>{text}</style>" for text in (stage_style(), word_evidence_style(), _static("app.css"))
+    )
     scripts = "".join(
         f"<script>{text}</script>"
         for text in (
-            canvas_script(),
-            why_script(),
-            *map(_static, ("across.js", "difference.js", "painter.js", "connection.js", "app.js")),
+            stage_script(),
+            word_evidence_script(),
+            *map(
+                _static, ("image_sets.js", "map_comparison.js", "patch_brush.js", "connection.js", "app.js")
+            ),
         )
     )
     icon = quote(_static("icon.svg"))

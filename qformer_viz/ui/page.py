@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from qformer_viz.ui import api_endpoints, chat, frame_choice, model_picker, stage_updates
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import canvas, head
+from qformer_viz.ui.components import head, stage
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LIGHT, at_once
 from qformer_viz.ui.inspector import (
@@ -65,7 +65,7 @@ def build(services: AppContext) -> gr.Blocks:
                 with gr.Column(elem_id="talk"):
                     parts |= chat.talk(services)
             with gr.Column(scale=9, min_width=320, elem_id="right"):
-                view = canvas()
+                view = stage()
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Why", id="why"):
                         reasons = word_evidence_view.tab()

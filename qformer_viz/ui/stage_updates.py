@@ -48,7 +48,7 @@ def answered(services: AppContext, session: Session) -> Any:
 def pictures(encoded: Any) -> dict:
     """An image's one picture, or a film's frames with their moments, for the views below the canvas."""
     frames = [embed(frame, of(encoded, at)) for at, frame in enumerate(encoded.frames)]
-    return {"frames": frames, "moments": list(encoded.timestamps)}
+    return {"frames": frames, "timestamps": list(encoded.timestamps)}
 
 
 def as_json(shown: dict) -> str:

@@ -21,7 +21,7 @@ from qformer_viz.view import palette as colours
 SHADE, LINE = (20, 22, 30, 150), (255, 255, 255, 90)
 """What lies over pixels that the model did not see."""
 INK, SOFT = (28, 33, 39), (86, 96, 107)
-# Over the picture under a thumbnail, as in canvas.css.
+# Over the picture under a thumbnail, as in stage.css.
 DIM, DIMMED = (20, 24, 32), 0.7
 SCALES = {
     "raw": "raw probability, 0 to 1",

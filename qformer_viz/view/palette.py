@@ -71,7 +71,7 @@ def table(name: str) -> np.ndarray:
 
 def cover(values: np.ndarray, top: float, opacity: float) -> np.ndarray:
     """Float `[...]`: how much of the picture values cover, on the scale 0..top. Nothing at zero,
-    `opacity` at the top; between them by the square root of the share. `cover` of canvas.paint.js is the same."""
+    `opacity` at the top; between them by the square root of the share. `cover` of stage.paint.js is the same."""
     share = np.clip(np.asarray(values, float) / top, 0, 1) if top > 0 else np.zeros(np.shape(values))
     return opacity * np.sqrt(share)
 

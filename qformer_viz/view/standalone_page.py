@@ -1,6 +1,6 @@
-"""One self-contained HTML page that reopens the canvas without a server, a network or this package.
+"""One self-contained HTML page that shows the stage without a server, a network or this package.
 
-Also the one list of the canvas's script files, for everything that embeds it.
+It also holds the list of the stage's script files, for everything that embeds the stage.
 """
 
 import base64
@@ -14,27 +14,17 @@ from pathlib import Path
 STATIC = Path(__file__).resolve().parents[1] / "ui" / "static"
 # In the order in which they must run; joined, they define window.QFormerViz.
 STATIC_SCRIPTS: tuple[str, ...] = (
-    "canvas.maps.js",
-    "canvas.paint.js",
-    "canvas.parts.js",
-    "canvas.film.js",
-    "canvas.layout.js",
-    "canvas.link.js",
-    "canvas.panels.js",
-    "canvas.files.js",
-    "canvas.js",
+    "stage.maps.js",
+    "stage.paint.js",
+    "stage.parts.js",
+    "stage.video.js",
+    "stage.layout.js",
+    "stage.link.js",
+    "stage.panels.js",
+    "stage.files.js",
+    "stage.js",
 )
 
-_BOOT = """
-const data = JSON.parse(document.getElementById("qfv-data").textContent);
-const framed = location.protocol === "about:"; // in a notebook: no address that could keep the selection
-window.qfvHandle = QFormerViz.mount(document.getElementById("qfv"), data, { theme: "auto", hash: !framed });
-if (data.words) {
-  const all = [data, ...data.film];
-  const pictures = { frames: all.map((f) => f.image), moments: all.length > 1 ? all.map((f) => f.moment) : [] };
-  QFormerViz.why(document.getElementById("qfv-why"), { ...data.words, ...pictures }, { theme: "auto" });
-}
-"""
 _STYLE = """
 :root { color-scheme: light dark; }
 body { margin: 0 auto; padding: 20px 24px 40px; max-width: 1480px; background: light-dark(#fff, #171b20);
@@ -61,27 +51,27 @@ figure { margin: 0; } figure img { max-width: 100%; height: auto; }
 
 
 @cache
-def canvas_script() -> str:
-    """The canvas as one script that defines `window.QFormerViz`."""
+def stage_script() -> str:
+    """The stage as one script that defines `window.QFormerViz`."""
     return "\n".join((STATIC / name).read_text("utf-8") for name in STATIC_SCRIPTS)
 
 
 @cache
-def canvas_style() -> str:
-    """The canvas's style sheet."""
-    return (STATIC / "canvas.css").read_text("utf-8")
+def stage_style() -> str:
+    """The stage's style sheet."""
+    return (STATIC / "stage.css").read_text("utf-8")
 
 
 @cache
-def why_script() -> str:
-    """The view of an answer's words, to follow `canvas_script`."""
-    return (STATIC / "why.js").read_text("utf-8")
+def word_evidence_script() -> str:
+    """The script of the view of an answer's words. It must follow `stage_script`."""
+    return (STATIC / "word_evidence.js").read_text("utf-8")
 
 
 @cache
-def why_style() -> str:
-    """What the views below the canvas look like, to follow `canvas_style`."""
-    return (STATIC / "why.css").read_text("utf-8")
+def word_evidence_style() -> str:
+    """The style sheet of the views below the stage. It must follow `stage_style`."""
+    return (STATIC / "word_evidence.css").read_text("utf-8")
 
 
 def standalone_page(
@@ -99,7 +89,8 @@ def standalone_page(
     The page may load nothing: its content security policy allows only its own script and style, by hash.
     """
     meta = payload.get("meta", {})
-    style, script = canvas_style() + why_style() + _STYLE, canvas_script() + why_script() + _BOOT
+    style = stage_style() + word_evidence_style() + _STYLE
+    script = stage_script() + word_evidence_script() + (STATIC / "mount.page.js").read_text("utf-8")
     why = (
         '<section id="qfv-why"><h2>Which queries and patches each word came from</h2></section>'
         if words

@@ -45,7 +45,7 @@ class Audit:
         page.set_viewport_size({"width": 1440, "height": 900})
         page.wait_for_timeout(300)
 
-    def told(self) -> str:
+    def report(self) -> str:
         """One line for each thing found, one for where."""
         return "\n".join(f"{what}\n    {len(at)}: {', '.join(at[:4])}" for what, at in self.found.items())
 
@@ -81,7 +81,7 @@ def test_all_views_keep_the_rules(open_page):
         page.locator("#caption").click()
         page.wait_for_function(IDLE, arg=7)
         tab("Why", "#why-run", ".qfv-chip")
-        page.get_by_role("button", name="Is this map true?").click()
+        page.get_by_role("button", name="Check this map").click()
         page.locator("#why-curves .js-plotly-plot").wait_for()
         audit.look("a verdict")
         page.get_by_role("tab", name="What if").click()
@@ -109,7 +109,7 @@ def test_all_views_keep_the_rules(open_page):
         page.locator(".qfv-frame").nth(1).click()
         page.wait_for_function(IDLE, arg=1)
         audit.look("a film")
-    assert not audit.found, audit.on_progress()
+    assert not audit.found, audit.report()
 
 
 def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):  # noqa: F811
@@ -117,7 +117,7 @@ def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):  # noqa: F811
     page.locator(".qfv-chip").nth(2).click()
     audit = Audit(page)
     audit.look("a saved page")
-    assert not audit.found, audit.on_progress()
+    assert not audit.found, audit.report()
 
 
 def test_what_is_chosen_and_how_much_shows_in_a_readers_own_colours(view, open_page, tmp_path):  # noqa: F811

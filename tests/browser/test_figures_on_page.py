@@ -65,7 +65,7 @@ def test_only_what_is_a_query_or_a_head_chooses_one(url, open_page):  # noqa: F8
     page = open_page(url)
     captioned(page)
     page.locator("#why-run").click()
-    page.get_by_role("button", name="Is this map true?").click()
+    page.get_by_role("button", name="Check this map").click()
     page.locator("#why-curves .nsewdrag").first.scroll_into_view_if_needed()
     page.locator("#why-curves .scatterlayer").first.wait_for(state="attached")
     before = page.evaluate("JSON.stringify(qfvHandle.get())")

@@ -204,7 +204,7 @@ def test_the_tabs_of_the_page_follow_the_frame(open_page, served, tmp_path):
     page.locator("#why-run").click()
     page.locator(".qfv-chip").nth(2).click()
     assert page.locator(".qfv-why-body canvas").count() == 4
-    page.get_by_role("button", name="Is this map true?").click()
+    page.get_by_role("button", name="Check this map").click()
     page.get_by_text("Query knock-out. ").wait_for()
     # A query of any frame can be chosen in a figure; the frame comes with it.
     page.get_by_role("tab", name="Queries").click()

@@ -25,10 +25,10 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
     page.locator("#across-run").click()
     page.wait_for_function(TILES, arg=3)  # the mean, and two pictures that come with the fake
     told = page.locator(".qfv-across [role=status]")
-    assert "Query 02, layer 4, mean of heads: follows the picture by" in told.inner_text()
+    assert "Query 02, layer 4, mean of heads. Content-dependent: " in told.inner_text()
     drawn = "() => [...document.querySelectorAll('.qfv-album canvas')].map(c => c.toDataURL())"
     examples = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green")]
-    found = image_sets([FakePipeline().encode(image).capture for image in examples])
+    found = image_sets.image_set_statistics([FakePipeline().encode(image).capture for image in examples])
     for change, says, row in (
         ("{ queries: [5] }", "Query 05, layer 4", 2),
         ("{ layer: 'mean' }", "Query 05, mean of layers 0, 2, 4", 3),
@@ -39,7 +39,7 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
             "says => document.querySelector('.qfv-across [role=status]').innerText.includes(says)", arg=says
         )
         assert all(one != other for one, other in zip(before, page.evaluate(drawn), strict=True))
-        share = float(told.inner_text().split("follows the picture by ")[1].split(" %")[0])
+        share = float(told.inner_text().split("Content-dependent: ")[1].split(" %")[0])
         assert share == pytest.approx(100 * float(found.content_dependence[row, 5]), abs=0.11)
     assert " at row " in page.locator(".qfv-album canvas").nth(1).get_attribute("aria-label")
     # A click on the figure chooses query and layer on the canvas, and this view follows.

@@ -41,7 +41,7 @@ def explore(page):
     assert "“asked”" in status.inner_text()
     chips.nth(0).click()
     assert (
-        "the words before it settle it" in status.inner_text()
+        "already settled by the words before it" in status.inner_text()
         and not page.locator(".qfv-why-body").is_visible()
     )
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from qformer_viz.runtime.input_placement import Placement
 from qformer_viz.view.stage_payload import canvas_payload, embed
-from qformer_viz.view.standalone_page import STATIC, canvas_script, canvas_style, why_style
+from qformer_viz.view.standalone_page import STATIC, stage_script, stage_style, word_evidence_style
 from tests.support.planted import capture_of
 
 pytestmark = pytest.mark.browser
@@ -23,8 +23,10 @@ COVERED = {"crop": (200, 400), "pad": (0, 600), "squash": (0, 600)}
 
 def blank(open_page, **options):
     page = open_page("about:blank", **options)
-    page.add_style_tag(content=canvas_style() + why_style() + (STATIC / "app.css").read_text("utf-8"))
-    page.add_script_tag(content=canvas_script() + (STATIC / "painter.js").read_text("utf-8"))
+    page.add_style_tag(
+        content=stage_style() + word_evidence_style() + (STATIC / "app.css").read_text("utf-8")
+    )
+    page.add_script_tag(content=stage_script() + (STATIC / "patch_brush.js").read_text("utf-8"))
     page.evaluate(
         "() => { document.body.innerHTML = '<div id=root></div>'; document.body.style.margin = '20px'; }"
     )
@@ -89,12 +91,12 @@ def test_the_brush_hides_the_patch_under_it_and_nothing_beside_the_crop(open_pag
     page = blank(open_page)
     shown = {
         "frames": [embed(Image.new("RGB", SIZE, "white"), PLACED["crop"])],
-        "moments": [],
+        "timestamps": [],
         "grid": [4, 4],
         "from": {"qformer": ["the Q-Former", ""]},
     }
     page.evaluate(
-        "(shown) => { window.sent = []; QFormerViz.painter(root, shown, { ask: (_, data) => sent.push(data) }); }",
+        "(shown) => { window.sent = []; QFormerViz.patchBrush(root, shown, { ask: (_, data) => sent.push(data) }); }",
         shown,
     )
     box = page.locator(".qfv-painter-picture").bounding_box()

@@ -58,7 +58,7 @@ def test_two_models_side_by_side(url, open_page):  # noqa: F811
     page.wait_for_function("!document.querySelector('#versus-told').innerText.includes('no image')")
     page.locator("#versus-run").click()
     page.wait_for_selector("#versus-view .qfv-difference figure canvas")
-    titles = ["Fake BLIP-2", "Fake InstructBLIP", "Difference: second less first"]
+    titles = ["Fake BLIP-2", "Fake InstructBLIP", "Second − first"]
     assert page.locator("#versus-view figcaption").all_inner_texts() == titles
     assert "the second model moved 0.0 %" in page.locator("#versus-view [role=status]").inner_text()
     assert page.locator("#versus-told dd").count() == 2

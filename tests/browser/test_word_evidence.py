@@ -33,7 +33,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     # The first word with a map is chosen; the one from language says so and has none.
     assert "“asked”" in status.inner_text() and body.is_visible()
     chips.nth(0).click()
-    assert "the words before it settle it" in status.inner_text() and not body.is_visible()
+    assert "already settled by the words before it" in status.inner_text() and not body.is_visible()
     chips.nth(0).press("ArrowLeft")
     assert chips.nth(2).get_attribute("aria-checked") == "true"
     queries = page.locator(".qfv-why .qfv-moved button")
@@ -61,7 +61,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     chips.nth(2).click()
     assert "has not run yet" in status.inner_text()
     chips.nth(1).click()
-    page.get_by_role("button", name="Is this map true?").click()
+    page.get_by_role("button", name="Check this map").click()
     page.locator("#why-sentence").get_by_text("Believe it").wait_for()
     page.locator("#why-curves .js-plotly-plot").wait_for()
     captioned(page, picture("blue"))

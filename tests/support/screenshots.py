@@ -62,7 +62,7 @@ def main() -> None:
             page.locator("#why-run").click()
             page.locator(".qfv-chip", has_text="cat").click()
             page.locator("#why-view img").wait_for()
-            page.get_by_role("button", name="Is this map true?").click()
+            page.get_by_role("button", name="Check this map").click()
             page.locator("#why-curves .js-plotly-plot").wait_for()
             page.wait_for_timeout(800)
             page.locator("#tabs").screenshot(path=OUT / "why.png")

@@ -120,7 +120,7 @@ def test_a_model_that_reads_no_films_sees_the_first_frame_and_the_next_one_all_a
 def test_why_shows_every_frame_and_offers_every_method(services, session):
     told, view = word_evidence_view.told_and_view(services, session)
     shown = json.loads(view)
-    assert told == "" and len(shown["frames"]) == 4 and shown["moments"][3] == "frame 4"
+    assert told == "" and len(shown["frames"]) == 4 and shown["timestamps"][3] == "frame 4"
     assert [method["name"] for method in shown["methods"]] == list(METHODS)
     knockout = shown["methods"][0]
     # The fake's word 3 hangs on query 3 of the first frame alone.
@@ -208,7 +208,7 @@ def test_patches_are_hidden_in_one_frame(services, session):
     assert not any(losses([N + 2])[1])
     assert "Paint at least one patch" in losses([4 * N])[0]
     picture = json.loads(what_if_view.shown(services, session)[0])
-    assert len(picture["frames"]) == 4 and picture["moments"][2] == "frame 3"
+    assert len(picture["frames"]) == 4 and picture["timestamps"][2] == "frame 3"
 
 
 def test_nothing_of_a_film_can_be_drawn_again(services, session):

@@ -33,7 +33,7 @@ def tab(services: AppContext) -> dict:
     )
     chosen = picture_row("across", "Look at", services.limits.images)
     plot, told = plot_and_facts("across", "How far queries follow the picture")
-    view = live_view("across", "across-view")
+    view = live_view("imageSets", "across-view")
     return {**chosen, "told": told, "view": view, "plot": plot}
 
 
@@ -105,8 +105,8 @@ def sample_images(seen: Sequence[Any], found: ImageSetStatistics) -> dict[str, A
         shape = [*cross.shape[:3], cross.shape[3] - 1]
         about = {"shape": shape, "grid": list(first.grid), "cross_layers": list(first.cross_layers)}
         images.append(about | pack(cross) | {"image": embed(small, of(each))})
-    follows = [[round(value, 3) for value in row] for row in found.content_dependence.tolist()]
-    return {"images": images, "follows": follows, "colours": list(STOPS["viridis"])}
+    dependence = [[round(value, 3) for value in row] for row in found.content_dependence.tolist()]
+    return {"images": images, "content_dependence": dependence, "colours": list(STOPS["viridis"])}
 
 
 def figures(found: ImageSetStatistics) -> list[tuple[str, str, str]]:

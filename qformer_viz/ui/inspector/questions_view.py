@@ -48,7 +48,7 @@ def tab() -> dict:
             "Compare", variant="primary", size="md", elem_id="questions-compare", min_width=110
         )
     told = gr.HTML(elem_id="questions-told", apply_default_css=False)
-    view = live_view("difference", "questions-view")
+    view = live_view("mapComparison", "questions-view")
     return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
 
 

@@ -29,7 +29,7 @@ def tab(services: AppContext) -> dict:
     )
     other, run = compare_row("versus", list(services.models)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)
-    view = live_view("difference", "versus-view")
+    view = live_view("mapComparison", "versus-view")
     return {
         "other": other,
         "run": run,

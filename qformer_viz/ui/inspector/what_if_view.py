@@ -52,7 +52,7 @@ def tab(services: AppContext) -> dict:
     parts: dict[str, Any] = {}
     with gr.Tabs():
         with gr.Tab("Patches", id="whatif-patches"):
-            parts["painter"] = live_view("painter", "whatif-painter")
+            parts["painter"] = live_view("patchBrush", "whatif-painter")
         with gr.Tab("Queries", id="whatif-some-queries"), gr.Row(elem_classes="qfv-controls"):
             parts["numbers"] = gr.Textbox(
                 label="Queries, by number",

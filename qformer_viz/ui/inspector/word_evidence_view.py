@@ -37,7 +37,7 @@ def tab() -> dict:
         )
         stop = gr.Button("Stop", size="md", elem_id="why-stop", min_width=80, scale=0)
     told = gr.HTML(elem_id="why-told", apply_default_css=False)
-    view = live_view("why", "why-view")
+    view = live_view("wordEvidence", "why-view")
     sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
     curves = Figure(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
     return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}

@@ -1,74 +1,76 @@
-// The page's own script: figures select on the canvas, downloads start at once, Send turns into Stop.
+// The script of the app's page. A click in a figure selects on the stage. Figures can be saved. A download starts at once.
+// While the server works, Send becomes Stop. A link opens an example.
 (() => {
   "use strict";
   const number = (label) => parseInt(String(label), 10);
-  // "07", or of a film "2·07": the query on the canvas, of a film in its frame.
-  const named = (label) => {
+  // The selection that a label stands for: "07" is query 7; "2·07" is query 7 of the second frame of a video.
+  const selectionOf = (label) => {
     const [frame, query] = String(label).split("·").map(number);
     return query === undefined ? { queries: [frame] } : { queries: [query], frame: frame - 1 };
   };
 
-  // What lies under a point of the screen: x and y as the axes name them, of a dot its text. Plotly's own events name what
-  // was hovered last, which is something else, or nothing, where a click follows the pointer's arrival within 50 ms.
-  const under = (plot, [left, top]) => {
+  // What lies under a point of the screen: the names on the two axes, or the text of the nearest dot. The events of Plotly
+  // name what was hovered last. That is wrong when a click follows within 50 ms of the pointer's arrival.
+  const pointAt = (plot, [left, top]) => {
     const box = plot.getBoundingClientRect();
     const axis = (name) => plot._fullLayout[name[0] + "axis" + name.slice(1)];
     for (const trace of plot._fullData) {
-      const [across, down] = [axis(trace.xaxis), axis(trace.yaxis)];
-      const [x, y] = [left - box.left - across._offset, top - box.top - down._offset];
-      if (x < 0 || y < 0 || x > across._length || y > down._length) continue;
-      if (trace.type !== "scatter") return { x: across.p2d(x), y: down.p2d(y), cell: trace.type === "heatmap" };
-      const far = (i) => Math.hypot(across.d2p(trace.x[i]) - x, down.d2p(trace.y[i]) - y);
-      const nearest = [...trace.x.keys()].sort((i, j) => far(i) - far(j))[0];
-      if (far(nearest) < 24) return { x: trace.text?.[nearest] };
+      const [xAxis, yAxis] = [axis(trace.xaxis), axis(trace.yaxis)];
+      const [x, y] = [left - box.left - xAxis._offset, top - box.top - yAxis._offset];
+      if (x < 0 || y < 0 || x > xAxis._length || y > yAxis._length) continue;
+      if (trace.type !== "scatter") return { x: xAxis.p2d(x), y: yAxis.p2d(y), cell: trace.type === "heatmap" };
+      const distance = (i) => Math.hypot(xAxis.d2p(trace.x[i]) - x, yAxis.d2p(trace.y[i]) - y);
+      const nearest = [...trace.x.keys()].sort((i, j) => distance(i) - distance(j))[0];
+      if (distance(nearest) < 24) return { x: trace.text?.[nearest] };
     }
     return null;
   };
 
-  // A click in a plotly figure puts its queries on the canvas; the server is not asked.
-  const listen = (plot) => {
+  // A click in a figure selects its queries, layer or head on the stage. The server is not asked.
+  const selectOnClick = (plot) => {
     if (plot.qfvListening || typeof plot.on !== "function") return;
     plot.qfvListening = true;
-    let at = null;
-    plot.addEventListener("pointerdown", (event) => (at = [event.clientX, event.clientY]), true);
+    let pressed = null;
+    plot.addEventListener("pointerdown", (event) => (pressed = [event.clientX, event.clientY]), true);
     plot.addEventListener("click", (event) => {
-      const point = at && event.target.closest(".nsewdrag") ? under(plot, at) : null;
+      const point = pressed && event.target.closest(".nsewdrag") ? pointAt(plot, pressed) : null;
       if (!point || point.x === undefined) return;
       const inside = (...ids) => ids.some((id) => plot.closest("#" + id));
       const layer = /^layer (\d+)$/.exec(String(point.y));
-      if (inside("heads-own")) return; // the canvas shows cross-attention
+      if (inside("heads-own")) return; // the stage shows cross-attention only
       if (inside("heads-cross", "precision-plot")) {
         const head = point.x === "all" ? "mean" : number(point.x);
         document.dispatchEvent(new CustomEvent("qfv:set", { detail: { layer: Number(layer[1]), head } }));
         return;
       }
-      const both = inside("similarity-plot", "heads-attention");
-      const detail = both ? { queries: [...new Set([number(point.x), number(point.y)])] } : named(point.x);
-      detail.queries = detail.queries.filter(Number.isInteger); // a piece of text is no query
+      const twoQueries = inside("similarity-plot", "heads-attention");
+      const detail = twoQueries ? { queries: [...new Set([number(point.x), number(point.y)])] } : selectionOf(point.x);
+      detail.queries = detail.queries.filter(Number.isInteger); // text tokens are no queries
       if (!detail.queries.length) return;
       if (point.cell && inside("statistics-plot", "across-plot")) detail.layer = layer ? Number(layer[1]) : "mean";
       document.dispatchEvent(new CustomEvent("qfv:set", { detail }));
     });
   };
 
-  // Nought of a signed figure is white on a light page and the page itself on a dark one, where white would glare.
-  const SIGNED = "signed"; // as figures.py marks it
-  const ground = (node) => {
+  // In a figure of signed values, zero is white on a light page. On a dark page white would glare, so zero gets the colour
+  // of the page.
+  const SIGNED = "signed"; // the mark that view/figures.py gives such a figure
+  const backgroundOf = (node) => {
     const colour = getComputedStyle(node).backgroundColor;
-    return /, 0\)$/.test(colour) && node.parentElement ? ground(node.parentElement) : colour;
+    return /, 0\)$/.test(colour) && node.parentElement ? backgroundOf(node.parentElement) : colour;
   };
   const darken = (plot) => {
     if (!document.body.classList.contains("dark")) return;
-    const nought = ground(plot);
-    const scale = [[0, "#8ecbff"], [0.25, "#2f78b7"], [0.5, nought], [0.75, "#bd4f3d"], [1, "#ffb199"]];
+    const zero = backgroundOf(plot);
+    const scale = [[0, "#8ecbff"], [0.25, "#2f78b7"], [0.5, zero], [0.75, "#bd4f3d"], [1, "#ffb199"]];
     plot.data.forEach((trace, i) => {
-      if (trace.meta !== SIGNED || trace.colorscale[2][1] === nought) return;
+      if (trace.meta !== SIGNED || trace.colorscale[2][1] === zero) return;
       trace.qfvLight = trace.colorscale;
       window.Plotly.restyle(plot, { colorscale: [scale] }, [i]);
     });
   };
 
-  // A figure as a file for a document: black on white whatever the page is, named after its place on the page.
+  // Saves a figure for a document: black on white, also from a dark page. The file is named after the figure's element.
   const save = (plot, format) => {
     const data = plot.data.map((trace) => (trace.qfvLight ? { ...trace, colorscale: trace.qfvLight } : trace));
     const paper = { paper_bgcolor: "#fff", plot_bgcolor: "#fff", font: { ...plot.layout.font, color: "#1c2127" } };
@@ -76,7 +78,7 @@
     const place = plot.closest("[id]:not(.js-plotly-plot)").id;
     window.Plotly.downloadImage({ data, layout: { ...plot.layout, ...paper } }, { ...size, format, filename: "qformer-viz_" + place });
   };
-  const dress = (plot) => {
+  const addSaveButtons = (plot) => {
     if (plot.querySelector(":scope > .qfv-save") || !plot.querySelector(".main-svg")) return;
     const row = document.createElement("div");
     row.className = "qfv-save";
@@ -92,12 +94,12 @@
     plot.on("plotly_afterplot", () => darken(plot));
     darken(plot);
   };
-  const scan = () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => {
-    listen(plot);
-    dress(plot);
+  const updateFigures = () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => {
+    selectOnClick(plot);
+    addSaveButtons(plot);
   });
 
-  // Gradio hands over the file it just cached; a link carries it to the browser's downloads.
+  // Starts the download of a file that Gradio has just cached.
   window.qfvDownload = (file) => {
     if (!file) return;
     const link = document.createElement("a");
@@ -110,46 +112,46 @@
 
   window.qfvBusy = (on) => {
     document.body.classList.toggle("qfv-busy", on);
-    if (!on && wanted.opened && !wanted.explained && window.qfvLinkedWord !== null) {
-      wanted.explained = true;
+    if (!on && linked.opened && !linked.explained && window.qfvLinkedWord !== null) {
+      linked.explained = true;
       document.querySelector("#why-run").click();
     }
   };
 
-  // A link names an example, a selection and perhaps a word of its caption. An upload is in no link.
-  const given = new URLSearchParams(location.hash.slice(1));
-  const wanted = { example: given.get("example"), opened: false, explained: false };
-  window.qfvLinkedWord = given.get("word"); // until the words are there to choose from
+  // A link names an example, a selection and sometimes a word of the caption. It never holds an upload.
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const linked = { example: fragment.get("example"), opened: false, explained: false };
+  window.qfvLinkedWord = fragment.get("word"); // null once the view of the words has used it
   window.qfvContext = (payload) => {
     const example = payload.meta.example;
     const word = window.qfvWord ? window.qfvWord() : null;
     return example ? { example, word: word ?? window.qfvLinkedWord } : {};
   };
-  const reopen = () => {
-    if (!wanted.example || wanted.opened) return;
+  const openLinkedExample = () => {
+    if (!linked.example || linked.opened) return;
     const buttons = [...document.querySelectorAll("#examples button.thumbnail-item")];
-    const chosen = buttons.find((button) => button.textContent.trim() === wanted.example);
+    const chosen = buttons.find((button) => button.textContent.trim() === linked.example);
     if (!chosen) return;
-    wanted.opened = true;
+    linked.opened = true;
     chosen.click();
   };
 
-  // PNG and SVG are the canvas's own: its buttons draw exactly what is on the screen.
+  // Saves the stage as PNG or SVG by its own buttons, which draw exactly what is on the screen.
   window.qfvSaveView = (kind) => {
     const title = { png: "Save this view as PNG", svg: "Save this view as SVG" }[kind];
     const button = document.querySelector(`#canvas button[title="${title}"]`);
     if (button) button.click();
   };
 
-  // Whoever has no pointer scrolls the conversation by its arrow keys; whoever hears it hears who speaks; examples are
-  // called what they show, not by number.
-  const reach = () => {
+  // For keyboards and screen readers: the conversation can be scrolled by the arrow keys, each message names its speaker,
+  // and each example is named by its title instead of a number.
+  const labelForAccess = () => {
     const log = document.querySelector("#chat [role=log]:not([tabindex])");
     if (log) log.tabIndex = 0;
-    for (const said of document.querySelectorAll("#chat [data-testid=user], #chat [data-testid=bot]")) {
-      const speaker = said.dataset.testid === "user" ? "You" : "The model";
-      if (said.role !== "group") said.role = "group";
-      if (said.ariaLabel !== speaker) said.ariaLabel = speaker;
+    for (const message of document.querySelectorAll("#chat [data-testid=user], #chat [data-testid=bot]")) {
+      const speaker = message.dataset.testid === "user" ? "You" : "The model";
+      if (message.role !== "group") message.role = "group";
+      if (message.ariaLabel !== speaker) message.ariaLabel = speaker;
     }
     for (const button of document.querySelectorAll("#examples button.thumbnail-item")) {
       const name = button.textContent.trim();
@@ -157,10 +159,10 @@
     }
   };
 
-  const changed = () => {
-    scan();
-    reach();
-    reopen();
+  const onPageChange = () => {
+    updateFigures();
+    labelForAccess();
+    openLinkedExample();
   };
-  new MutationObserver(changed).observe(document.documentElement, { childList: true, subtree: true });
+  new MutationObserver(onPageChange).observe(document.documentElement, { childList: true, subtree: true });
 })();

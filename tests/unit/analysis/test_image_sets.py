@@ -98,7 +98,7 @@ def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(fol
     assert np.allclose(plot["value"].data[0].z, found.content_dependence, atol=1e-4) and plot["visible"]
     assert plot["value"].data[0].y == ("layer 0", "layer 2", "layer 4", "mean")
     shown = json.loads(view)
-    assert np.allclose(shown["follows"], found.content_dependence, atol=1e-3)
+    assert np.allclose(shown["content_dependence"], found.content_dependence, atol=1e-3)
     assert [image["image"]["width"] for image in shown["images"]] == [60] * 3
     for image, path in zip(shown["images"], paths, strict=True):
         maps, cls = unpack(image)

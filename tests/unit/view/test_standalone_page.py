@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from qformer_viz.view.stage_payload import canvas_payload
-from qformer_viz.view.standalone_page import STATIC, STATIC_SCRIPTS, canvas_script, standalone_page
+from qformer_viz.view.standalone_page import STATIC, STATIC_SCRIPTS, stage_script, standalone_page
 from tests.support.planted import blobs, picture
 
 EVIL = "</script><img src=x onerror=alert(1)><!--\u2028&\"'"
@@ -95,5 +95,5 @@ def test_figures_are_embedded_or_refused(payload):
 
 
 def test_the_list_of_scripts_is_complete():
-    assert sorted(STATIC_SCRIPTS) == sorted(p.name for p in STATIC.glob("canvas*.js"))
-    assert "</script" not in canvas_script().lower()
+    assert sorted(STATIC_SCRIPTS) == sorted(p.name for p in STATIC.glob("stage*.js"))
+    assert "</script" not in stage_script().lower()

@@ -1,9 +1,9 @@
-// Drawing: colour tables, a map as cells or smoothed, outlines, grid. Works on any 2D context.
+// Drawing on any 2D context: colour tables, a map as patches or smoothed, outlines, the grid.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const tables = new Map();
-  const FINE = 8; // drawn points per patch side when smoothing
+  const FINE = 8; // points along the side of a patch when smoothing
 
   // 256 colours, linear in sRGB between equally spaced control points, as palette.py computes them.
   function table(stops) {
@@ -32,12 +32,12 @@
     return "rgb(" + colours[i] + "," + colours[i + 1] + "," + colours[i + 2] + ")";
   }
 
-  // How much of the picture a value covers: nothing at zero, `opacity` at the top, between them by the square root.
+  // The opacity of a value over the image: 0 at zero, `opacity` at the top, between them by the square root.
   function cover(value, top, opacity) {
     return top > 0 ? opacity * Math.sqrt(Math.min(Math.max(value / top, 0), 1)) : 0;
   }
 
-  // Writes a map into a canvas of exactly its own size: one pixel per value. Without an opacity it covers what is below.
+  // Draws a map on a canvas element, one pixel per value. Without an opacity the pixels are opaque.
   function raster(canvas, values, columns, rows, top, colours, opacity = null) {
     if (canvas.width !== columns || canvas.height !== rows) {
       canvas.width = columns;
@@ -56,7 +56,7 @@
     return canvas;
   }
 
-  // Bilinear between patch centres, on the values and not on the colours, so that the legend still holds.
+  // Interpolates between patch centres, bilinearly. Values are interpolated, not colours, so that the legend stays right.
   function smooth(values, columns, rows) {
     const width = columns * FINE;
     const height = rows * FINE;
@@ -77,8 +77,8 @@
     return { values: out, columns: width, rows: height };
   }
 
-  // The border of a set of patches, as cell edges. Each edge carries its inward normal (nx, ny) and, for both
-  // ends, by how much of an inset it is shortened (1 at a convex corner, -1 at a concave one).
+  // The border of a set of patches, as edges of patches. Each edge has its inward normal (nx, ny) and, for each end (a, b),
+  // the share of an inset by which it is shortened: 1 at a convex corner, -1 at a concave one.
   function border(members, columns, rows) {
     const has = (x, y) => x >= 0 && y >= 0 && x < columns && y < rows && members[y * columns + x] === 1;
     const end = (beside, beyond) => (!beside ? 1 : beyond ? -1 : 0);
@@ -103,8 +103,8 @@
     return out;
   }
 
-  // The edges as lines [x0, y0, x1, y1] on the picture, drawn `inset` inside, so that outlines of several
-  // queries over the same patches lie side by side.
+  // The edges as lines [x0, y0, x1, y1] on the image, moved inwards by `inset`. With different insets the outlines of
+  // several queries over the same patches lie side by side.
   function lines(edges, sx, sy, inset) {
     return edges.map((e) => {
       const [x, y] = [e.nx * inset, e.ny * inset];
@@ -137,8 +137,9 @@
   const scratch = document.createElement("canvas");
 
   // scene: values, columns, rows, top, colours, opacity, smooth, outlines [{segments (of border), colour, label, at}],
-  //        grid (bool), patch (index or null), pinned (bool). `unit` is the width of a thin line.
-  // box: where the map lies, in shares of the picture, if not on all of it; what is outside is shaded.
+  //        grid (bool), patch (index or null), pinned (bool),
+  //        box (the area of the map as shares of the image, or null for all of it; the rest is shaded).
+  // unit: the width of a thin line in pixels.
   function stage(context, width, height, scene, unit) {
     if (scene.box) {
       const [left, top, right, bottom] = scene.box;
@@ -154,8 +155,8 @@
     const { columns, rows } = scene;
     const sx = width / columns;
     const sy = height / rows;
-    const drawn = scene.smooth ? smooth(scene.values, columns, rows) : scene;
-    raster(scratch, drawn.values, drawn.columns, drawn.rows, scene.top, scene.colours, scene.opacity);
+    const map = scene.smooth ? smooth(scene.values, columns, rows) : scene;
+    raster(scratch, map.values, map.columns, map.rows, scene.top, scene.colours, scene.opacity);
     context.save();
     context.imageSmoothingEnabled = Boolean(scene.smooth);
     context.drawImage(scratch, 0, 0, width, height);
@@ -210,7 +211,7 @@
     context.restore();
   }
 
-  // Which patches show nothing of the picture, as indices.
+  // The indices of the patches that hold only padding.
   function inPadding(box, columns, rows) {
     const outside = (from, to, n, i) => from + ((to - from) * (i + 1)) / n <= 1e-6 || from + ((to - from) * i) / n >= 1 - 1e-6;
     const [left, top, right, bottom] = box;
@@ -239,13 +240,13 @@
     context.fillText(outline.label, x + w / 2, y + h / 2 + 0.5 * unit);
   }
 
-  // Black or white, whichever reads better on the colour.
+  // Black or white, whichever has more contrast with the colour.
   function ink(colour) {
     const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16) / 255);
     return 0.2126 * r ** 2.2 + 0.7152 * g ** 2.2 + 0.0722 * b ** 2.2 > 0.18 ? "#000" : "#fff";
   }
 
-  // Values around zero, one pixel a patch: colours from less to more, more opaque the further from zero.
+  // Draws signed values, one pixel per patch: a diverging scale, more opaque further from zero.
   function signed(canvas, values, columns, rows, top, colours) {
     [canvas.width, canvas.height] = [columns, rows];
     const context = canvas.getContext("2d");

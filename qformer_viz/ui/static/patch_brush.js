@@ -1,36 +1,36 @@
-// QFormerViz.painter(root, shown, {ask}): paint patches of an image, or of a film's frames, to hide them.
-// shown: frames (one, or those of a film), moments, grid, from {name: [title, what it means]}. ask("submit", {patches, where})
-// has the server answer without them; patches are numbered row by row, frame after frame.
+// QFormerViz.patchBrush(root, shown, {ask}): paint over patches of an image, or of the frames of a video, to hide them.
+// shown: frames (one, or those of a video), timestamps, grid, from {name: [title, explanation]}. ask("submit", {patches,
+// where}) requests an answer without these patches. Patches are numbered row by row, frame after frame.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { button, choice, el, field, laid, segmented, words } = QFV.parts;
+  const { button, choice, el, field, overlay, segmented, words } = QFV.parts;
 
-  class Painter {
+  class PatchBrush {
     constructor(root, shown, { ask }) {
       const [rows, columns] = shown.grid;
       const count = shown.frames.length;
-      Object.assign(this, { shown, ask, rows, columns, each: rows * columns, hidden: new Uint8Array(count * rows * columns), at: 0,
+      Object.assign(this, { shown, ask, rows, columns, each: rows * columns, hidden: new Uint8Array(count * rows * columns), cursor: 0,
         brush: null, everywhere: count > 1 });
       this.canvases = shown.frames.map((_, frame) => this.surface(frame));
       const pictures = shown.frames.map((image, frame) => {
-        const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: image.src, alt: "", draggable: "false" }), ...laid(this.canvases[frame], image));
+        const picture = el("div", { class: "qfv-triple-picture qfv-painter-picture" }, el("img", { src: image.src, alt: "", draggable: "false" }), ...overlay(this.canvases[frame], image));
         picture.style.aspectRatio = String(Math.min(Math.max(image.width / image.height, 1 / 3), 6));
-        return count > 1 ? el("div", {}, picture, el("small", { class: "qfv-note" }, shown.moments[frame])) : picture;
+        return count > 1 ? el("div", {}, picture, el("small", { class: "qfv-note" }, shown.timestamps[frame])) : picture;
       });
-      this.reach = segmented("Paint in", [
+      this.scope = segmented("Paint in", [
         { value: true, text: "Every frame", title: "Paint the same patches in every frame" },
-        { value: false, text: "One frame", title: "Paint in the frame under the brush alone" }], (value) => this.reaches(value));
-      this.told = el("p", { class: "qfv-note", role: "status" });
+        { value: false, text: "One frame", title: "Paint in the frame under the brush alone" }], (value) => this.setScope(value));
+      this.status = el("p", { class: "qfv-note", role: "status" });
       this.where = choice("Hide them from", Object.entries(shown.from).map(([name, [title]]) => [name, title]), () => this.explain());
       this.meaning = el("p", { class: "qfv-note" });
-      this.strongest = button("Strongest tenth of the map in Why", "Hide the tenth of the patches that speak loudest for the chosen word", () => this.take());
+      this.strongest = button("Strongest tenth of the map in Why", "Hide the tenth of the patches with the highest values for the chosen word", () => this.hideStrongest());
       this.root = el("div", { class: "qfv qfv-painter", "data-theme": "host" },
         el("figure", { class: count > 1 ? "qfv-why-film" : "" }, ...pictures),
         el("div", {},
           el("b", {}, "Paint over patches to hide them"),
-          this.told,
-          count > 1 ? field("Paint in", this.reach.group) : null,
+          this.status,
+          count > 1 ? field("Paint in", this.scope.group) : null,
           el("div", { class: "qfv-why-ask" }, this.strongest,
             button("Invert", "Hide what is shown, and show what is hidden", () => this.change((h) => !h)),
             button("Clear", "Show every patch", () => this.change(() => 0))),
@@ -38,13 +38,13 @@
           button("Answer again without them", "Ask the last question again with these patches hidden", () => this.submit())));
       root.append(this.root);
       this.explain();
-      this.reaches(this.everywhere);
+      this.setScope(this.everywhere);
       this.draw();
     }
 
     surface(frame) {
       const { columns, rows, shown } = this;
-      const name = shown.frames.length > 1 ? shown.moments[frame] + " to paint on" : "Image to paint on";
+      const name = shown.frames.length > 1 ? shown.timestamps[frame] + " to paint on" : "Image to paint on";
       const canvas = el("canvas", { width: 16 * columns, height: 16 * rows, tabindex: 0, role: "application",
         "aria-label": name + ": arrow keys move, space hides or shows a patch" });
       canvas.addEventListener("pointerdown", (event) => this.down(event, frame));
@@ -52,19 +52,19 @@
       for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.brush = null));
       canvas.addEventListener("keydown", (event) => this.key(event, frame));
       canvas.addEventListener("focus", () => this.draw());
-      // What is told stays: a shorter line would move the button that is being pressed from under the pointer.
+      // The status line stays as it is: a shorter one would move the button away while it is being pressed.
       canvas.addEventListener("blur", () => this.drawFrame(canvas, frame));
       return canvas;
     }
 
-    reaches(everywhere) {
+    setScope(everywhere) {
       this.everywhere = everywhere;
-      this.reach.show(everywhere);
+      this.scope.show(everywhere);
     }
 
-    // Hides (1) or shows (0) the patch at the brush, in this frame or in all.
+    // Hides (1) or shows (0) the patch at the cursor, in this frame or in all.
     set(frame, value) {
-      for (let f = 0; f < this.canvases.length; f++) if (this.everywhere || f === frame) this.hidden[f * this.each + this.at] = value;
+      for (let f = 0; f < this.canvases.length; f++) if (this.everywhere || f === frame) this.hidden[f * this.each + this.cursor] = value;
     }
 
     explain() {
@@ -84,7 +84,11 @@
       event.preventDefault();
       const canvas = this.canvases[frame];
       canvas.focus();
-      try { canvas.setPointerCapture(event.pointerId); } catch (_) { /* a pointer that is gone already */ }
+      try {
+        canvas.setPointerCapture(event.pointerId);
+      } catch {
+        // The pointer was lifted meanwhile. One patch is painted all the same.
+      }
       this.brush = this.hidden[frame * this.each + at] ? 0 : 1;
       this.paint(event, frame);
     }
@@ -92,7 +96,7 @@
     paint(event, frame) {
       const at = this.patch(event, frame);
       if (at === null) return;
-      this.at = at;
+      this.cursor = at;
       this.set(frame, this.brush);
       this.draw();
     }
@@ -100,10 +104,10 @@
     key(event, frame) {
       const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
       if (step) {
-        const row = Math.min(Math.max(Math.floor(this.at / this.columns) + step[0], 0), this.rows - 1);
-        const column = Math.min(Math.max((this.at % this.columns) + step[1], 0), this.columns - 1);
-        this.at = row * this.columns + column;
-      } else if (event.key === " ") this.set(frame, this.hidden[frame * this.each + this.at] ? 0 : 1);
+        const row = Math.min(Math.max(Math.floor(this.cursor / this.columns) + step[0], 0), this.rows - 1);
+        const column = Math.min(Math.max((this.cursor % this.columns) + step[1], 0), this.columns - 1);
+        this.cursor = row * this.columns + column;
+      } else if (event.key === " ") this.set(frame, this.hidden[frame * this.each + this.cursor] ? 0 : 1);
       else return;
       event.preventDefault();
       this.draw();
@@ -114,10 +118,10 @@
       this.draw();
     }
 
-    take() {
-      const map = global.qfvWhyMap;
+    hideStrongest() {
+      const map = global.qfvWordMap;
       if (!map || map.length !== this.hidden.length) {
-        this.told.textContent = "There is no map in Why yet. Explain the last answer there, and choose a word and a method.";
+        this.status.textContent = "There is no map in Why yet. Explain the last answer there, and choose a word and a method.";
         return;
       }
       const order = [...map.keys()].sort((a, b) => map[b] - map[a] || a - b).slice(0, Math.max(1, Math.round(map.length / 10)));
@@ -134,10 +138,10 @@
       this.canvases.forEach((canvas, frame) => this.drawFrame(canvas, frame));
       const count = this.hidden.reduce((sum, h) => sum + h, 0);
       const frame = this.canvases.indexOf(document.activeElement);
-      const film = this.canvases.length > 1;
-      const cursor = frame < 0 ? "" : " At " + words.patch({ columns: this.columns }, this.at) + (film ? " of " + this.shown.moments[frame] : "")
-        + (this.hidden[frame * this.each + this.at] ? ", hidden." : ", shown.");
-      this.told.textContent = count + " of " + this.hidden.length + " patches" + (film ? " of " + this.canvases.length + " frames" : "") + " hidden." + cursor;
+      const video = this.canvases.length > 1;
+      const place = frame < 0 ? "" : " At " + words.patch({ columns: this.columns }, this.cursor) + (video ? " of " + this.shown.timestamps[frame] : "")
+        + (this.hidden[frame * this.each + this.cursor] ? ", hidden." : ", shown.");
+      this.status.textContent = count + " of " + this.hidden.length + " patches" + (video ? " of " + this.canvases.length + " frames" : "") + " hidden." + place;
     }
 
     drawFrame(canvas, frame) {
@@ -157,7 +161,7 @@
       if (document.activeElement === canvas) {
         context.strokeStyle = "#fff";
         context.lineWidth = 2;
-        context.strokeRect((this.at % this.columns) * side + 1, Math.floor(this.at / this.columns) * side + 1, side - 2, side - 2);
+        context.strokeRect((this.cursor % this.columns) * side + 1, Math.floor(this.cursor / this.columns) * side + 1, side - 2, side - 2);
       }
     }
 
@@ -166,5 +170,5 @@
     }
   }
 
-  QFV.painter = (root, shown, options) => new Painter(root, shown, options || {});
+  QFV.patchBrush = (root, shown, options) => new PatchBrush(root, shown, options || {});
 })(window);

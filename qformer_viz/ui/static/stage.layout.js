@@ -1,4 +1,4 @@
-// Builds the explorer's elements once per payload shape; canvas.js fills and updates them.
+// Builds the elements of the stage for a payload. stage.js and stage.panels.js fill and update them.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -13,7 +13,7 @@
     const next = button("▸", "Next query", () => view.step(1), { class: "qfv-button qfv-icon" });
     const current = el("output", { class: "qfv-current" });
     const compare = button("Compare", "Add queries to the selection by clicking (or Shift-click)", () => view.toggleCompare());
-    const auto = button("Auto", "Choose the query by itself: the one that matters most for the answer, or before that is known the one whose map is most focused",
+    const auto = button("Auto", "Choose the query automatically: the one that matters most for the answer or, until that is known, the one with the most focused map",
       () => view.choose(!view.chosen));
     const layers = segmented(
       "Cross-attention layer",
@@ -34,29 +34,29 @@
     return { node, current, auto, compare, layers, heads };
   }
 
-  function stage(view) {
+  function stage() {
     const image = el("img", { class: "qfv-image", alt: "", draggable: "false" });
     const canvas = el("canvas", { class: "qfv-overlay", "aria-hidden": "true" });
     const tip = el("div", { class: "qfv-tip", hidden: true });
     const node = el("div", { class: "qfv-stage", tabindex: "0", role: "group", "aria-label": "Attention map" }, image, canvas, tip);
-    const bar = el("canvas", { class: "qfv-scale", width: 256, height: 1, "aria-hidden": "true" });
+    const colourBar = el("canvas", { class: "qfv-scale", width: 256, height: 1, "aria-hidden": "true" });
     const marker = el("span", { class: "qfv-marker", hidden: true });
     const even = el("span", { class: "qfv-even" });
     const ticks = [0, 1, 2].map(() => el("span"));
     const caption = el("div", { class: "qfv-caption" });
     const legend = el("div", { class: "qfv-legend" },
-      el("div", { class: "qfv-scalebox" }, bar, even, marker), el("div", { class: "qfv-ticks" }, ...ticks), caption);
-    return { node, image, canvas, tip, bar, marker, even, ticks, caption, legend };
+      el("div", { class: "qfv-scalebox" }, colourBar, even, marker), el("div", { class: "qfv-ticks" }, ...ticks), caption);
+    return { node, image, canvas, tip, colourBar, marker, even, ticks, caption, legend };
   }
 
   function display(view, payload) {
     const act = (change) => view.change(change, "control");
     const draw = segmented("Drawing", [
       { value: "cells", text: "patches", title: "True patches: one rectangle per value" },
-      { value: "smooth", text: "smooth", title: "Interpolated between patch centres, for the eye only" },
+      { value: "smooth", text: "smooth", title: "Interpolated between patch centres, for display only" },
     ], (drawing) => act({ drawing }));
-    const palette = choice("Colours", Object.keys(payload.palettes).map((p) => [p, p]), (palette) => act({ palette }));
-    const scale = choice("Scale", [["shared", "shared over all maps"], ["map", "per map"], ["raw", "raw, 0 to 1"]], (scale) => act({ scale }));
+    const palette = choice("Colours", Object.keys(payload.palettes).map((p) => [p, p]), (name) => act({ palette: name }));
+    const scale = choice("Scale", [["shared", "shared over all maps"], ["map", "per map"], ["raw", "raw, 0 to 1"]], (mode) => act({ scale: mode }));
     const opacity = el("input", { type: "range", min: 0, max: 100, step: 1, "aria-label": "Opacity of the map",
       oninput: () => act({ opacity: Number(opacity.value) / 100 }) });
     const grey = el("input", { type: "checkbox", onchange: () => act({ grey: grey.checked }) });
@@ -65,19 +65,19 @@
       button("SVG", "Save this view as SVG", () => view.save("svg")),
       button("Sheet", "Save the contact sheet as PNG", () => view.save("sheet")),
     ];
-    if (view.options.hash) saves.push(button("Copy link", view.options.context ? "Copy a link to this view: an example and what is chosen; an upload is never in it" : "Copy a link to this selection", () => view.copyLink()));
+    if (view.options.hash) saves.push(button("Copy link", view.options.context ? "Copy a link to this view: the example and the selection. It never holds an upload" : "Copy a link to this selection", () => view.copyLink()));
     const node = el("div", { class: "qfv-display" },
       field("Draw", draw.group), field("Colours", palette), field("Scale", scale), field("Opacity", opacity),
       el("label", { class: "qfv-check" }, grey, "grey image"), field("Save", ...saves));
     return { node, draw, palette, scale, opacity, grey };
   }
 
-  function readings(maps) {
+  function numbers(maps) {
     const body = el("tbody");
     const head = ["Query", "On CLS", "Entropy", "≈ Patches", "Peak"].map((text) => el("th", { scope: "col" }, text));
-    head[1].title = "Share of attention on the CLS token, which the map cannot show";
-    head[2].title = "Entropy in nats over patches, CLS left out";
-    head[3].title = "exp(entropy): how many evenly lit patches, of " + maps.patches + ", this map amounts to";
+    head[1].title = "Share of attention on the CLS token, which the map does not show";
+    head[2].title = "Entropy in nats over patches, without CLS";
+    head[3].title = "exp(entropy): the number of patches, of " + maps.patches + ", over which evenly spread attention has this entropy";
     head[4].title = "Largest attention weight on one patch";
     const table = el("table", { class: "qfv-table" }, el("thead", {}, el("tr", {}, ...head)), body);
     return { node: el("section", { class: "qfv-read", "aria-label": "Numbers of the shown queries" }, table), body };
@@ -100,11 +100,11 @@
 
   function sheet(view, maps) {
     const sort = segmented("Sort queries", [
-      { value: "index", text: "index", title: "In the order the language model reads them" },
+      { value: "index", text: "index", title: "In the order of the language model’s input" },
       { value: "entropy", text: "entropy", title: "Most focused first" },
       { value: "cls", text: "CLS", title: "Largest share on CLS first" },
-      ...(view.films.length > 1 ? [{ value: "moved", text: "movement", title: "Those first whose map moves most from frame to frame" }] : []),
-    ], (sort) => view.change({ sort }, "control"));
+      ...(view.allMaps.length > 1 ? [{ value: "shift", text: "movement", title: "Largest movement of the map from frame to frame first" }] : []),
+    ], (by) => view.change({ sort: by }, "control"));
     const items = Array.from({ length: maps.queries }, (_, q) => {
       const canvas = el("canvas", { class: "qfv-thumb", width: maps.columns, height: maps.rows, "aria-hidden": "true" });
       const entropy = el("span", { class: "qfv-small" });
@@ -125,12 +125,12 @@
   function build(view, payload, maps) {
     const parts = {
       controls: controls(view, maps),
-      stage: stage(view),
+      stage: stage(),
       display: display(view, payload),
-      read: readings(maps),
+      read: numbers(maps),
       rank: ranking(view, maps),
       sheet: sheet(view, maps),
-      strip: QFV.film.strip(view),
+      strip: QFV.video.strip(view),
       status: el("p", { class: "qfv-status", role: "status", "aria-live": "polite" }),
       note: el("p", { class: "qfv-note" }),
     };

@@ -1,11 +1,11 @@
-// Updates what surrounds the picture: controls, legend, numbers, ranking, contact sheet, status line.
+// Updates everything around the image: controls, legend, numbers, ranking, contact sheet, status line.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { bar, el, label, number, percent, words } = QFV.parts;
   const MAX_ROWS = 8;
 
-  function controls(view) {
+  function updateControls(view) {
     const { controls, display, sheet } = view.parts;
     const { state } = view;
     controls.current.textContent = state.queries.length === 1 ? label(state.queries[0]) : state.queries.length + " of " + view.maps.queries;
@@ -25,13 +25,13 @@
     image.classList.toggle("qfv-grey", state.grey);
   }
 
-  function legend(view, scene) {
+  function updateLegend(view, scene) {
     const { stage } = view.parts;
     const key = view.state.palette + "/" + scene.opacity;
-    if (stage.bar.dataset.drawn !== key) {
+    if (stage.colourBar.dataset.drawn !== key) {
       const ramp = Float32Array.from({ length: 256 }, (_, i) => i / 255);
-      QFV.paint.raster(stage.bar, ramp, 256, 1, 1, scene.colours, scene.opacity); // as clear as the map
-      stage.bar.dataset.drawn = key;
+      QFV.paint.raster(stage.colourBar, ramp, 256, 1, 1, scene.colours, scene.opacity); // with the opacity of the map
+      stage.colourBar.dataset.drawn = key;
     }
     [0, scene.top / 2, scene.top].forEach((v, i) => (stage.ticks[i].textContent = number(v)));
     const even = 1 / (view.maps.patches + 1);
@@ -43,10 +43,10 @@
     if (value !== null) stage.marker.style.left = 100 * Math.min(1, scene.top > 0 ? value / scene.top : 0) + "%";
     stage.caption.textContent = view.describe(scene).caption;
     stage.tip.hidden = value === null;
-    if (value !== null) tip(view, scene, value);
+    if (value !== null) updateTip(view, scene, value);
   }
 
-  function tip(view, scene, value) {
+  function updateTip(view, scene, value) {
     const { tip } = view.parts.stage;
     const [left, top, right, bottom] = scene.box || [0, 0, 1, 1];
     const [sx, sy] = [(right - left) / scene.columns, (bottom - top) / scene.rows];
@@ -72,7 +72,7 @@
       el("td", {}, number(values.peak)));
   }
 
-  function readings(view, scene) {
+  function updateNumbers(view, scene) {
     const { queries } = view.state;
     const { block } = scene;
     const of = (q) => ({ cls: block.cls[q], entropy: block.entropy[q], effective: block.effective[q], peak: block.peak[q] });
@@ -85,14 +85,14 @@
     view.parts.read.body.replaceChildren(...rows);
   }
 
-  function ranking(view, scene) {
+  function updateRanking(view, scene) {
     const { rank } = view.parts;
     const { maps, state } = view;
     const shown = scene.patch !== null;
-    rank.title.textContent = shown ? "Who looks there" : "Who looks at a patch";
+    rank.title.textContent = shown ? "Queries that attend most to this patch" : "Queries that attend to a patch";
     rank.hint.textContent = shown
       ? "At " + words.patch(maps, scene.patch) + (state.pinned ? ". Pinned: Escape or a second click releases it." : ". Click to pin.")
-      : "Point at the picture, or tap it: the queries are ranked by the attention they spend there.";
+      : "Point at the image, or tap it: the queries are ranked by their attention weight there.";
     rank.list.classList.toggle("qfv-idle", !shown);
     if (!shown) return;
     const at = (q) => scene.block.values[q * maps.patches + scene.patch];
@@ -108,33 +108,33 @@
     });
   }
 
-  // The position and size of a background that shows this part of a picture.
+  // The CSS position and size of a background that shows this area of an image.
   function cut([left, top, right, bottom]) {
     const place = (from, to) => (100 * from) / (1 - (to - from) || 1e-6) + "%";
     return place(left, right) + " " + place(top, bottom) + " / " + 100 / (right - left) + "% " + 100 / (bottom - top) + "%";
   }
 
-  // Thumbnails change with layer, head, colours and scale, not with the query: most redraws leave them alone.
-  function sheet(view, scene) {
+  // The thumbnails depend on layer, head, colours and scale, but not on the query, so most redraws skip them.
+  function updateSheet(view, scene) {
     const { sheet } = view.parts;
     const { state, maps } = view;
-    const moving = view.films.length > 1 && state.sort === "moved";
-    const key = [state.layer, state.head, state.palette, state.scale, state.drawing, state.frame, moving].join("/");
+    const byShift = view.allMaps.length > 1 && state.sort === "shift";
+    const key = [state.layer, state.head, state.palette, state.scale, state.drawing, state.frame, byShift].join("/");
     if (view.sheetKey !== key) {
       view.sheetKey = key;
-      const blocks = moving && view.blocks();
+      const blocks = byShift && view.blocks();
       const top = view.top();
       sheet.list.style.setProperty("--qfv-cut", scene.box ? cut(scene.box) : "");
       sheet.list.style.setProperty("--qfv-picture", 'url("' + view.frames[state.frame].image.src + '")');
-      sheet.key.textContent = moving ? "how far the map moves from frame to frame, 0 to 1 · bar: share on CLS" : "entropy in nats · bar: share on CLS";
+      sheet.key.textContent = byShift ? "movement of the map from frame to frame, 0 to 1 · bar: share on CLS" : "entropy in nats · bar: share on CLS";
       sheet.items.forEach((item, q) => {
         const most = { raw: 1, shared: top, map: scene.block.peak[q] }[state.scale];
         QFV.paint.raster(item.canvas, maps.of(scene.block, q), maps.columns, maps.rows, most, scene.colours, 1);
         item.canvas.classList.toggle("qfv-smooth", scene.smooth);
-        const figure = (moving ? QFV.film.restless(view.films, blocks, q) : scene.block.entropy[q]).toFixed(2);
+        const figure = (byShift ? QFV.video.meanShift(view.allMaps, blocks, q) : scene.block.entropy[q]).toFixed(2);
         item.entropy.textContent = figure;
         item.cls.set(scene.block.cls[q]);
-        item.node.title = "Query " + label(q) + " " + figure + (moving ? " of movement, " : " nats of entropy, ") + percent(scene.block.cls[q]) + " on CLS";
+        item.node.title = "Query " + label(q) + " " + figure + (byShift ? " of movement, " : " nats of entropy, ") + percent(scene.block.cls[q]) + " on CLS";
         item.node.setAttribute("aria-label", item.node.title);
       });
     }
@@ -155,7 +155,7 @@
     });
   }
 
-  function status(view, scene) {
+  function updateStatus(view, scene) {
     const { title, cls } = view.describe(scene);
     const peak = QFV.maps.describe(scene.values);
     view.parts.status.textContent = title + ". Strongest at " + words.patch(view.maps, peak.peakAt) + " with " +
@@ -164,13 +164,13 @@
 
   QFV.panels = {
     update(view, scene) {
-      controls(view);
-      legend(view, scene);
-      readings(view, scene);
-      ranking(view, scene);
-      sheet(view, scene);
-      QFV.film.update(view, scene);
-      status(view, scene);
+      updateControls(view);
+      updateLegend(view, scene);
+      updateNumbers(view, scene);
+      updateRanking(view, scene);
+      updateSheet(view, scene);
+      QFV.video.update(view, scene);
+      updateStatus(view, scene);
     },
   };
 })(window);

@@ -1,11 +1,11 @@
-// The selection as an address fragment, and the sentences that say what the view is.
+// The selection as a fragment of the page's address, the note under the map and the header of a saved page.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
   const { el } = QFV.parts;
   const numeric = (text) => (text !== null && /^\d{1,5}$/.test(text) ? Number(text) : null);
 
-  // context: what else the page says of the view, name to value; nothing for what is null or undefined.
+  // context: more fields of the fragment, name to value. A field that is null or undefined is left out.
   function write(state, context) {
     const out = "q=" + state.queries.join(",") + "&layer=" + state.layer + "&head=" + state.head;
     const more = Object.entries({ frame: state.frame || null, patch: state.pinned ? state.patch : null, ...context }).filter(([, value]) => value !== null && value !== undefined);
@@ -36,8 +36,8 @@
 
   function note(meta) {
     const scopes = { "image and question": "this image and question", "image and text": "this image and text" };
-    const scope = scopes[meta.scope] ?? "this image, whatever is asked";
-    return "Shows where each query reads from, for " + scope + ", not for single words of an answer. " +
+    const scope = scopes[meta.scope] ?? "this image, whatever the question";
+    return "Shows which patches each query attends to, for " + scope + ", not for single words of an answer. " +
       "Attention is not an explanation until it has been checked.";
   }
 
@@ -47,7 +47,7 @@
     view.header = view.options.header && facts.length
       ? el("div", { class: "qfv-header" }, ...facts.map((f) => el("span", {}, String(f))))
       : null;
-    // Maps of another model than the page is about, and the way back where the page has one.
+    // Maps of another model than the one that chats: its name and, where the page has one, the button back.
     const back = view.options.back && el("button", { type: "button", class: "qfv-button", onclick: view.options.back }, "Back to the model that chats");
     view.visiting = meta.visiting ? el("div", { class: "qfv-visiting", role: "status" }, el("b", {}, String(meta.visiting)), back) : null;
   }

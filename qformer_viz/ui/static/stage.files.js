@@ -1,4 +1,4 @@
-// Files made in the browser: the view as PNG or SVG, the contact sheet as PNG. Always black on white, for documents.
+// Saves the view as PNG or SVG and the contact sheet as PNG, made in the browser. Always black on white, for documents.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -6,7 +6,7 @@
   const FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif";
   const WIDTH = 1200;
   const PAD = 32;
-  const DIM = "rgb(20 24 32 / .7)"; // over the picture under a thumbnail, as in canvas.css
+  const DIM = "rgb(20 24 32 / .7)"; // over the image under a thumbnail, as in stage.css
 
   function blank(width, height) {
     const canvas = document.createElement("canvas");
@@ -27,7 +27,7 @@
     context.fillText(text, x, y);
   }
 
-  // Breaks at spaces so that no line is wider than `width` in the current measure of `size`.
+  // Breaks a text at spaces into lines no wider than `width` at font size `size`.
   function wrap(text, width, size) {
     const { context } = blank(1, 1);
     context.font = "400 " + size + "px " + FONT;
@@ -50,9 +50,9 @@
     return { scene, title, ticks: [0, scene.top / 2, scene.top].map(number), lines: [...wrap(caption + " " + numbers, width, 20), ...wrap(source, width, 20)] };
   }
 
-  const bottom = (lines) => 150 + 28 * lines.length;
+  const footerHeight = (lines) => 150 + 28 * lines.length;
 
-  // As clear as the map that it explains; `opacity` as there.
+  // Draws the colour bar with the opacity of the map that it belongs to.
   function colourBar(context, colours, x, y, width, height, opacity) {
     const ramp = Float32Array.from({ length: 256 }, (_, i) => i / 255);
     context.drawImage(QFV.paint.raster(document.createElement("canvas"), ramp, 256, 1, 1, colours, opacity), x, y, width, height);
@@ -61,7 +61,7 @@
   async function png(view) {
     const high = WIDTH / view.aspect;
     const { scene, title, ticks, lines } = footer(view, WIDTH);
-    const { canvas, context } = blank(WIDTH + 2 * PAD, high + PAD + bottom(lines));
+    const { canvas, context } = blank(WIDTH + 2 * PAD, high + PAD + footerHeight(lines));
     const picture = view.parts.stage.image;
     await picture.decode();
     context.save();
@@ -71,7 +71,7 @@
     context.filter = "none";
     QFV.paint.stage(context, WIDTH, high, { ...scene, grid: false }, 2);
     context.restore();
-    let y = PAD + high + 48;
+    const y = PAD + high + 48;
     write(context, title, PAD, y, 26, { weight: 600 });
     colourBar(context, scene.colours, PAD, y + 20, WIDTH, 14, scene.opacity);
     ticks.forEach((t, i) => write(context, t, PAD + (i * WIDTH) / 2, y + 60, 20, { align: ["left", "center", "right"][i] }));
@@ -86,7 +86,7 @@
     return node;
   }
 
-  // What the model does not see, shaded, and the frame that cuts off patches of padding.
+  // Shades the part of the image that the model does not get, and adds the clip path that cuts off patches of padding.
   function unseen(add, high, box) {
     const [left, top, right, low] = box.map((share, i) => PAD + Math.min(Math.max(share, 0), 1) * (i % 2 ? high : WIDTH));
     add("clipPath", { id: "picture" }).append(svgNode("rect", { x: PAD, y: PAD, width: WIDTH, height: high }));
@@ -100,7 +100,7 @@
   async function svg(view) {
     const high = WIDTH / view.aspect;
     const { scene, title, ticks, lines } = footer(view, WIDTH);
-    const [width, height] = [WIDTH + 2 * PAD, Math.round(high + PAD + bottom(lines))];
+    const [width, height] = [WIDTH + 2 * PAD, Math.round(high + PAD + footerHeight(lines))];
     const root = svgNode("svg", { viewBox: "0 0 " + width + " " + height, width, height, "font-family": FONT });
     const add = (tag, attributes, text) => root.appendChild(svgNode(tag, attributes, text));
     add("title", {}, title);
@@ -121,7 +121,7 @@
     });
     scene.outlines.forEach((outline, i) => {
       const drawn = QFV.paint.lines(outline.segments, sx, sy, QFV.paint.inset(i, 2));
-      const d = drawn.map((line) => line.map((v, i) => ((i % 2 ? y0 : x0) + v).toFixed(1))).map(([a, b, c, e]) => "M" + a + " " + b + "L" + c + " " + e).join("");
+      const d = drawn.map((line) => line.map((v, axis) => ((axis % 2 ? y0 : x0) + v).toFixed(1))).map(([a, b, c, e]) => "M" + a + " " + b + "L" + c + " " + e).join("");
       add("path", { d, stroke: "#000", "stroke-width": 8, fill: "none", "stroke-linecap": "round" });
       add("path", { d, stroke: outline.colour, "stroke-width": 4, fill: "none", "stroke-linecap": "round" });
       const at = { x: x0 + (outline.at.x + 0.5) * sx, y: y0 + (outline.at.y + 0.5) * sy };
@@ -149,7 +149,7 @@
     const perMap = state.scale === "map";
     const title = "All " + maps.queries + " queries · " + view.describe(scene).title.split(" · ").slice(1).join(" · ");
     const { note } = view.frames[state.frame].image;
-    const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale, view.films.length) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token." + (note ? " " + note : "");
+    const text = "Attention weight; " + QFV.parts.words.scale(maps, state.scale, view.allMaps.length) + ". H: entropy in nats over patches; CLS: share of attention on the CLS token." + (note ? " " + note : "");
     const meta = view.payload.meta;
     const lines = [...wrap(text, WIDTH, 18), ...wrap(["QFormer-Viz", meta.model, meta.precision].filter(Boolean).join(" · "), WIDTH, 18)];
     const [head, under] = [60, 66]; // above all thumbnails, below each
@@ -157,12 +157,12 @@
     write(context, title, PAD, PAD + 26, 26, { weight: 600 });
     const picture = view.parts.stage.image;
     await picture.decode();
-    const [left, top, right, bottom] = scene.box || [0, 0, 1, 1];
+    const [left, top, right, low] = scene.box || [0, 0, 1, 1];
     const [wide, high] = [picture.naturalWidth, picture.naturalHeight];
     view.order().forEach((q, i) => {
       const x = PAD + (i % columns) * (cell + gap);
       const y = PAD + head + Math.floor(i / columns) * (thumb + under);
-      context.drawImage(picture, left * wide, top * high, (right - left) * wide, (bottom - top) * high, x, y, cell, thumb);
+      context.drawImage(picture, left * wide, top * high, (right - left) * wide, (low - top) * high, x, y, cell, thumb);
       context.fillStyle = DIM;
       context.fillRect(x, y, cell, thumb);
       context.imageSmoothingEnabled = scene.smooth;

@@ -1,26 +1,28 @@
-// QFormerViz.mount(root, payload, options): the explorer of one image's cross-attention, drawn in the browser.
-// options: theme "host" (dark under an ancestor of class dark) or "auto" (the reader's preference);
-//          hash true keeps the selection in the page's address; header true shows the model's name.
+// QFormerViz.mount(root, payload, options): the stage, which shows the cross-attention of one image. Drawn in the browser.
+// options: theme "host" (dark inside an element of class dark) or "auto" (the reader's preference); hash true keeps the
+// selection in the page's address; header true shows the model's name; context(payload) gives more fields for the address;
+// back() leaves the maps of another model.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { el, label, number, percent, words } = QFV.parts;
+  const { el, label, percent, words } = QFV.parts;
   const MAX_OUTLINES = 8;
-  // No layer: the last that cross-attends. No query: the one whose map is most focused there. On scenes whose objects are
-  // known that map lies on an object in all but a few, one averaged over layers no more often (tests/models/test_bundled.py).
+  // Without a layer, the last one with cross-attention is shown. Without a query, the one with the most focused map there.
+  // On scenes with known objects that map is almost always on an object. The mean over layers is on one no more often
+  // (tests/models/test_bundled.py).
   const DEFAULTS = { queries: [], layer: null, head: "mean", patch: null, pinned: false, sort: "index",
     palette: "viridis", scale: "shared", drawing: "cells", opacity: 0.75, grey: false, frame: 0 };
 
-  class Explorer {
+  class Stage {
     constructor(root, options) {
       this.options = options;
       this.root = el("div", { class: "qfv", "data-theme": options.theme || "host" });
       root.append(this.root);
       this.state = { ...DEFAULTS, ...(options.hash ? QFV.link.read(location.hash) : {}) };
-      this.chosen = this.state.queries.length > 0; // by the visitor; else the query is chosen for every picture and answer
+      this.chosen = this.state.queries.length > 0; // true once the visitor chose a query; until then it is chosen anew for every image and answer
       this.suggested = null;
       this.compare = false;
-      this.turn = 0;
+      this.version = 0;
       this.abort = new AbortController();
       const listen = { signal: this.abort.signal };
       document.addEventListener("qfv:set", (event) => this.change(event.detail || {}, "set"), listen);
@@ -33,26 +35,26 @@
     }
 
     async setPayload(payload) {
-      const turn = ++this.turn;
+      const version = ++this.version;
       if (!payload) return this.empty();
-      const frames = QFV.film.frames(payload);
-      const films = await Promise.all(frames.map(QFV.maps.load));
-      if (turn !== this.turn) return;
-      const again = Boolean(this.payload); // a patch or a frame of one picture means nothing in the next
+      const frames = QFV.video.frames(payload);
+      const allMaps = await Promise.all(frames.map(QFV.maps.load));
+      if (version !== this.version) return; // a later payload has taken over
+      const again = Boolean(this.payload); // a patch or a frame of the last image means nothing in this one
       const frame = again && this.payload.image.src !== payload.image.src ? 0 : this.state.frame;
       this.payload = payload;
       this.frames = frames;
-      this.films = films;
-      this.maps = films[0];
+      this.allMaps = allMaps;
+      this.maps = allMaps[0];
       this.sheetKey = null;
       this.compare = false;
       if (!this.chosen) this.state.queries = this.automatic();
       this.state = this.valid(again ? { ...this.state, patch: null, frame } : { ...this.state, pinned: this.state.patch !== null });
-      this.show();
+      this.selectFrame();
       this.parts = QFV.layout.build(this, payload, this.maps);
       QFV.link.header(this);
       this.root.replaceChildren(...[this.header, this.visiting, this.parts.node].filter(Boolean));
-      this.furnish();
+      this.prepare();
       this.render();
       this.address();
     }
@@ -61,14 +63,14 @@
       const before = this.payload;
       this.payload = this.maps = this.parts = null;
       this.resize.disconnect();
-      if (before) this.address(); // it names nothing of a picture that has gone
-      this.root.replaceChildren(el("div", { class: "qfv-empty" }, el("b", {}, "Nothing to look at yet"),
-        el("span", {}, "Choose an image. What each query attends to is drawn here.")));
+      if (before) this.address(); // without anything of the image that was removed
+      this.root.replaceChildren(el("div", { class: "qfv-empty" }, el("b", {}, "No image yet"),
+        el("span", {}, "Choose an image. The attention of each query is drawn here.")));
     }
 
-    furnish() {
+    prepare() {
       const { stage, sheet, note } = this.parts;
-      // A strip thinner than 6 : 1 would leave no patch to point at; it is drawn wider, and the caption says so.
+      // In an image thinner than 6 : 1 the patches would be too small to point at. It is drawn wider, with a note in the caption.
       const aspect = this.payload.image.width / this.payload.image.height;
       this.aspect = Math.min(Math.max(aspect, 1 / 3), 6);
       this.stretched = this.aspect !== aspect;
@@ -89,28 +91,28 @@
       });
     }
 
-    // The query that matters most for the answer, { query, picture }, once that is known; null where it is no longer.
+    // Takes { query, picture }: the query that matters most for the answer about this image; null when it is not known.
     suggest(suggested) {
       this.suggested = suggested;
       const ours = this.maps && (!suggested || suggested.picture === this.payload.image.src);
       if (ours && !this.chosen) this.change({ queries: this.automatic() }, "automatic");
     }
 
-    // The suggested query of this picture, if any; none: valid() takes the one whose map is most focused. Maps of another
-    // model, or of a text, have no such query.
+    // The suggested query of this image as a list; if there is none, valid() takes the one with the most focused map. The
+    // maps of another model, or of a text, have no suggested query.
     automatic() {
       const { query, picture } = this.suggested || {};
       return query !== undefined && picture === this.payload.image.src && !this.payload.meta.visiting ? [query] : [];
     }
 
-    // The visitor's own choice of a query, or the automatic one again.
+    // Keeps the query that is shown as the visitor's choice, or returns to the automatic one.
     choose(chosen) {
       this.chosen = chosen;
       if (chosen) this.render();
       else this.change({ queries: this.automatic() }, "automatic");
     }
 
-    // Keeps what exists in this payload, and falls back to the defaults for what does not.
+    // A copy of `state` in which everything that this payload does not have is replaced by a default.
     valid(state) {
       const { maps, payload } = this;
       const out = { ...state };
@@ -125,12 +127,12 @@
       if (!whole(out.head, maps.heads)) out.head = "mean";
       if (!whole(out.patch, maps.patches)) out.patch = null;
       if (out.patch === null) out.pinned = false;
-      if (!whole(out.frame, this.films.length)) out.frame = 0;
+      if (!whole(out.frame, this.allMaps.length)) out.frame = 0;
       if (!payload.palettes[out.palette]) out.palette = Object.keys(payload.palettes)[0];
       return out;
     }
 
-    // Every change of the selection or of its drawing goes through here.
+    // The one place where the selection or its drawing changes.
     change(change, source) {
       const next = { ...this.state };
       for (const name of Object.keys(DEFAULTS)) if (change[name] !== undefined) next[name] = change[name];
@@ -143,22 +145,22 @@
         return;
       }
       this.state = this.valid(next);
-      this.show();
+      this.selectFrame();
       this.render();
       if (source !== "hover") this.announce(source);
     }
 
-    // The frame that everything but the strip is about.
-    show() {
-      this.maps = this.films[this.state.frame];
+    // Makes the maps of the chosen frame those that everything except the strip shows.
+    selectFrame() {
+      this.maps = this.allMaps[this.state.frame];
     }
 
-    // What every frame's maps are, of the layer and head chosen.
+    // The maps of every frame, of the chosen layer and head.
     blocks() {
-      return this.films.map((film) => film.block(this.state.layer, this.state.head));
+      return this.allMaps.map((maps) => maps.block(this.state.layer, this.state.head));
     }
 
-    // The largest weight of the layer and head chosen, over all frames.
+    // The largest weight in the chosen layer and head, over all frames.
     top() {
       return Math.max(...this.blocks().map((block) => block.top));
     }
@@ -174,7 +176,7 @@
     }
 
     address() {
-      // A query that nobody chose is in no address: opened again, it is chosen anew.
+      // Only a query that the visitor chose is kept in the address. Otherwise it is chosen anew when the address is opened.
       if (this.options.hash) history.replaceState(null, "", this.chosen ? this.fragment() : this.fragment().replace(/q=[^&]*&/, ""));
     }
 
@@ -186,9 +188,9 @@
     order() {
       const block = this.block();
       const all = Array.from({ length: this.maps.queries }, (_, q) => q);
-      const blocks = this.state.sort === "moved" && this.films.length > 1 ? this.blocks() : null;
+      const blocks = this.state.sort === "shift" && this.allMaps.length > 1 ? this.blocks() : null;
       const by = { entropy: (q) => block.entropy[q], cls: (q) => -block.cls[q],
-        moved: blocks && ((q) => -QFV.film.restless(this.films, blocks, q)) }[this.state.sort];
+        shift: blocks && ((q) => -QFV.video.meanShift(this.allMaps, blocks, q)) }[this.state.sort];
       return by ? all.sort((a, b) => by(a) - by(b) || a - b) : all;
     }
 
@@ -228,7 +230,7 @@
       return inside ? y * this.maps.columns + x : null;
     }
 
-    // Where the map lies on the picture, in shares of it; null where it covers all of it.
+    // The area of the map on the image: left, top, right, bottom as shares of its size. Null if it covers the whole image.
     box() {
       return this.frames[this.state.frame].image.box || null;
     }
@@ -281,7 +283,7 @@
       this.parts.sheet.items[order[(at + by + order.length) % order.length]].node.focus();
     }
 
-    // Everything the painters need to know about what is on screen.
+    // Everything that the drawing functions need of what is on the screen.
     scene() {
       const { state, maps } = this;
       const block = this.block();
@@ -302,15 +304,15 @@
         segments: QFV.paint.border(members, columns, rows), at: { x: at % columns, y: Math.floor(at / columns) } };
     }
 
-    // What is drawn, in words: the caption under the picture, the file names and the status line agree.
+    // The title and the caption of what is drawn, for the legend, the status line and saved files.
     describe(scene) {
       const { state, maps } = this;
       const title = words.queries(state.queries) + " · " + words.layer(maps, state.layer) + " · " + words.head(maps, state.head)
-        + (this.films.length > 1 ? " · " + this.frames[state.frame].moment + " (" + (state.frame + 1) + " of " + this.films.length + ")" : "");
-      const parts = ["Attention weight; " + words.scale(maps, state.scale, this.films.length)];
-      if (scene.smooth) parts.push("Interpolated between patches, for the eye only");
+        + (this.allMaps.length > 1 ? " · " + this.frames[state.frame].moment + " (" + (state.frame + 1) + " of " + this.allMaps.length + ")" : "");
+      const parts = ["Attention weight; " + words.scale(maps, state.scale, this.allMaps.length)];
+      if (scene.smooth) parts.push("Interpolated between patches, for display only");
       if (scene.outlines.length) parts.push("Outlines: the patches that hold half of each query’s attention on patches");
-      if (this.stretched) parts.push("Picture not at its own aspect ratio, which is too thin to draw");
+      if (this.stretched) parts.push("Image not drawn at its own aspect ratio, which is too thin to see patches in");
       const { note } = this.frames[state.frame].image;
       if (note) parts.push(note.replace(/\.$/, ""));
       const padding = scene.box ? QFV.paint.inPadding(scene.box, maps.columns, maps.rows).reduce((sum, p) => sum + scene.values[p], 0) : 0;
@@ -343,7 +345,7 @@
 
     async save(kind) {
       const name = "qformer-viz_" + (kind === "sheet" ? "sheet" : this.state.queries.slice(0, 4).map((q) => "q" + label(q)).join("-"));
-      const where = "_layer-" + this.state.layer + "_head-" + this.state.head + (this.films.length > 1 ? "_frame-" + (this.state.frame + 1) : "");
+      const where = "_layer-" + this.state.layer + "_head-" + this.state.head + (this.allMaps.length > 1 ? "_frame-" + (this.state.frame + 1) : "");
       QFV.files.download(await QFV.files[kind](this), name + where + (kind === "svg" ? ".svg" : ".png"));
     }
 
@@ -357,7 +359,7 @@
     }
 
     destroy() {
-      this.turn++;
+      this.version++;
       this.abort.abort();
       this.resize.disconnect();
       this.root.remove();
@@ -365,7 +367,7 @@
   }
 
   QFV.mount = function (root, payload, options) {
-    const view = new Explorer(root, options || {});
+    const view = new Stage(root, options || {});
     const fail = (error) => view.root.replaceChildren(el("div", { class: "qfv-empty", role: "alert" },
       el("b", {}, "This view could not be drawn"), el("span", {}, String(error.message || error))));
     const handle = {

@@ -1,53 +1,61 @@
-// QFormerViz.why(root, shown, {before, ask, theme}): from a word of the answer to the queries and patches it came from.
-// shown: frames (one, or those of a film), moments, grid, words, probabilities, gains, visual, colours, methods [{title, unit, shows, hides, layer, and by
-// word: queries (of all frames, one after another), patches by frame, notes, seconds}], null where nothing was computed yet.
-// A chosen query goes to the canvas. ask("submit" | "apply", {method, word}) has the server compute a map, or judge the
-// one on screen; nothing else is asked of it. Without ask, what is not there cannot be had.
+// QFormerViz.wordEvidence(root, shown, {before, ask, theme}): the queries and patches that a word of the answer depends on.
+// shown: frames (one, or those of a video), timestamps, grid, words, probabilities, gains, visual, colours, methods [{title,
+// unit, shows, hides, layer, and by word: queries (of all frames, one after another), patches by frame, notes, seconds}]. A
+// map that was not computed yet is null.
+// A chosen query is selected on the stage. ask("submit", {method, word}) requests a map from the server, ask("apply", ...)
+// a check of the map on the screen. Without `ask`, only the maps in `shown` can be seen.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
-  const { bar, button, choice, el, field, label, laid, number, percent, words } = QFV.parts;
-  const MOST = 12;
-  const LEAST = 0.01;
+  const { bar, button, choice, el, field, label, number, overlay, percent, words } = QFV.parts;
+  const MOST_ROWS = 12;
+  const LEAST_SHARE = 0.01; // of the largest weight; a query below it has almost no effect
+  // A gain in nats as a ratio of probabilities, to two digits.
+  function likelier(gain) {
+    const ratio = Math.exp(Math.abs(gain));
+    if (ratio < 1.05) return "as likely with the image as without";
+    const times = ratio > 1e6 ? "over a million" : Number(ratio.toPrecision(2)).toLocaleString("en");
+    return times + " times " + (gain > 0 ? "likelier" : "less likely") + " with the image than without";
+  }
   const signed = (v) => (v < 0 ? "−" : "+") + number(Math.abs(v));
 
-  class Why {
+  class WordEvidence {
     constructor(root, shown, { before, ask, theme }) {
       this.shown = shown;
       this.ask = ask;
-      const same = before && before.text === shown.words.join(" ");
+      const sameAnswer = before && before.text === shown.words.join(" ");
       const linked = Number(global.qfvLinkedWord ?? NaN);
       global.qfvLinkedWord = null;
       const start = linked in shown.words ? linked : shown.first;
-      // A word that nobody chose is in no link.
-      this.state = { word: same ? before.word : start, chosen: same ? before.chosen : linked in shown.words,
-        method: same ? before.method : 0, asked: same ? before.asked : "", text: shown.words.join(" ") };
+      // A link names only a word that the visitor chose.
+      this.state = { word: sameAnswer ? before.word : start, chosen: sameAnswer ? before.chosen : linked in shown.words,
+        method: sameAnswer ? before.method : 0, asked: sameAnswer ? before.asked : "", text: shown.words.join(" ") };
       this.chips = shown.words.map((word, t) => {
         const chip = el("button", { type: "button", role: "radio", class: "qfv-chip" + (shown.visual[t] ? "" : " qfv-chip-language"),
-          title: this.fact(t), onclick: () => this.set({ word: t, chosen: true }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
+          title: this.fact(t) + "; " + this.nats(t), onclick: () => this.set({ word: t, chosen: true }) }, el("span", {}, word), el("small", {}, percent(shown.probabilities[t])));
         return chip;
       });
       this.list = el("div", { class: "qfv-chips", role: "radiogroup", "aria-label": "Words of the answer" }, ...this.chips);
       this.list.addEventListener("keydown", (event) => this.key(event));
       this.method = choice("Method", shown.methods.map((m, i) => [i, m.title]), (v) => this.set({ method: Number(v) }));
       this.about = el("p", { class: "qfv-note" });
-      this.told = el("p", { class: "qfv-why-told", role: "status" });
+      this.status = el("p", { class: "qfv-why-told", role: "status" });
       this.canvases = shown.frames.map(() => el("canvas", { role: "img" }));
       this.legend = el("span", { class: "qfv-note" });
       const pictures = shown.frames.map((frame, i) => {
-        const box = el("div", { class: "qfv-triple-picture" }, el("img", { src: frame.src, alt: "" }), ...laid(this.canvases[i], frame));
+        const box = el("div", { class: "qfv-triple-picture" }, el("img", { src: frame.src, alt: "" }), ...overlay(this.canvases[i], frame));
         box.style.aspectRatio = String(Math.min(Math.max(frame.width / frame.height, 1 / 3), 6));
-        return shown.moments.length ? el("div", {}, box, el("small", { class: "qfv-note" }, shown.moments[i])) : box;
+        return shown.timestamps.length ? el("div", {}, box, el("small", { class: "qfv-note" }, shown.timestamps[i])) : box;
       });
       const picture = el("div", { class: pictures.length > 1 ? "qfv-why-film" : "" }, ...pictures);
       this.bars = el("div", { class: "qfv-moved" });
       this.heading = el("b", {});
       this.rest = el("p", { class: "qfv-note" });
-      this.check = button("Is this map true?", "Hide and show the patches that this map names, and see what the word does", () => this.begin("apply"));
+      this.check = button("Check this map", "Hide the strongest patches of this map, show them alone, and see how likely the word stays", () => this.begin("apply"));
       this.compute = button("Run", "", () => this.begin("submit"));
       this.body = el("div", { class: "qfv-why-body" }, el("figure", { class: "qfv-less-more" }, picture, this.legend),
         el("div", {}, this.heading, this.bars, this.rest));
-      this.root = el("div", { class: "qfv qfv-why", "data-theme": theme || "host" }, this.list, this.told, field("Method", this.method), this.about,
+      this.root = el("div", { class: "qfv qfv-why", "data-theme": theme || "host" }, this.list, this.status, field("Method", this.method), this.about,
         el("div", { class: "qfv-why-ask" }, this.compute, this.check), this.body);
       root.append(this.root);
       global.qfvWord = () => this.root.isConnected && this.state.chosen ? this.state.word : null;
@@ -55,14 +63,14 @@
       this.suggest();
     }
 
-    // The query that the whole answer loses most without goes to the canvas, until a visitor has chosen one there.
+    // Suggests the query that matters most for the whole answer to the stage, which takes it until the visitor chooses one.
     suggest() {
       const { queries } = this.shown.methods[0];
       if (queries.some((row) => row === null)) return;
-      const lost = queries[0].map((_, q) => queries.reduce((sum, row) => sum + row[q], 0));
-      const most = lost.indexOf(Math.max(...lost));
-      if (lost[most] <= 0) return;
-      const query = this.place(most, lost.length)[1];
+      const totals = queries[0].map((_, q) => queries.reduce((sum, row) => sum + row[q], 0));
+      const most = totals.indexOf(Math.max(...totals));
+      if (totals[most] <= 0) return;
+      const query = this.place(most, totals.length)[1];
       document.dispatchEvent(new CustomEvent("qfv:suggest", { detail: { query, picture: this.shown.frames[0].src } }));
     }
 
@@ -73,8 +81,11 @@
 
     fact(t) {
       const { probabilities, gains, visual } = this.shown;
-      const gain = "visual gain " + signed(gains[t]) + " nats";
-      return "probability " + percent(probabilities[t]) + ", " + gain + (visual[t] ? "" : ": the words before it settle it, not the image");
+      return "probability " + percent(probabilities[t]) + ", " + likelier(gains[t]) + (visual[t] ? "" : ", already settled by the words before it");
+    }
+
+    nats(t) {
+      return "image gain " + signed(this.shown.gains[t]) + " nats";
     }
 
     key(event) {
@@ -101,24 +112,25 @@
       this.about.textContent = "Shows: " + method.shows + " Does not show: " + method.hides + time;
       const missing = visual && !known;
       const quick = missing && shown.quick && this.ask;
-      this.told.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
+      this.status.textContent = "“" + shown.words[state.word] + "”: " + this.fact(state.word) + "."
         + (visual ? "" : " There is no map to draw for it.")
         + (missing ? (quick ? " It is being computed." : this.ask ? " This method has not run yet, and may take a while: press the button." : " This method was not run for it.") : "");
+      this.status.title = this.nats(state.word);
       const what = "Run " + method.title + (method.single ? " for “" + shown.words[state.word] + "”" : "");
       this.compute.textContent = what;
       this.compute.title = what;
       this.compute.hidden = known || !visual || !this.ask;
       this.check.hidden = !known || !visual || !this.ask;
       this.body.hidden = !visual || (!known && !quick);
-      this.body.classList.toggle("qfv-waits", Boolean(quick)); // its room is kept for what comes at once
-      const wanted = state.method + "/" + (method.single ? state.word : "");
-      if (quick && state.asked !== wanted) {
-        state.asked = wanted;
+      this.body.classList.toggle("qfv-waits", Boolean(quick)); // keeps its room while the map is computed
+      const request = state.method + "/" + (method.single ? state.word : "");
+      if (quick && state.asked !== request) {
+        state.asked = request;
         this.begin("submit");
       }
       if (visual && known) this.draw(method);
       if (global.qfvHandle && global.qfvHandle.address) global.qfvHandle.address();
-      global.qfvWhyMap = visual && known ? method.patches[state.word].flat() : null;
+      global.qfvWordMap = visual && known ? method.patches[state.word].flat() : null;
     }
 
     draw(method) {
@@ -128,28 +140,28 @@
       const queries = method.queries[state.word];
       const top = frames.flat().reduce((high, v) => Math.max(high, Math.abs(v)), 0);
       const peak = frames.flat().indexOf(Math.max(...frames.flat()));
-      const moment = frames.length > 1 ? " of " + shown.moments[Math.floor(peak / frames[0].length)] : "";
-      const place = words.patch({ columns }, peak % frames[0].length) + moment;
+      const timestamp = frames.length > 1 ? " of " + shown.timestamps[Math.floor(peak / frames[0].length)] : "";
+      const place = words.patch({ columns }, peak % frames[0].length) + timestamp;
       frames.forEach((patches, i) => {
         QFV.paint.signed(this.canvases[i], patches, columns, rows, top, QFV.paint.table(shown.colours));
-        const when = shown.moments.length ? " in " + shown.moments[i] : "";
+        const when = shown.timestamps.length ? " in " + shown.timestamps[i] : "";
         this.canvases[i].setAttribute("aria-label", "Patches of “" + shown.words[state.word] + "” by " + method.title + when + ", most at " + place);
       });
-      const where = method.layered ? " Where the queries looked: layer " + method.layer + ", mean of its heads." : "";
+      const where = method.layered ? " Attention of the queries: layer " + method.layer + ", mean of its heads." : "";
       const note = method.notes[state.word];
-      this.legend.textContent = "Orange speaks for the word, purple against it; up to " + number(top) + " " + method.unit + ", most at " + place + "."
+      this.legend.textContent = "Orange counts for the word, purple against it. Largest value: " + number(top) + " " + method.unit + ". Orange is strongest at " + place + "."
         + where + (note ? " " + note : "");
       const numbered = frames.length > 1 ? ", frame·query" : "";
-      this.heading.textContent = queries ? "Queries by weight (" + method.unit + numbered + ")" : "This method judges patches without going through single queries.";
+      this.heading.textContent = queries ? "Queries by weight (" + method.unit + numbered + ")" : "This method rates patches without going through single queries.";
       const values = queries || [];
       const sorted = [...values.keys()].sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
-      const least = LEAST * Math.abs(values[sorted[0]] ?? 0);
-      const order = sorted.filter((q) => Math.abs(values[q]) >= least).slice(0, MOST);
+      const least = LEAST_SHARE * Math.abs(values[sorted[0]] ?? 0);
+      const order = sorted.filter((q) => Math.abs(values[q]) >= least).slice(0, MOST_ROWS);
       this.rest.textContent = queries && order.length < values.length
-        ? "The other " + (values.length - order.length) + " weigh less" + (order.length < MOST ? " than a hundredth of the first." : ".") : "";
+        ? values.length - order.length + " others: " + (order.length < MOST_ROWS ? "almost no effect" : "less effect") : "";
       this.bars.replaceChildren(...order.map((q) => {
-        const { track, set } = bar();
-        set(Math.abs(values[q]) / (Math.abs(values[order[0]]) || 1));
+        const { track, set: setLength } = bar();
+        setLength(Math.abs(values[q]) / (Math.abs(values[order[0]]) || 1));
         const [frame, query] = this.place(q, values.length);
         const name = (frames.length > 1 ? frame + 1 + "·" : "") + label(query);
         const go = button("", "Query " + name + " " + signed(values[q]) + " of weight. Show it on the canvas.", () => this.show(q, frame, query),
@@ -159,7 +171,7 @@
       }));
     }
 
-    // (frame, query) of one of all frames' queries.
+    // [frame, query] of a query that is numbered over all frames.
     place(q, count) {
       const each = count / this.shown.frames.length;
       return [Math.floor(q / each), q % each];
@@ -175,5 +187,5 @@
     }
   }
 
-  QFV.why = (root, shown, options) => new Why(root, shown, options || {});
+  QFV.wordEvidence = (root, shown, options) => new WordEvidence(root, shown, options || {});
 })(window);

@@ -1,4 +1,4 @@
-// The page elements of the canvas and the words it uses. Data enters as text or attributes, never as markup.
+// The elements that the views are built of, and their words. Data enters as text or attributes, never as markup.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -21,7 +21,7 @@
   const percent = (v) => (100 * v).toFixed(1) + " %";
   const label = (q) => String(q).padStart(2, "0");
 
-  // One choice of several, as a row of buttons: a radio group with one tab stop.
+  // A radio group as a row of buttons, with one tab stop.
   function segmented(name, items, onPick) {
     const buttons = items.map((item) =>
       el("button", { type: "button", role: "radio", class: "qfv-seg", title: item.title, "data-value": item.value,
@@ -57,20 +57,20 @@
     return el("div", { class: "qfv-field" }, el("span", { class: "qfv-name", "aria-hidden": "true" }, text), ...controls);
   }
 
-  // What a button shows is its name, with its title to explain; a bare sign is named by its title.
+  // A button is named by its text, and its title explains it. A button that shows only a symbol is named by its title.
   function button(text, title, onclick, extra) {
     return el("button", { type: "button", class: "qfv-button", title, "aria-label": /\p{L}/u.test(text) ? null : title, onclick, ...extra }, text);
   }
 
-  // A horizontal bar whose length is `share` of its track.
+  // A horizontal bar. `set` makes it `share` of its track long.
   function bar() {
     const fill = el("span", { class: "qfv-fill" });
     const track = el("span", { class: "qfv-track", "aria-hidden": "true" }, fill);
     return { track, set: (share) => (fill.style.transform = "scaleX(" + Math.min(Math.max(share, 0), 1) + ")") };
   }
 
-  // A map's canvas on its picture: where the model's input lies, and a shade over what it does not show.
-  function laid(canvas, image) {
+  // Places the canvas element of a map on its image, over the model's input. Returns it with a shade over the rest.
+  function overlay(canvas, image) {
     if (!image.box) return [canvas];
     const [left, top, right, bottom] = image.box.map((share) => 100 * share);
     const [l, t, r, b] = [left, top, right, bottom].map((v) => Math.min(Math.max(v, 0), 100) + "%");
@@ -97,5 +97,5 @@
     patch: (maps, p) => "row " + (Math.floor(p / maps.columns) + 1) + ", column " + ((p % maps.columns) + 1),
   };
 
-  QFV.parts = { bar, button, choice, el, field, label, laid, number, percent, segmented, words };
+  QFV.parts = { bar, button, choice, el, field, label, number, overlay, percent, segmented, words };
 })(window);

@@ -1,4 +1,4 @@
-// The numbers behind the canvas: unpacks a payload, averages maps, describes them. No drawing, no page.
+// The attention maps of a payload: unpacks, averages and describes them. It draws nothing and touches no page.
 (function (global) {
   "use strict";
   const QFV = (global.QFormerViz = global.QFormerViz || {});
@@ -15,7 +15,7 @@
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  function shares(base64) {
+  function probabilities(base64) {
     const raw = bytes(base64);
     const out = new Float32Array(raw.length / 2);
     for (let i = 0; i < out.length; i++) out[i] = ((raw[2 * i] + 256 * raw[2 * i + 1]) / 65535) ** 2;
@@ -28,8 +28,8 @@
       [this.rows, this.columns] = payload.grid;
       this.crossLayers = payload.cross_layers;
       this.codes = codes;
-      this.peaks = shares(payload.peaks);
-      this.cls = shares(payload.cls);
+      this.peaks = probabilities(payload.peaks);
+      this.cls = probabilities(payload.cls);
       this.square = new Float32Array(payload.levels + 1);
       for (let c = 0; c <= payload.levels; c++) this.square[c] = (c / payload.levels) ** 2;
       const expected = this.layers * this.heads * this.queries * this.patches;
@@ -39,7 +39,8 @@
       this.cache = new Map();
     }
 
-    // All queries of one layer and head (each a number or "mean"), with what describes them. Kept once computed.
+    // The maps of all queries in one layer and head (each a number or "mean"), with their entropy, peak and share on CLS.
+    // Kept once computed.
     block(layer, head) {
       const key = layer + "/" + head;
       if (!this.cache.has(key)) this.cache.set(key, this.compute(layer, head));
@@ -94,7 +95,7 @@
     }
   }
 
-  // Entropy in nats of the map renormalised over patches, the number of patches it amounts to, and its peak.
+  // The entropy in nats of a map normalised over patches, its exponential (the effective number of patches), and the peak.
   function describe(values) {
     let sum = 0;
     let logs = 0;
@@ -111,7 +112,7 @@
     return { entropy, effective: Math.exp(entropy), peak: values[peakAt], peakAt };
   }
 
-  // The smallest set of patches that holds half of a map's attention on patches; 1 marks a member.
+  // The smallest set of patches that holds half of a map's attention on patches, as one 0 or 1 per patch.
   function core(values) {
     const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
     const half = values.reduce((a, b) => a + b, 0) / 2;
