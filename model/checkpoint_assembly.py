@@ -22,6 +22,7 @@ from model.scene_text import CAPTION_PROMPT, DESCRIPTION_SLOTS, QUESTION_PROMPT
 from model.stage_language import language_config
 from model.stage_vit import HIDDEN, IMAGE_SIZE, MEAN, STD, vision_config
 from model.tokenizer import IMAGE
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.runtime.checkpoints import CARD
 
 QUERIES = DESCRIPTION_SLOTS
@@ -146,5 +147,5 @@ def save_checkpoint(model, tokenizer, folder: Path) -> None:
     model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
     build = build_instruct_processor if model.config.model_type == "instructblip" else build_processor
     build(tokenizer).save_pretrained(folder)
-    card = {"question_prompt": QUESTION_PROMPT, "caption_prompt": CAPTION_PROMPT, "world": "emoji scenes"}
+    card = {"question_prompt": QUESTION_PROMPT, "caption_prompt": CAPTION_PROMPT, "world": EMOJI_SCENES.name}
     (Path(folder) / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from model.inference import Reader
 from model.model_card import card_of
 from model.retrieval_evaluation import judge_pool
 from qformer_viz.attention_maps import entropy, patches, select
-from qformer_viz.domains.emoji.ood_detector import photographs
+from qformer_viz.domains.emoji.ood_detector import photograph_crops
 from qformer_viz.domains.emoji.ood_images import OOD_IMAGES
 from qformer_viz.domains.emoji.scenes import Scene, patch_labels, random_scene, render
 from qformer_viz.ui.conversation import Session
@@ -172,8 +172,8 @@ def test_a_conversation_keeps_its_thread(pipe):
         history.append((question, said))
 
 
-def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
-    notice = app.chat_model(pipe).familiar
+def test_ood_images_get_the_notice_and_scenes_do_not(card, pipe):
+    notice = app.chat_model(pipe).ood_check
     rng = np.random.default_rng(5)
     scenes = [notice(pipe.encode(render(random_scene(rng)).image)) for _ in range(20)]
     assert sum(said is not None for said in scenes) <= 1
@@ -184,12 +184,12 @@ def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
         assert said and "emoji" in said and "--model" in said, name
     detected = card["familiarity"]["detected"]
     assert sum(share >= 0.95 for share in detected.values()) >= 4
-    noticed = [notice(pipe.encode(picture)) is not None for picture in photographs()]
+    noticed = [notice(pipe.encode(picture)) is not None for picture in photograph_crops()]
     assert np.mean(noticed) == pytest.approx(detected["photographs"], abs=0.02) and np.mean(noticed) > 0.9
 
 
 def test_words_outside_its_world_are_recognised(pipe):
-    unread = app.chat_model(pipe).unknown
+    unread = app.chat_model(pipe).unknown_words
     for question in ("How many cats are there?", "what is to the left of the dog?", "is there an owl?"):
         assert unread(question) == ()
     assert unread("is there a giraffe, or a Zebra?") == ("giraffe", "zebra")

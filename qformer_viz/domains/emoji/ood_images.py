@@ -1,4 +1,4 @@
-"""Images from elsewhere, drawn: to tell them from scenes, and to measure how well that works."""
+"""Out-of-distribution images, rendered: to train and to measure the detector."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,7 +76,7 @@ def _plot(rng: np.random.Generator) -> Image.Image:
 
 
 def _zoomed_scene(rng: np.random.Generator) -> Image.Image:
-    """A sixth of a scene, blown up: the world's own colours at a scale it never has."""
+    """A sixth of a scene, enlarged: the colours of scenes at a scale that no scene has."""
     side = IMAGE_SIZE // 6
     x, y = rng.integers(60, IMAGE_SIZE - 60 - side, 2).tolist()
     scene = random_scene(rng, min_objects=4)

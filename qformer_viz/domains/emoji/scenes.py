@@ -1,4 +1,4 @@
-"""The rendered world: scenes of one to four emoji objects, drawn with their true masks.
+"""Scenes of one to four emoji objects, rendered with their true masks.
 
 A `Scene` is data (JSON round trip); `render` draws it at 224 x 224 and knows every object's visible pixels.
 Needs numpy and Pillow only.
@@ -20,7 +20,7 @@ from qformer_viz.errors import SceneError
 SHEETS = ASSETS / "emoji"
 NOUNS: tuple[str, ...] = tuple(json.loads((SHEETS / "nouns.json").read_text()))
 STYLES = ("noto", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
-# Further artwork from which the ViT learns what a noun can look like; no scene of the world is drawn with it, and some
+# Further artwork from which the ViT learns what a noun can look like; no scene of the domain is drawn with it, and some
 # nouns are missing from most of these sets.
 TEACHING_STYLES = (
     "openmoji",
@@ -89,18 +89,11 @@ class Scene:
     def to_dict(self) -> dict:
         return asdict(self)
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict())
-
     @classmethod
     def from_dict(cls, data: dict) -> "Scene":
         background = {k: tuple(v) if isinstance(v, list) else v for k, v in data["background"].items()}
         objects = tuple(SceneObject(**item) for item in data["objects"])
         return cls(objects, Background(**background), data["seed"])
-
-    @classmethod
-    def from_json(cls, text: str) -> "Scene":
-        return cls.from_dict(json.loads(text))
 
 
 @dataclass(frozen=True)
