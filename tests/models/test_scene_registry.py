@@ -47,7 +47,7 @@ def test_the_examples_are_known_from_their_files():
 
 def test_a_film_is_one_object_crossing_a_scene_that_stays():
     scene = layout_scene(["cat", "dog"], "row", "noto")
-    steps = scene_registry.walk(scene, 4)
+    steps = scene_registry.crossing(scene, 4)
     walker = [next(item for item in step.objects if item.noun == "cat") for step in steps]
     assert [item.x for item in walker] == sorted({item.x for item in walker})
     assert {item.y for item in walker} == {scene.objects[0].y}
