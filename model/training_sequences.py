@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from transformers import OPTForCausalLM, PreTrainedTokenizerBase
 
 from model import scene_text
 from model.scene_text import DESCRIPTION_SLOTS
@@ -29,7 +30,7 @@ class Rows:
     positions: torch.Tensor
     segments: torch.Tensor
 
-    def to(self, device) -> "Rows":
+    def to(self, device: torch.device) -> "Rows":
         return Rows(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
@@ -43,7 +44,7 @@ class SequenceBuilder:
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         turns: int = 9,
         caption_share: float = 0.6,
         packed_share: float = 0.7,
@@ -120,7 +121,7 @@ def as_typed(question: str, rng: np.random.Generator) -> str:
     return question.removesuffix("?") if rng.random() < 0.15 else question
 
 
-def answer_loss(language_model, prefix: torch.Tensor, rows: Rows):
+def answer_loss(language_model: OPTForCausalLM, prefix: torch.Tensor, rows: Rows):
     """Next-token loss on the answers behind a prefix `[b, q, d]`, and the share of them predicted exactly."""
     batch, slots = prefix.shape[:2]
     embedded = torch.cat([prefix, language_model.get_input_embeddings()(rows.ids)], 1)
