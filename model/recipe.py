@@ -41,7 +41,7 @@ SCHEDULES = {
     "lm": {
         "lm_drill": stage_language.DRILL,
         "lm_read": stage_language.READ,
-        "lm": stage_language.TALK,
+        "lm": stage_language.MIXED,
         "lm_captions": stage_language.DESCRIBE,
     },
     "vit": {

@@ -87,13 +87,13 @@ class Pairs:
 
 def draw_pairs(scenes: list[Scene], tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator) -> Pairs:
     """One true and one false caption for each scene."""
-    said = [scene_text.caption(scene, rng) for scene in scenes]
+    captions = [scene_text.caption(scene, rng) for scene in scenes]
     wrong = [scene_text.false_caption(scene, rng)[0] for scene in scenes]
-    encoded = tokenizer([*said, *wrong], padding=True, padding_side="right", return_tensors="pt")
-    ids, mask = encoded.input_ids.split(len(said)), encoded.attention_mask.split(len(said))
+    encoded = tokenizer([*captions, *wrong], padding=True, padding_side="right", return_tensors="pt")
+    ids, mask = encoded.input_ids.split(len(captions)), encoded.attention_mask.split(len(captions))
     if ids[0].shape[1] > CAPTION_POSITIONS:
         raise ValueError(f"a caption of {ids[0].shape[1]} tokens; the Q-Former reads {CAPTION_POSITIONS}")
-    true = torch.tensor([[scene_text.true_of(caption, scene) for caption in said] for scene in scenes])
+    true = torch.tensor([[scene_text.true_of(caption, scene) for caption in captions] for scene in scenes])
     return Pairs(ids[0], mask[0], ids[1], mask[1], true)
 
 
@@ -219,7 +219,7 @@ def contrastive_loss(every: torch.Tensor, true: torch.Tensor, temperature: torch
     """Both directions of InfoNCE on the best query of each pair; `every` `[i, j, q]`, `true` `[i, j]`.
 
     Where several captions are true of an image, they share the target. The entropy of the winning query over the
-    batch's own pairs tells whether one query wins everything (0) or all do (1).
+    batch's own pairs is 0 where one query always wins and 1 where all win equally often.
     """
     best, winner = every.max(-1)
     logits = best / temperature

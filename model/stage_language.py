@@ -31,7 +31,7 @@ POSITIONS = 256
 BATCH = 32
 DRILL = Schedule(steps=500, lr=1.5e-3)
 READ = Schedule(steps=800, lr=1.2e-3)
-TALK = Schedule(steps=4200, lr=1.2e-3, warmup=150)
+MIXED = Schedule(steps=4200, lr=1.2e-3, warmup=150)
 DESCRIBE = Schedule(steps=1500, lr=8e-4, warmup=60)
 # So many steps are all drill; after them every fourth step of `lm_drill` is.
 DRILL_ONLY = 300
@@ -194,7 +194,9 @@ class DescriptionSampler:
             asked = [*known, *absent[: DRILL_NOUNS - len(known)]]
             row = [(self.tokenizer.bos_token_id, IGNORE)]
             for noun in (asked[i] for i in rng.permutation(len(asked))):
-                said = [self.builder.encode(f" {word}")[0] for word in known.get(noun, [scene_text.FILLER])]
+                answered = [
+                    self.builder.encode(f" {word}")[0] for word in known.get(noun, [scene_text.FILLER])
+                ]
                 row.append(
                     (
                         self.builder.encode(" " + (noun if rng.random() < 0.5 else scene_text.plural(noun)))[
@@ -203,7 +205,7 @@ class DescriptionSampler:
                         IGNORE,
                     )
                 )
-                row.extend((word, word) for word in said)
+                row.extend((word, word) for word in answered)
             rows.append([(i, label, scene_text.DESCRIPTION_SLOTS + n, 0) for n, (i, label) in enumerate(row)])
         return torch.tensor(described), self.builder.pad(rows)
 
@@ -220,7 +222,7 @@ def train_language(
     out: Path,
     drill: Schedule = DRILL,
     read: Schedule = READ,
-    talk: Schedule = TALK,
+    mixed: Schedule = MIXED,
     captions: Schedule = DESCRIBE,
     batch: int = BATCH,
 ) -> OPTForCausalLM:
@@ -257,7 +259,7 @@ def train_language(
     stage("lm_read", read, DescriptionSampler(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
     rows = {"packed_share": 0.75, "turns": 10, "mix": MIX, "wording": "all", "mumbled": MUMBLED}
     rows |= {"caption_share": 1.0, "captions": CAPTIONS}
-    stage("lm", talk, DescriptionSampler(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
+    stage("lm", mixed, DescriptionSampler(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
     rows |= {"captions": MORE_CAPTIONS, "turns": FEWER_TURNS}
     return stage(
         "lm_captions",
@@ -289,9 +291,9 @@ def description_accuracy(
         )
         for question in scene_text.questions(scene, rng, 5, wording=wording):
             asked = [tokenizer.bos_token_id, *encode(scene_text.QUESTION_PROMPT.format(question.text))]
-            said = [*encode(" " + question.answer), tokenizer.eos_token_id]
-            words = model.get_input_embeddings()(torch.tensor([asked + said]).to(model.device))
-            logits = model(inputs_embeds=torch.cat([prefix, words], 1)).logits[0, -len(said) - 1 : -1]
-            right[question.type].append(logits.argmax(-1).tolist() == said)
+            answered = [*encode(" " + question.answer), tokenizer.eos_token_id]
+            words = model.get_input_embeddings()(torch.tensor([asked + answered]).to(model.device))
+            logits = model(inputs_embeds=torch.cat([prefix, words], 1)).logits[0, -len(answered) - 1 : -1]
+            right[question.type].append(logits.argmax(-1).tolist() == answered)
     figures = {kind: round(float(np.mean(values)), 4) for kind, values in right.items()}
     return {**figures, "all": round(float(np.mean([v for values in right.values() for v in values])), 4)}

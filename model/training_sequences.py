@@ -1,7 +1,7 @@
 """Training sequences: a caption and several question turns behind the 32 slots, as one row of tokens.
 
 The inputs read exactly like the history of a conversation, with no end token between turns; the end of an
-answer is taught by labels alone: the full stop that closes a turn in the history is labelled `</s>`.
+answer is trained by labels alone: the full stop that closes a turn in the history is labelled `</s>`.
 """
 
 from collections.abc import Iterable
@@ -70,9 +70,9 @@ class SequenceBuilder:
 
     def turn(self, prompt: str, answer: str, start: int, segment: int = 0) -> list[tuple[int, int, int, int]]:
         """A prompt and its answer from position `start` on; the full stop that ends it is labelled `</s>`."""
-        asked, said = self.encode(prompt), self.encode(" " + answer)
-        ids = [*asked, *said, *self.encode(".")]
-        labels = [IGNORE] * len(asked) + [*said, self.tokenizer.eos_token_id]
+        asked, answered = self.encode(prompt), self.encode(" " + answer)
+        ids = [*asked, *answered, *self.encode(".")]
+        labels = [IGNORE] * len(asked) + [*answered, self.tokenizer.eos_token_id]
         return [(i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True))]
 
     def single(self, prompt: str, answer: str) -> list[tuple[int, int, int, int]]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from qformer_viz.asset_folder import ASSETS
 from qformer_viz.domains.domain import Example
@@ -12,14 +13,14 @@ INDEX = "scenes.json"
 """{file name: scene}, in the gallery's order; written by `python -m model examples`."""
 
 
-def gallery_scenes() -> dict[str, dict]:
+def gallery_scenes() -> dict[str, dict[str, Any]]:
     """The scenes as `Scene.from_dict` takes them, by file name.
 
     Raises:
         CheckpointError: the index cannot be read.
     """
     try:
-        found: dict[str, dict] = json.loads((FOLDER / INDEX).read_text(encoding="utf-8"))
+        found: dict[str, dict[str, Any]] = json.loads((FOLDER / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise incomplete("assets/examples", error) from error
     return found

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ STATISTICS = "familiar.safetensors"
 FALSE_ALARMS = 0.01
 PENALTY = 1e-3
 SEED = 77
+
+Measured = dict[str, Any]
+"""What `measure` found, as metrics.json holds it: false_alarms, and detected by kind."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def fit(scenes: torch.Tensor, ood_images: torch.Tensor, held_out: torch.Tensor) 
     return OODDetector(unset.weight, unset.bias, threshold)
 
 
-def save_ood_detector(detector: OODDetector, folder: Path, measured: dict) -> None:
+def save_ood_detector(detector: OODDetector, folder: Path, measured: Measured) -> None:
     """Write the probe as safetensors, with the measured shares in the metadata."""
     metadata = {"threshold": repr(detector.threshold), "measured": json.dumps(measured)}
     save_file({"weight": detector.weight, "bias": detector.bias}, folder / STATISTICS, metadata)
@@ -150,7 +154,7 @@ def measure(
     fitting: int = 1500,
     fresh: int = 1000,
     outside: int = 150,
-) -> tuple[OODDetector, dict]:
+) -> tuple[OODDetector, Measured]:
     """Fit a probe and measure it: on fresh scenes, on every kind of other image and on photographs.
 
     Each kind is measured by a probe that was not trained on it. Nothing is trained on photographs.

@@ -8,11 +8,20 @@ from PIL import Image
 from qformer_viz.domains.domain import KnownScene, SceneMaker
 from qformer_viz.domains.emoji.ground_truth import masks
 from qformer_viz.domains.emoji.scene_registry import SceneRegistry, crossing, moved, names, without
-from qformer_viz.domains.emoji.scenes import LAYOUTS, MAX_OBJECTS, NOUNS, STYLES, Scene, layout_scene, render
+from qformer_viz.domains.emoji.scenes import (
+    LAYOUTS,
+    MAX_OBJECTS,
+    NOUNS,
+    STYLES,
+    Scene,
+    SceneData,
+    layout_scene,
+    render,
+)
 from qformer_viz.media.video import FRAMES
 
 
-def make_scene_maker(gallery: Mapping[str, dict]) -> SceneMaker:
+def make_scene_maker(gallery: Mapping[str, SceneData]) -> SceneMaker:
     """A renderer that also recognises the scenes of the gallery.
 
     Args:

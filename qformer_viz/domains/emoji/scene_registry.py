@@ -55,8 +55,8 @@ def moved(scene: Scene, index: int, x: float, y: float) -> Scene:
     """The scene with the centre of one object at x, y, from 0 to 1; the object stays inside and comes to the front."""
     item = scene.objects[index]
     half = item.size / 2
-    place = (min(max(side * IMAGE_SIZE, half), IMAGE_SIZE - half) for side in (x, y))
-    at = replace(item, **dict(zip(("x", "y"), place, strict=True)))
+    inside_x, inside_y = (min(max(side * IMAGE_SIZE, half), IMAGE_SIZE - half) for side in (x, y))
+    at = replace(item, x=inside_x, y=inside_y)
     return replace(scene, objects=(*without(scene, index).objects, at))
 
 

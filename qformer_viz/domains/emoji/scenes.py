@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,9 @@ from PIL import Image
 from qformer_viz.asset_folder import ASSETS
 from qformer_viz.domains.emoji.backgrounds import BACKGROUNDS, Background, draw_background, random_background
 from qformer_viz.errors import SceneError
+
+SceneData = dict[str, Any]
+"""A scene as JSON holds it: objects, background, seed."""
 
 SHEETS = ASSETS / "emoji"
 NOUNS: tuple[str, ...] = tuple(json.loads((SHEETS / "nouns.json").read_text()))
@@ -86,12 +90,21 @@ class Scene:
     background: Background
     seed: int | None = None
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> SceneData:
+        """The scene as JSON holds it."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Scene":
-        background = {k: tuple(v) if isinstance(v, list) else v for k, v in data["background"].items()}
+    def from_dict(cls, data: SceneData) -> "Scene":
+        """The scene from what `to_dict` returned or JSON holds.
+
+        Raises:
+            KeyError, TypeError: the data is of something else.
+        """
+        background: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data["background"].items()
+        }
         objects = tuple(SceneObject(**item) for item in data["objects"])
         return cls(objects, Background(**background), data["seed"])
 
@@ -111,7 +124,7 @@ def _glyph(style: str, noun: str) -> tuple[Image.Image, ...]:
     """The drawing cropped to its own extent, at full and half resolution."""
     cell = _cell(style, noun)
     glyph = cell.crop(_extent(cell))
-    half = tuple(max(1, side // 2) for side in glyph.size)
+    half = (max(1, glyph.width // 2), max(1, glyph.height // 2))
     return glyph, glyph.resize(half, Image.Resampling.BOX)
 
 
@@ -292,11 +305,11 @@ def random_scene(
     count = int(rng.integers(min_objects, max_objects + 1))
     names = _random_nouns(rng, count, nouns)
     sizes, centres = _scatter(rng, count)
-    one_style = styles[rng.integers(len(styles))] if rng.random() < 0.5 else None
+    one_style = styles[int(rng.integers(len(styles)))] if rng.random() < 0.5 else None
     objects = []
     for noun, size, (x, y) in zip(names, sizes, centres, strict=True):
         recoloured = rng.random() < 0.5
-        style = one_style or styles[rng.integers(len(styles))]
+        style = one_style or styles[int(rng.integers(len(styles)))]
         if not has_drawing(style, noun):
             style = (known := [s for s in styles if has_drawing(s, noun)])[rng.integers(len(known))]
         objects.append(
