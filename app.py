@@ -5,14 +5,11 @@ python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit      a model
 """
 
 import argparse
-import json
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 if os.environ.get("SPACES_ZERO_GPU"):
@@ -26,15 +23,10 @@ if os.environ.get("SPACES_ZERO_GPU"):
 from qformer_viz.__main__ import backend
 from qformer_viz.cli.arguments import PRECISIONS, model_arguments
 from qformer_viz.cli.dispatch import load, precision
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.media import decode_pool
 
-EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
-FILM_IS_NEW = (
-    "The bundled model was trained on single scenes: what it says of several at once it has never been taught, and it "
-    "may count a thing more than once."
-)
 FIRST_PORT, PORTS = 7860, 20  # as Gradio; GRADIO_NUM_PORTS
-MATCHER = "blip2-emoji-itm"
 QUICK = 100e6
 """Parameters below which an answer is taken apart unasked, as on a GPU; BLIP-2 emoji has 8 million."""
 
@@ -76,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         default=env.get("QFORMER_VIZ_MATCHER") or None,
         metavar="NAME",
         help="a retrieval checkpoint for the Match tab, such as Salesforce/blip2-itm-vit-g; a second model in memory "
-        f"[QFORMER_VIZ_MATCHER, {MATCHER} beside a bundled model, else none]",
+        f"[QFORMER_VIZ_MATCHER, {EMOJI_SCENES.matcher} beside a bundled model, else none]",
     )
     top.add_argument(
         "--offer",
@@ -108,18 +100,16 @@ def make_services(
     others: Mapping[Any, Callable[[], Any]] | None = None,
     precisions: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Any:
-    """What the interface needs, from a loaded pipeline, perhaps a matcher, and the bundled world.
+    """What the interface needs, from a loaded pipeline, its domain, and perhaps a matcher.
 
     `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
     of this model.
     """
-    from qformer_viz.domains.reference_images import reference_images
     from qformer_viz.runtime.model_cache import ModelCache
     from qformer_viz.types import Decoding
     from qformer_viz.ui.app_context import AppContext
 
     shared = backend()
-    bundled = is_bundled(pipe.checkpoint)
     first, shelf = chat_model(pipe), ModelCache()
     return AppContext(
         chat_model=first,
@@ -134,11 +124,10 @@ def make_services(
         decode=decode_pool.decode,
         decoding=Decoding,
         user_errors=shared.errors,
-        examples=examples() if bundled else (),
-        scene_maker=scene_maker() if bundled else None,
+        examples=first.domain.examples(),
+        scene_maker=first.domain.scene_maker(),
         matcher=matcher,
         precisions=precisions or {},
-        sample_images=reference_images,
     )
 
 
@@ -146,22 +135,18 @@ def _spoken(load: Callable[[], Any]) -> Any:
     return chat_model(load())
 
 
-def is_bundled(checkpoint: Any) -> bool:
-    return checkpoint.world == "emoji scenes"
-
-
 def chat_model(pipe: Any) -> Any:
-    """A loaded pipeline as a model that chats, with what there is to say about its world."""
+    """A loaded pipeline as a model that chats, with the checks of its domain."""
     from qformer_viz.runtime.zerogpu import RemotePipeline
     from qformer_viz.ui.app_context import ChatModel
 
-    bundled = is_bundled(pipe.checkpoint)
+    domain = pipe.checkpoint.domain
     return ChatModel(
         pipe=pipe,
         geometry=geometry(pipe.model.config),
-        world=pipe.checkpoint.world,
-        familiar=unfamiliar(pipe.checkpoint.folder) if bundled else None,
-        unknown=unknown_words(pipe.processor.tokenizer) if bundled else None,
+        domain=domain,
+        ood_check=domain.ood_check(pipe.checkpoint.folder),
+        unknown_words=domain.unknown_words(pipe.processor.tokenizer),
         quick=not isinstance(pipe, RemotePipeline)
         and (pipe.device.type == "cuda" or pipe.model.num_parameters() < QUICK),
     )
@@ -204,7 +189,7 @@ def hosted(args: argparse.Namespace) -> argparse.Namespace:
     if os.environ.get("SPACES_ZERO_GPU") and args.device is None:
         chosen = [resolve(name, tuple(args.allow)) for name in (args.model, *args.offer)]
         return argparse.Namespace(
-            **vars(args) | {"device": "cpu" if all(map(is_bundled, chosen)) else "cuda"}
+            **vars(args) | {"device": "cpu" if all(entry.domain.is_bundled for entry in chosen) else "cuda"}
         )
     return args
 
@@ -218,15 +203,15 @@ def placed(pipe: Any) -> Any:
 
 
 def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
-    """The other bundled checkpoints that chat, where a bundled one does, and what loads the pipeline of each."""
+    """The other bundled checkpoints of its domain that chat, and what loads the pipeline of each."""
     from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
-    if not is_bundled(pipe.checkpoint):
-        return {}
+    domain = pipe.checkpoint.domain
     return {
         entry: partial(load_placed, args, entry.id)
         for entry in CHECKPOINTS.values()
-        if is_bundled(entry)
+        if domain.is_bundled
+        and entry.domain == domain
         and entry.family != "retrieval"
         and entry.id != pipe.checkpoint.id
         and is_here(entry)
@@ -246,11 +231,11 @@ def is_here(checkpoint: Any) -> bool:
 
 
 def default_matcher(pipe: Any) -> str | None:
-    """The bundled retrieval checkpoint, where a bundled model chats."""
+    """The bundled retrieval checkpoint of the domain of the model that chats, where there is one."""
     from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
-    entry = CHECKPOINTS.get(MATCHER)
-    return MATCHER if entry and is_bundled(pipe.checkpoint) and is_here(entry) else None
+    entry = CHECKPOINTS.get(pipe.checkpoint.domain.matcher or "")
+    return entry.id if entry and is_here(entry) else None
 
 
 def load_matcher(name: str, args: argparse.Namespace) -> Any:
@@ -271,116 +256,6 @@ def geometry(config: Any) -> Any:
     layers = qformer.num_hidden_layers
     crossing = tuple(range(0, layers, qformer.cross_attention_frequency))
     return Geometry(layers, crossing, qformer.num_attention_heads, config.num_query_tokens)
-
-
-def examples() -> tuple[tuple[Path, str], ...]:
-    """The bundled example scenes in the gallery's order, with their titles."""
-    found = tuple((EXAMPLES / name, Path(name).stem.replace("-", " ")) for name in gallery())
-    if missing := [path.name for path, _ in found if not path.is_file()]:
-        raise incomplete("assets/examples", f"{', '.join(missing)} missing")
-    return found
-
-
-def gallery() -> dict[str, Any]:
-    """The scenes of the bundled examples by file name, in the gallery's order."""
-    try:
-        return json.loads((EXAMPLES / "scenes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise incomplete("assets/examples", error) from error
-
-
-def incomplete(folder: str, why: object) -> Exception:
-    """The error for a folder of this repository that is not what it was."""
-    from qformer_viz.errors import CheckpointError
-
-    return CheckpointError(
-        f"{folder} cannot be read ({why}). Get the repository complete: git checkout -- {folder}"
-    )
-
-
-def scene_maker() -> Any:
-    """Draws scenes of the bundled world."""
-    import torch
-
-    try:
-        from qformer_viz.domains.emoji import scene_registry
-    except (OSError, ValueError) as error:
-        raise incomplete("assets/emoji", error) from error
-    from qformer_viz.domains.emoji.ground_truth import masks
-    from qformer_viz.domains.emoji.scenes import (
-        LAYOUTS,
-        MAX_OBJECTS,
-        NOUNS,
-        STYLES,
-        Scene,
-        layout_scene,
-        render,
-    )
-    from qformer_viz.media.video import FRAMES
-    from qformer_viz.ui.app_context import Drawn, SceneMaker
-
-    scenes = scene_registry.DrawnScenes(map(Scene.from_dict, gallery().values()))
-
-    def draw(nouns, layout, style):
-        return scenes.draw(layout_scene(nouns, layout, style))
-
-    def film(nouns, layout, style):
-        return [
-            render(scene).image for scene in scene_registry.walk(layout_scene(nouns, layout, style), FRAMES)
-        ]
-
-    def recall(image):
-        scene = scenes.recall(image)
-        if scene is None:
-            return None
-        return Drawn(
-            scene_registry.names(scene),
-            {noun: torch.from_numpy(mask) for noun, mask in masks(scene, render(scene)).items()},
-            lambda index: scenes.draw(scene_registry.without(scene, index)),
-            lambda index, x, y: scenes.draw(scene_registry.moved(scene, index, x, y)),
-        )
-
-    return SceneMaker(NOUNS, LAYOUTS, STYLES, draw, MAX_OBJECTS, recall, film)
-
-
-def unfamiliar(folder: Path | None) -> Any:
-    """A function that says when an image is unlike the bundled world, by a probe on its ViT features."""
-    try:
-        from qformer_viz.domains.emoji.ood_detector import load_ood_detector
-
-        known = load_ood_detector(folder)
-    except (ImportError, OSError):
-        return None
-    from qformer_viz.ui.inspector.about_view import PHOTO_COMMAND
-
-    def notice(encoded: Any) -> str | None:
-        found = known(encoded.vision[:1].float().cpu())  # of a film the first frame
-        if found.familiar:
-            return FILM_IS_NEW if len(encoded.frames) > 1 else None
-        return (
-            "This image looks unlike anything the bundled model has seen (strangeness "
-            f"{found.strangeness:.1f}; 99 of 100 emoji scenes stay below {found.threshold:.1f}). It only knows emoji "
-            "scenes, so expect wrong words here. For photographs, start the program with: "
-            f"{PHOTO_COMMAND}"
-        )
-
-    return notice
-
-
-def unknown_words(tokenizer: Any) -> Any:
-    """A function that lists the words of a question which the bundled model has never read.
-
-    Its tokenizer holds every word of its world as one token; what falls into pieces was not in it.
-    """
-
-    def pieces(word: str) -> int:
-        return len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
-
-    def unread(question: str) -> tuple[str, ...]:
-        words = dict.fromkeys(re.findall(r"[^\W_]+", question.lower()))
-        return tuple(word for word in words if pieces(word) > 1)
-
-    return unread
 
 
 def free_port(host: str) -> int:
@@ -434,7 +309,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from qformer_viz.ui import build, launch_options
     from qformer_viz.ui.request_guard import bypass_proxy
 
-    # For the page's own sums, which are small: workers of theirs would keep the model's from their work (runtime.device_queue).
+    # For the page's own sums, which are small: workers of theirs would keep the model's from their work
+    # (runtime.device_queue).
     torch.set_num_threads(1)
     others = bundled_beside(pipe, args) | further
     try:

@@ -89,12 +89,14 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="python -m model", description=__doc__.splitlines()[0])
     commands = root.add_subparsers(required=True)
     train = commands.add_parser("train", help="train one stage or all of them; continues where it stopped")
-    stages = ("lm", "vit", "features", "align", "bridge", "instruct", "all")
+    stages = ("lm", "vit", "features", "stage1", "stage2", "instruct", "all")
+    former = {"align": "stage1", "bridge": "stage2"}
     train.add_argument(
         "--stage",
+        type=lambda name: former.get(name, name),
         choices=stages,
         default="all",
-        help="all: those that need not wait for one another side by side",
+        help="all: those that do not need one another in parallel",
     )
     train.add_argument("--out", type=Path, default=Path("runs/emoji"))
     train.add_argument(
@@ -117,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     ablate.set_defaults(run=_ablate)
     for name, run, help_text in (
         ("evaluate", _evaluate, "figures on fresh scenes"),
-        ("card", _card, "measure and write README.md, metrics.json and the familiarity statistics"),
+        ("card", _card, "measure and write README.md, metrics.json and the out-of-distribution detector"),
     ):
         command = commands.add_parser(name, help=help_text)
         command.add_argument("checkpoint", type=Path)

@@ -1,13 +1,13 @@
-"""Cross-attention against the truth: every object's mask is known, so where queries look can be scored.
+"""The pointing evaluation: how much cross-attention falls on objects, whose masks are known.
 
-Attention is the mean over heads; on patches it is renormalised to one, and the share on CLS is told apart.
+Attention is the mean over heads. On patches it is renormalised to one; the share on CLS is reported by itself.
 """
 
 import numpy as np
 import torch
 
 from model import scene_text
-from model.inference import Reader
+from model.inference import BatchInference
 from model.slot_warmup import region
 from qformer_viz.domains.emoji.scenes import Scene, patch_labels, render
 
@@ -15,26 +15,31 @@ GROUPS = 4
 PERMUTATIONS = 10_000
 
 
-def maps(reader: Reader, features: torch.Tensor) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Numbers of the cross-attention layers, their maps `[l, b, q, p]`, and the query outputs `[b, q, d]`.
+def maps(inference: BatchInference, features: torch.Tensor) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Attention maps and outputs of the Q-Former. An InstructBLIP's reads the caption prompt.
 
-    An InstructBLIP's Q-Former reads the caption prompt.
+    Args:
+        inference: the model.
+        features: ViT features `[b, 257, d]`.
+
+    Returns:
+        Numbers of the cross-attention layers, their maps `[l, b, q, p]`, and the query outputs `[b, q, d]`.
     """
-    qformer = reader.model.qformer
+    qformer = inference.model.qformer
     before = qformer.config._attn_implementation
     qformer.set_attn_implementation("eager")
-    read = reader.query(features, [scene_text.CAPTION_PROMPT] * len(features), attentions=True)
+    read = inference.qformer_output(features, [scene_text.CAPTION_PROMPT] * len(features), attentions=True)
     qformer.set_attn_implementation(before)
     numbers = [i for i, layer in enumerate(qformer.encoder.layer) if layer.has_cross_attention]
     crossed = [m for m in read.cross_attentions if m is not None and m.shape[-1] == features.shape[1]]
-    queries = reader.model.query_tokens.shape[1]
+    queries = inference.model.query_tokens.shape[1]
     attention = torch.stack(crossed).mean(2)[:, :, :queries].cpu().numpy()
     return numbers, attention, read.last_hidden_state[:, :queries].cpu().numpy()
 
 
-def measure(reader: Reader, features: torch.Tensor, scenes: list[Scene]) -> dict:
+def measure(inference: BatchInference, features: torch.Tensor, scenes: list[Scene]) -> dict:
     """Shares on objects per layer and query, pointing, entropy, distinct queries, and whether index groups differ."""
-    numbers, attention, outputs = maps(reader, features)
+    numbers, attention, outputs = maps(inference, features)
     owners = np.stack([patch_labels(render(scene)).ravel() for scene in scenes])
     patches = attention[..., 1:] / attention[..., 1:].sum(-1, keepdims=True)
     home = [
@@ -64,9 +69,16 @@ def measure(reader: Reader, features: torch.Tensor, scenes: list[Scene]) -> dict
 
 
 def pointing(layer: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """For each object, whether some query has its maximum on it; `layer` `[b, q, p]`, `owners` `[b, p]`.
+    """Whether some query has its maximum on each object.
 
-    32 tries hit something by themselves: compare with the maps of a wrong image.
+    32 queries hit some objects by chance, so compare with the maps of a wrong image.
+
+    Args:
+        layer: attention `[b, q, p]`.
+        owners: number of the object on each patch `[b, p]`, -1 for none.
+
+    Returns:
+        0 or 1 for each object of all images.
     """
     best = layer.argmax(-1)
     hits = []
@@ -76,7 +88,7 @@ def pointing(layer: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 
 def specialisation(layer: np.ndarray) -> np.ndarray:
-    """Per image, in [0, 1]: 0 when all queries share one map, 1 when their maps are disjoint (Jensen-Shannon)."""
+    """Jensen-Shannon divergence of the queries' maps `[b, q, p]`, per image, from 0 (one map) to 1 (disjoint maps)."""
     between = _entropy(layer.mean(1)) - _entropy(layer).mean(1)
     return between / np.log(layer.shape[1])
 
@@ -89,7 +101,7 @@ def effective_rank(outputs: np.ndarray) -> np.ndarray:
 
 
 def profile(layer: np.ndarray, on_cls: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """What each query does on average, standardised, `[q, 5]`: share on objects, on CLS, entropy, column and row."""
+    """Mean attention of each query, standardised, `[q, 5]`: share on objects, on CLS, entropy, column and row."""
     side = round(layer.shape[-1] ** 0.5)
     rows, columns = np.divmod(np.arange(layer.shape[-1]), side)
     features = [

@@ -1,6 +1,6 @@
-"""Changes of appearance for the ViT's training: what stands where stays true, colours and texture do not.
+"""Augmentation for the training of the ViT: colours and texture change, positions do not.
 
-Artwork never seen differs from the known sets in palette, outline and shading first of all.
+Unseen artwork differs from the known sets mostly in palette, outline and shading.
 """
 
 from dataclasses import replace
@@ -10,15 +10,20 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from qformer_viz.domains.emoji.scenes import SceneObject
 
-# Share of repainted objects that are bent too.
+# Share of augmented objects that are bent too.
 BENT = 0.7
 
 
-def disturb(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One or two changes to a uint8 image `[h, w, 3]`, nothing moves."""
+def augment_image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change the appearance of an image in one or two ways.
+
+    Args:
+        image: uint8 `[h, w, 3]`.
+        rng: chooses the changes and their strength.
+    """
     picture = Image.fromarray(image)
-    for name in rng.choice(len(_DISTURBANCES), size=1 + int(rng.random() < 0.4), replace=False):
-        picture = _DISTURBANCES[name](picture, rng)
+    for name in rng.choice(len(_AUGMENTATIONS), size=1 + int(rng.random() < 0.4), replace=False):
+        picture = _AUGMENTATIONS[name](picture, rng)
     return np.asarray(picture)
 
 
@@ -44,8 +49,8 @@ def _contrast(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _tint(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    image_gain = rng.uniform(0.55, 1.3, 3)
-    return Image.fromarray(np.clip(np.asarray(picture) * image_gain, 0, 255).astype(np.uint8))
+    factors = rng.uniform(0.55, 1.3, 3)
+    return Image.fromarray(np.clip(np.asarray(picture) * factors, 0, 255).astype(np.uint8))
 
 
 def _swap(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -71,11 +76,11 @@ def _erase(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return picture
 
 
-_DISTURBANCES = (_edges, _grey, _invert, _posterise, _contrast, _tint, _swap, _blur, _noise, _erase)
+_AUGMENTATIONS = (_edges, _grey, _invert, _posterise, _contrast, _tint, _swap, _blur, _noise, _erase)
 
 
-def repaint(item: SceneObject, rng: np.random.Generator) -> SceneObject:
-    """The object in any colour, more tilted, mostly bent: its shape has to do, and not one shape alone."""
+def augment_object(item: SceneObject, rng: np.random.Generator) -> SceneObject:
+    """The object in a random colour, tilted more and mostly bent, so that the ViT learns shape, not colour."""
     return replace(
         item,
         hue=float(rng.uniform(-180, 180)),

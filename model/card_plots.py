@@ -39,20 +39,23 @@ def draw(metrics: dict, folder: Path) -> list[Path]:
     if "smaller" in metrics:
         paths.append(curves(metrics, folder / "curves.svg"))
     if "attention" in metrics:
-        paths.append(gaze(metrics["attention"], folder / "gaze.svg"))
+        paths.append(attention_on_objects(metrics["attention"], folder / "attention.svg"))
     if "winners" in metrics:
         paths.append(winners(metrics["winners"], folder / "winners.svg"))
     return paths
 
 
 def curves(metrics: dict, path: Path) -> Path:
-    """Caption F1 and exact answers against smaller objects, noise and blur; the left end is the undisturbed scene."""
+    """Caption F1 and exact answers against smaller objects, noise and blur; the left end is the scene as it is."""
     figure, axes = _figure(len(CURVES), 9)
     for axis, (name, (label, start)) in zip(axes, CURVES.items(), strict=True):
         levels = [start, *map(float, metrics[name])]
-        for key, colour, said in (("noun_f1", BLUE, "caption nouns, F1"), ("exact", ORANGE, "answers exact")):
+        for key, colour, title in (
+            ("noun_f1", BLUE, "caption nouns, F1"),
+            ("exact", ORANGE, "answers exact"),
+        ):
             values = [metrics["undisturbed"][key], *(at[key] for at in metrics[name].values())]
-            axis.plot(levels, values, "o-", color=colour, label=said, markersize=3)
+            axis.plot(levels, values, "o-", color=colour, label=title, markersize=3)
         axis.set(xlabel=label, ylim=(0, 1.02))
         if start:
             axis.invert_xaxis()
@@ -70,7 +73,7 @@ def calibration(found: dict, path: Path) -> Path:
     return _save(figure, path)
 
 
-def gaze(attention: dict, path: Path) -> Path:
+def attention_on_objects(attention: dict, path: Path) -> Path:
     """Each query's share of attention on objects, one line a cross-attention layer."""
     figure, (axis,) = _figure(1, 7)
     for colour, (number, layer) in zip((BLUE, ORANGE, GREY) * 4, attention["layers"].items(), strict=False):
@@ -98,10 +101,10 @@ def bottleneck(found: dict, path: Path) -> Path:
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     whole = {name: one["entropy"] for name, one in found["queries"]["attention"].items()}
     shares = [[max(0, bits) / whole[name] for bits in found["each"][name]] for name in names]
-    drawn = right.imshow(shares, cmap="viridis", aspect="auto", vmin=0)
+    shown = right.imshow(shares, cmap="viridis", aspect="auto", vmin=0)
     right.set(xlabel="query, alone", yticks=range(len(names)))
     right.set_yticklabels(names)
-    figure.colorbar(drawn, ax=right, label="share of bits, linear probe")
+    figure.colorbar(shown, ax=right, label="share of bits, linear probe")
     return _save(figure, path)
 
 

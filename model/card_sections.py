@@ -14,7 +14,7 @@ PARTS = "ablation.md"
 TRUTH = "faithfulness.json"
 MEANING = "faithfulness.md"
 
-# What `truths.labels` tells of a scene, in words.
+# The labels of `ground_truth.labels`, in words.
 LABELS = {
     "nouns": "which of 64 nouns are there",
     "number": "how many objects",
@@ -45,7 +45,7 @@ def draw(folder: Path) -> None:
             plot(_read(folder / name), folder / "figures" / Path(name).with_suffix(".svg"))
 
 
-def told(folder: Path) -> str:
+def sections(folder: Path) -> str:
     """A section for every file that is there."""
     parts = ""
     if (folder / LEARNED).exists():
@@ -118,10 +118,10 @@ def _passed(found: dict, folder: str) -> str:
     if found["asked"]:
         questions = " --questions" + "".join(f' "{question}"' for question in found["asked"])
         quoted = (f"“{question}”" for question in found["asked"])
-        told = [found["queries"]["attention"], *found["asked"].values()]
+        columns = [found["queries"]["attention"], *found["asked"].values()]
         table = _by_label(
             ["", "the caption's prompt", *quoted],
-            {name: [_bits(one[name]) for one in told] for name in LABELS},
+            {name: [_bits(one[name]) for one in columns] for name in LABELS},
         )
         asked = (
             f"\nThe same off the queries, by attention, for what the Q-Former reads meanwhile:\n\n{table}\n"
@@ -150,14 +150,14 @@ def _within(found: dict, folder: str) -> str:
     return f"""## Inside the Q-Former
 
 `python -m qformer_viz inside --model {folder} --images {found["images"]} --questions {asked} --out assets/{folder}/{WITHIN}`:
-of the words that came from the image, how many nats they lose when something inside the Q-Former is what it is for other
-images on average (mean and bootstrap interval of 95 % over images). "One head" is the head of cross- or self-attention that
-costs a word most, whichever that is, alone; "queries apart": every query hears of the others only what they tell of other
-images; "one query unheard": the others hear only that of the one that costs the word most; "one query unread": the language model
-reads it as of other images; "strongest layer": all its heads together; "need the talk": words that lose a nat or more with
-queries apart; "heard most": the query unheard that costs most, with the share of words. Then, for pairs of pictures with
-different answers, how often the second's answer becomes the likelier one about the first when what queries tell one another, or
-what all heads of a layer hand on, is as it was with the second.
+nats that the words which came from the image lose when a part of the Q-Former is replaced by its mean over other images (mean
+and bootstrap interval of 95 % over images). "One head": the head of cross- or self-attention that costs a word most, alone;
+"queries apart": in self-attention every query sees the means of all other queries; "one query unheard": the others see the mean of
+the one query that costs the word most; "one query unread": the language model reads the mean of that query; "strongest layer":
+all its heads together; "need the talk": words that lose a nat or more with queries apart; "heard most": the query whose mean costs
+the others most, with the share of words. Then, for pairs of images with different answers: how often the answer to the second
+becomes the likelier one for the first when the keys and values of the queries in self-attention, or the output of all heads of a
+layer, is replaced by what it was with the second.
 
 {found["table"]}
 

@@ -16,12 +16,14 @@ from transformers import (
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipProcessor,
+    PreTrainedTokenizerBase,
 )
 
 from model.scene_text import CAPTION_PROMPT, DESCRIPTION_SLOTS, QUESTION_PROMPT
 from model.stage_language import language_config
 from model.stage_vit import HIDDEN, IMAGE_SIZE, MEAN, STD, vision_config
 from model.tokenizer import IMAGE
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.runtime.checkpoints import CARD
 
 QUERIES = DESCRIPTION_SLOTS
@@ -37,7 +39,9 @@ CONTRAST = 256
 SHARD = "8MB"
 
 
-def _qformer(tokenizer, cross_every: int = CROSS_EVERY, **more) -> Blip2QFormerConfig:
+def _qformer(
+    tokenizer: PreTrainedTokenizerBase, cross_every: int = CROSS_EVERY, **more
+) -> Blip2QFormerConfig:
     return Blip2QFormerConfig(
         hidden_size=HIDDEN,
         encoder_hidden_size=HIDDEN,
@@ -53,7 +57,9 @@ def _qformer(tokenizer, cross_every: int = CROSS_EVERY, **more) -> Blip2QFormerC
     )
 
 
-def bridge_config(tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EVERY) -> Blip2Config:
+def blip2_config(
+    tokenizer: PreTrainedTokenizerBase, queries: int = QUERIES, cross_every: int = CROSS_EVERY
+) -> Blip2Config:
     """The whole model's configuration: published interface, small widths."""
     return Blip2Config(
         vision_config=vision_config().to_dict(),
@@ -65,15 +71,15 @@ def bridge_config(tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EV
 
 
 def build_model(
-    tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EVERY
+    tokenizer: PreTrainedTokenizerBase, queries: int = QUERIES, cross_every: int = CROSS_EVERY
 ) -> Blip2ForConditionalGeneration:
     """A fresh model; the queries start at N(0, 0.02), for the library leaves them at zero."""
-    model = Blip2ForConditionalGeneration(bridge_config(tokenizer, queries, cross_every))
+    model = Blip2ForConditionalGeneration(blip2_config(tokenizer, queries, cross_every))
     torch.nn.init.normal_(model.query_tokens, std=0.02)
     return model
 
 
-def alignment_tokenizer(tokenizer):
+def stage1_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A copy that knows `DECODER`, as the Q-Former's text branch needs it."""
     copied = copy.deepcopy(tokenizer)
     copied.add_special_tokens({"additional_special_tokens": [DECODER]})
@@ -81,9 +87,9 @@ def alignment_tokenizer(tokenizer):
 
 
 def build_retrieval(
-    tokenizer, queries: int = QUERIES, cross_every: int = CROSS_EVERY
+    tokenizer: PreTrainedTokenizerBase, queries: int = QUERIES, cross_every: int = CROSS_EVERY
 ) -> Blip2ForImageTextRetrieval:
-    """A fresh retrieval model; `tokenizer` is an `alignment_tokenizer`."""
+    """A fresh retrieval model; `tokenizer` is an `stage1_tokenizer`."""
     text_branch = {"use_qformer_text_input": True, "max_position_embeddings": CAPTION_POSITIONS}
     qformer = _qformer(tokenizer, cross_every, **text_branch)
     config = Blip2Config(
@@ -98,7 +104,9 @@ def build_retrieval(
     return model
 
 
-def save_retrieval(model: Blip2ForImageTextRetrieval, tokenizer, folder: Path) -> None:
+def save_retrieval(
+    model: Blip2ForImageTextRetrieval, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
     """As `save_checkpoint`, without a language model; its texts hold no image placeholders."""
     model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
     processor = build_processor(tokenizer)
@@ -106,16 +114,16 @@ def save_retrieval(model: Blip2ForImageTextRetrieval, tokenizer, folder: Path) -
     processor.save_pretrained(folder)
 
 
-def build_processor(tokenizer) -> Blip2Processor:
+def build_processor(tokenizer: PreTrainedTokenizerBase) -> Blip2Processor:
     images = BlipImageProcessor(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=list(MEAN), image_std=list(STD)
     )
     return Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
 
 
-def build_instruct(tokenizer) -> InstructBlipForConditionalGeneration:
-    """A fresh InstructBLIP: the same parts, and the Q-Former reads the question with an `alignment_tokenizer`."""
-    qformer = _qformer(alignment_tokenizer(tokenizer), max_position_embeddings=CAPTION_POSITIONS).to_dict()
+def build_instruct(tokenizer: PreTrainedTokenizerBase) -> InstructBlipForConditionalGeneration:
+    """A fresh InstructBLIP: the same parts, and the Q-Former reads the question with an `stage1_tokenizer`."""
+    qformer = _qformer(stage1_tokenizer(tokenizer), max_position_embeddings=CAPTION_POSITIONS).to_dict()
     qformer["model_type"] = "instructblip_qformer"
     config = InstructBlipConfig(
         vision_config={**vision_config().to_dict(), "model_type": "instructblip_vision_model"},
@@ -129,12 +137,16 @@ def build_instruct(tokenizer) -> InstructBlipForConditionalGeneration:
     return model
 
 
-def build_instruct_processor(tokenizer) -> InstructBlipProcessor:
+def build_instruct_processor(tokenizer: PreTrainedTokenizerBase) -> InstructBlipProcessor:
     images = build_processor(tokenizer).image_processor
-    return InstructBlipProcessor(images, tokenizer, alignment_tokenizer(tokenizer), num_query_tokens=QUERIES)
+    return InstructBlipProcessor(images, tokenizer, stage1_tokenizer(tokenizer), num_query_tokens=QUERIES)
 
 
-def save_checkpoint(model, tokenizer, folder: Path) -> None:
+def save_checkpoint(
+    model: Blip2ForConditionalGeneration | InstructBlipForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+) -> None:
     """A BLIP-2 or InstructBLIP: weights in float16 (no measurable loss), processor, greedy generation, and a card that
     says how it is spoken to."""
     model.language_model.generation_config = model.generation_config = GenerationConfig(
@@ -146,5 +158,5 @@ def save_checkpoint(model, tokenizer, folder: Path) -> None:
     model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
     build = build_instruct_processor if model.config.model_type == "instructblip" else build_processor
     build(tokenizer).save_pretrained(folder)
-    card = {"question_prompt": QUESTION_PROMPT, "caption_prompt": CAPTION_PROMPT, "world": "emoji scenes"}
+    card = {"question_prompt": QUESTION_PROMPT, "caption_prompt": CAPTION_PROMPT, "world": EMOJI_SCENES.name}
     (Path(folder) / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

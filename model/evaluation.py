@@ -1,24 +1,25 @@
-"""How good the generating models are on scenes they have never seen, beside no image, a wrong image and words alone.
+"""Accuracy of the generating models on fresh scenes, and the controls: no image, a wrong image, a written description.
 
     python -m model evaluate assets/blip2-emoji --scenes 500
 
 Captions: precision, recall and F1 of nouns, counted ("two cats" is two); share that is true altogether; relations;
-BLEU-4 and CIDEr against up to five references. Questions: share answered exactly, and how well the answer's own
-probability tells when it is right. All greedy. Intervals: 95 % bootstrap over scenes, seed fixed.
+BLEU-4 and CIDEr against up to five references. Questions: share answered exactly, and the
+calibration of the answers' probabilities. All greedy. Intervals: 95 % bootstrap over scenes, seed fixed.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
 from model import attention_pointing, scene_text, stage_language
-from model.inference import Reader
-from model.stage_language import read_accuracy
+from model.inference import BatchInference
+from model.stage_language import description_accuracy
 from qformer_viz.domains.emoji.scenes import UNSEEN_STYLES, Scene, random_scene, render
 
 SEED = 20_250_101
@@ -26,17 +27,28 @@ QUESTIONS_PER_SCENE = 6
 REFERENCES = 5
 RESAMPLES = 1000
 BINS = 10
-# Other scenes whose slots are averaged where no image is to be seen.
+# Scenes whose projected queries are averaged for the control without an image.
 AVERAGED = 16
 
 Sheet = list[tuple[Scene, list[scene_text.Question]]]
+SlotsOf = Callable[[int, Sequence[str]], torch.Tensor]
+
+
+class SceneOptions(TypedDict, total=False):
+    """Options of `random_scene`."""
+
+    min_objects: int
+    max_objects: int
+    nouns: Sequence[str]
+    styles: Sequence[str]
+    backgrounds: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Result:
     """One scene's score sheet: the caption, its noun counts, and (type, exact, probability) per question."""
 
-    said: str
+    caption: str
     matched: int
     named: int
     true: int
@@ -46,67 +58,90 @@ class Result:
 
 
 def fresh_scenes(
-    count: int, seed: int = SEED, wording: str = "plain", asked: int = QUESTIONS_PER_SCENE, **world
+    count: int,
+    seed: int = SEED,
+    wording: str = "plain",
+    asked: int = QUESTIONS_PER_SCENE,
+    **options: Unpack[SceneOptions],
 ) -> Sheet:
-    """Scenes with their questions, from a seed that training never uses; `world`: options of `random_scene`."""
+    """Scenes with their questions, from a seed that training never uses; `options`: those of `random_scene`."""
     rng = np.random.default_rng(seed)
-    scenes = [random_scene(rng, **world) for _ in range(count)]
+    scenes = [random_scene(rng, **options) for _ in range(count)]
     return [
         (scene, scene_text.questions(scene, rng, asked, wording=wording) if asked else []) for scene in scenes
     ]
 
 
-def score(scene: Scene, asked: list[scene_text.Question], said: list[str], sure: Sequence[float]) -> Result:
-    """`said`: the caption, then one answer per question; `sure`: the probability of each."""
+def score(
+    scene: Scene, asked: list[scene_text.Question], texts: list[str], probabilities: Sequence[float]
+) -> Result:
+    """Score one scene.
+
+    Args:
+        scene: the truth.
+        asked: its questions.
+        texts: the generated caption, then one answer per question.
+        probabilities: that of each text.
+    """
     true = Counter(item.noun for item in scene.objects)
-    named = scene_text.caption_nouns(said[0])
-    answers = tuple((q.type, a == q.answer, p) for q, a, p in zip(asked, said[1:], sure[1:], strict=True))
+    named = scene_text.caption_nouns(texts[0])
+    answers = tuple(
+        (q.type, a == q.answer, p) for q, a, p in zip(asked, texts[1:], probabilities[1:], strict=True)
+    )
     return Result(
-        said=said[0],
+        caption=texts[0],
         matched=(true & named).total(),
         named=named.total(),
         true=true.total(),
-        caption_true=scene_text.true_of(said[0], scene),
-        relation_true=scene_text.relation_holds(said[0], scene),
+        caption_true=scene_text.true_of(texts[0], scene),
+        relation_true=scene_text.relation_holds(texts[0], scene),
         answers=answers,
     )
 
 
-def answer_scenes(reader: Reader, sheet: Sheet, slots_of: Callable) -> list[Result]:
-    """Caption and answer every scene; `slots_of(index, prompts)` gives what stands for its image, `[n, 32, d]`."""
+def answer_scenes(inference: BatchInference, sheet: Sheet, slots_of: SlotsOf) -> list[Result]:
+    """Caption and answer every scene.
+
+    Args:
+        inference: the model.
+        sheet: scenes with their questions.
+        slots_of: (index, n prompts) -> what stands for the image of that scene, `[n, 32, d]`.
+    """
     results = []
     for index, (scene, asked) in enumerate(sheet):
         prompts = [scene_text.CAPTION_PROMPT, *(scene_text.QUESTION_PROMPT.format(q.text) for q in asked)]
-        results.append(score(scene, asked, *reader.speak(slots_of(index, prompts), prompts)))
+        results.append(score(scene, asked, *inference.generate(slots_of(index, prompts), prompts)))
     return results
 
 
-def seeing(reader: Reader, features: torch.Tensor) -> Callable:
-    """For `answer_scenes`: scene i is seen through `features[i]`."""
-    return lambda index, prompts: reader.slots(features[index : index + 1], prompts)
+def image_slots(inference: BatchInference, features: torch.Tensor) -> SlotsOf:
+    """For `answer_scenes`: the projected queries of each scene's own features, `features` `[n, 257, d]`."""
+    return lambda index, prompts: inference.slots(features[index : index + 1], prompts)
 
 
-def blind(reader: Reader, features: torch.Tensor) -> Callable:
-    """For `answer_scenes`: every image is the average of some images' slots."""
+def mean_slots(inference: BatchInference, features: torch.Tensor) -> SlotsOf:
+    """For `answer_scenes`: always the mean of the projected queries of some images, `features` `[n, 257, d]`."""
     known: dict[str, torch.Tensor] = {}
 
-    def slots_of(_: int, prompts: list[str]) -> torch.Tensor:
+    def slots_of(_: int, prompts: Sequence[str]) -> torch.Tensor:
         for prompt in prompts:
-            key = prompt if reader.reads_questions else ""
+            key = prompt if inference.reads_questions else ""
             if key not in known:
-                known[key] = torch.cat([reader.slots(f[None], [prompt]) for f in features[:AVERAGED]]).mean(0)
-        return torch.stack([known[p if reader.reads_questions else ""] for p in prompts])
+                known[key] = torch.cat(
+                    [inference.slots(f[None], [prompt]) for f in features[:AVERAGED]]
+                ).mean(0)
+        return torch.stack([known[p if inference.reads_questions else ""] for p in prompts])
 
     return slots_of
 
 
-def written(reader: Reader, sheet: Sheet) -> Callable:
-    """For `answer_scenes`: in place of the image stands its written description, one object a slot."""
-    describe = stage_language.Reader(reader.processor.tokenizer).describe
+def description_slots(inference: BatchInference, sheet: Sheet) -> SlotsOf:
+    """For `answer_scenes`: the written description of each scene in place of its image, one object a slot."""
+    describe = stage_language.DescriptionSampler(inference.processor.tokenizer).describe
 
-    def slots_of(index: int, prompts: list[str]) -> torch.Tensor:
+    def slots_of(index: int, prompts: Sequence[str]) -> torch.Tensor:
         described = describe(sheet[index][0], np.random.default_rng([SEED, index]), True)
-        slots = stage_language.embed_description(reader.model.language_model, torch.tensor([described]))
+        slots = stage_language.embed_description(inference.model.language_model, torch.tensor([described]))
         return slots.detach().expand(len(prompts), -1, -1)
 
     return slots_of
@@ -152,20 +187,20 @@ def intervals(items: Sequence, figures_of: Callable[[Sequence], dict[str, float]
     return summary
 
 
-def calibration(sure: Sequence[float], right: Sequence[bool]) -> dict:
+def calibration(probabilities: Sequence[float], right: Sequence[bool]) -> dict:
     """Expected calibration error over ten equal bins, and the bins as [mean probability, share right, count]."""
-    sure, right = np.asarray(sure), np.asarray(right, float)
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    stated, right = np.asarray(probabilities), np.asarray(right, float)
+    place = np.minimum((stated * BINS).astype(int), BINS - 1)
     bins = [
         [
-            round(float(sure[place == b].mean()), 4),
+            round(float(stated[place == b].mean()), 4),
             round(float(right[place == b].mean()), 4),
             int(np.sum(place == b)),
         ]
         for b in range(BINS)
         if (place == b).any()
     ]
-    error = sum(count * abs(p - share) for p, share, count in bins) / len(sure)
+    error = sum(count * abs(p - share) for p, share, count in bins) / len(stated)
     return {"error": round(error, 4), "bins": bins}
 
 
@@ -182,7 +217,7 @@ def caption_scores(results: Sequence[Result], sheet: Sheet) -> dict[str, float]:
         i: [line.translate(plain) for line in scene_text.reference_captions(scene, rng, REFERENCES)]
         for i, (scene, _) in enumerate(sheet)
     }
-    said = {i: [result.said.translate(plain)] for i, result in enumerate(results)}
+    said = {i: [result.caption.translate(plain)] for i, result in enumerate(results)}
     bleu = Bleu(4).compute_score(references, said, verbose=0)[0][3]
     return {
         "bleu4": round(float(bleu), 4),
@@ -190,8 +225,8 @@ def caption_scores(results: Sequence[Result], sheet: Sheet) -> dict[str, float]:
     }
 
 
-def majority_baseline(sheet) -> dict[str, float]:
-    """Always the commonest answer of the type, learned from as many other scenes."""
+def majority_baseline(sheet: Sheet) -> dict[str, float]:
+    """Accuracy of always giving the commonest answer of the type, counted on as many other scenes."""
     common: dict[str, Counter[str]] = {kind: Counter() for kind in scene_text.QUESTION_TYPES}
     for _, asked in fresh_scenes(len(sheet), SEED + 1):
         for question in asked:
@@ -210,11 +245,13 @@ def shrink(scene: Scene, factor: float) -> Scene:
 
 
 def with_noise(picture: Image.Image, sigma: float) -> Image.Image:
+    """The image with Gaussian noise of this standard deviation, of 255."""
     noise = np.random.default_rng(0).normal(0, sigma, (*picture.size[::-1], 3))
     return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
 
 
 def with_blur(picture: Image.Image, radius: float) -> Image.Image:
+    """The image after a Gaussian blur of this radius in pixels."""
     return picture.filter(ImageFilter.GaussianBlur(radius))
 
 
@@ -225,20 +262,26 @@ BLURS = (0.5, 1.0, 2.0, 3.0)
 
 
 def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
-    """Everything the model card states, as nested plain numbers."""
-    reader = Reader(folder)
+    """Every figure of the model card, as nested plain numbers.
+
+    Args:
+        folder: the checkpoint.
+        scenes: how many fresh scenes.
+        seed: of the scenes.
+    """
+    inference = BatchInference(folder)
     sheet = fresh_scenes(scenes, seed)
-    features = look(reader, [render(scene).image for scene, _ in sheet])
-    results = answer_scenes(reader, sheet, seeing(reader, features))
+    features = vision_features(inference, [render(scene).image for scene, _ in sheet])
+    results = answer_scenes(inference, sheet, image_slots(inference, features))
     # The controls and curves need no narrow interval: a part of the scenes will do.
     part = min(len(sheet), 150)
     some, seen = sheet[:part], features[:part]
     answers = [answer for result in results for answer in result.answers]
-    words, tokenizer = reader.model.language_model, reader.processor.tokenizer
+    words, tokenizer = inference.model.language_model, inference.processor.tokenizer
 
     def answered(sheet: Sheet, change: Callable = lambda picture: picture) -> list[Result]:
-        features = look(reader, [change(render(scene).image) for scene, _ in sheet])
-        return answer_scenes(reader, sheet, seeing(reader, features))
+        features = vision_features(inference, [change(render(scene).image) for scene, _ in sheet])
+        return answer_scenes(inference, sheet, image_slots(inference, features))
 
     def curve(levels: Sequence, results_at: Callable) -> dict:
         return {str(level): _rounded(summarise(results_at(level))) for level in levels}
@@ -254,12 +297,14 @@ def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
         "model": with_intervals(results),
         "captions": caption_scores(results, sheet),
         "calibration": calibration([p for _, _, p in answers], [right for _, right, _ in answers]),
-        "no_image": _rounded(summarise(answer_scenes(reader, some, blind(reader, features)))),
-        "shuffled_images": _rounded(summarise(answer_scenes(reader, some, seeing(reader, seen.roll(1, 0))))),
-        "written": _rounded(summarise(answer_scenes(reader, some, written(reader, some)))),
+        "no_image": _rounded(summarise(answer_scenes(inference, some, mean_slots(inference, features)))),
+        "shuffled_images": _rounded(
+            summarise(answer_scenes(inference, some, image_slots(inference, seen.roll(1, 0))))
+        ),
+        "written": _rounded(summarise(answer_scenes(inference, some, description_slots(inference, some)))),
         "majority": majority_baseline(sheet),
-        "text_ceiling": read_accuracy(words, tokenizer),
-        "text_ceiling_piled": read_accuracy(words, tokenizer, piled=True),
+        "text_ceiling": description_accuracy(words, tokenizer),
+        "text_ceiling_piled": description_accuracy(words, tokenizer, piled=True),
         "wordings": {
             wording: with_intervals(answered(fresh_scenes(part, seed + 3, wording)))["exact"]
             for wording in ("all", "unseen")
@@ -276,13 +321,13 @@ def evaluate(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
         "smaller": curve(SIZES, lambda f: answered([(shrink(scene, f), asked) for scene, asked in some])),
         "noise": curve(NOISES, lambda sigma: answered(some, lambda picture: with_noise(picture, sigma))),
         "blur": curve(BLURS, lambda radius: answered(some, lambda picture: with_blur(picture, radius))),
-        "attention": attention_pointing.measure(reader, seen, [scene for scene, _ in some]),
+        "attention": attention_pointing.measure(inference, seen, [scene for scene, _ in some]),
     }
 
 
-def look(reader: Reader, images: Sequence[Image.Image]) -> torch.Tensor:
+def vision_features(inference: BatchInference, images: Sequence[Image.Image]) -> torch.Tensor:
     """ViT features of many images, `[n, 257, d]`."""
-    return torch.cat([reader.vision(images[i : i + 50]) for i in range(0, len(images), 50)])
+    return torch.cat([inference.vision(images[i : i + 50]) for i in range(0, len(images), 50)])
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -1,16 +1,19 @@
-"""Greedy answers from a saved BLIP-2 or InstructBLIP of this world, many at once, with the ViT run once per scene."""
+"""Batch inference: greedy answers of a saved BLIP-2 or InstructBLIP to many prompts; the ViT runs once per scene."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import (
     AutoConfig,
     Blip2ForConditionalGeneration,
     Blip2Processor,
     InstructBlipForConditionalGeneration,
     InstructBlipProcessor,
+    PreTrainedTokenizerBase,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from model.checkpoint_assembly import build_processor
 
@@ -22,10 +25,20 @@ _CLASSES = {
 }
 
 
-class Reader:
-    """`reads_questions`: whether the Q-Former sees the prompt, so that slots differ from prompt to prompt."""
+class BatchInference:
+    """A loaded checkpoint that answers many prompts at once.
 
-    def __init__(self, folder: Path | str, device: str = "cpu"):
+    `reads_questions`: whether the Q-Former reads the prompt, so that its outputs differ from prompt to prompt.
+
+    Args:
+        folder: a checkpoint as `checkpoint_assembly.save_checkpoint` writes it.
+        device: a torch device.
+
+    Raises:
+        ValueError: the folder holds another kind of model.
+    """
+
+    def __init__(self, folder: Path | str, device: str = "cpu") -> None:
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind not in _CLASSES:
             raise ValueError(f"{folder} holds a {kind!r}; this reads {' and '.join(_CLASSES)}")
@@ -35,22 +48,32 @@ class Reader:
         self.reads_questions = kind == "instructblip"
 
     @classmethod
-    def of(cls, model, tokenizer) -> "Reader":
-        """A reader of a BLIP-2 in memory."""
-        reader = cls.__new__(cls)
-        reader.model, reader.processor = model.eval(), build_processor(tokenizer)
-        reader.reads_questions = False
-        return reader
+    def from_model(
+        cls, model: Blip2ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+    ) -> "BatchInference":
+        """Batch inference of a BLIP-2 in memory."""
+        inference = cls.__new__(cls)
+        inference.model, inference.processor = model.eval(), build_processor(tokenizer)
+        inference.reads_questions = False
+        return inference
 
     @torch.no_grad()
-    def vision(self, images: Sequence) -> torch.Tensor:
-        """RGB images to ViT features `[b, 257, d]`."""
+    def vision(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """ViT features `[b, 257, d]` of RGB images."""
         pixels = self.processor.image_processor(list(images), return_tensors="pt").pixel_values
         return self.model.vision_model(pixel_values=pixels.to(self.model.device)).last_hidden_state
 
     @torch.no_grad()
-    def query(self, features: torch.Tensor, prompts: Sequence[str], attentions: bool = False):
-        """The Q-Former's output for each pair of features `[n, 257, d]` and prompt (which BLIP-2 does not read)."""
+    def qformer_output(
+        self, features: torch.Tensor, prompts: Sequence[str], attentions: bool = False
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """Run the Q-Former.
+
+        Args:
+            features: ViT features `[n, 257, d]`.
+            prompts: n texts, which only an InstructBLIP reads.
+            attentions: whether the output holds the attention weights.
+        """
         queries = self.model.query_tokens.expand(len(features), -1, -1)
         more = {"output_attentions": attentions}
         if self.reads_questions:
@@ -64,17 +87,22 @@ class Reader:
 
     @torch.no_grad()
     def slots(self, features: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """The language model's 32 slots for one image's features `[1, 257, d]` and each prompt, `[n, 32, d]`."""
+        """The projected queries `[n, 32, d]` of one image, features `[1, 257, d]`, for each of n prompts."""
         passes = len(prompts) if self.reads_questions else 1
-        read = self.query(features.expand(passes, -1, -1), prompts[:passes]).last_hidden_state
+        read = self.qformer_output(features.expand(passes, -1, -1), prompts[:passes]).last_hidden_state
         slots = self.model.language_projection(read[:, : self.model.query_tokens.shape[1]])
         return slots.expand(len(prompts), -1, -1)
 
     @torch.no_grad()
-    def speak(self, slots: torch.Tensor, prompts: Sequence[str]) -> tuple[list[str], list[float]]:
-        """Continue each prompt behind its slots `[n, 32, d]`: texts, and the probability of each whole text.
+    def generate(self, slots: torch.Tensor, prompts: Sequence[str]) -> tuple[list[str], list[float]]:
+        """Continue each prompt greedily.
 
-        Prompts are padded on the left of the slots.
+        Args:
+            slots: projected queries `[n, 32, d]`, which stand before the prompts. Padding stands left of them.
+            prompts: n texts.
+
+        Returns:
+            n texts, and the probability of each whole text with its end token.
         """
         tokenizer, language_model = self.processor.tokenizer, self.model.language_model
         encoded = tokenizer(list(prompts), return_tensors="pt", padding=True).to(slots.device)
@@ -87,7 +115,7 @@ class Reader:
             whole = torch.cat([slots[row], words[row, words.shape[1] - length :]])
             inputs[row, width - len(whole) :] = whole
             mask[row, width - len(whole) :] = 1
-        said = language_model.generate(
+        generated = language_model.generate(
             inputs_embeds=inputs,
             attention_mask=mask,
             max_new_tokens=MAX_NEW_TOKENS,
@@ -95,8 +123,8 @@ class Reader:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        ids = said.sequences[:, -len(said.logits) :]
-        chosen = torch.stack(said.logits, 1).float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        ids = generated.sequences[:, -len(generated.logits) :]
+        chosen = torch.stack(generated.logits, 1).float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
         # The end token counts, what is padded behind it does not.
         ended = (ids == tokenizer.eos_token_id).long().cumsum(1)
         counts = (ended == 0) | ((ended == 1) & (ids == tokenizer.eos_token_id))

@@ -2,7 +2,7 @@
 
 python -m model card assets/blip2-emoji
 
-A card is made of `metrics.json` and of what other commands left beside it (`sections`); `python -m model card FOLDER --again` draws it anew without measuring.
+A card is made of `metrics.json` and of what other commands left beside it (`card_sections`); `python -m model card FOLDER --again` draws it anew without measuring.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model import card_plots, card_sections, scene_text
 from model.evaluation import evaluate
-from model.inference import Reader
+from model.inference import BatchInference
 from model.retrieval_evaluation import RERANKED, evaluate_retrieval, is_retrieval
 from qformer_viz.domains.emoji import ood_detector
 
@@ -50,7 +50,7 @@ license: apache-2.0{tag}
 WORLD = """It was trained from nothing by this repository on rendered scenes of one to four emoji. It knows 64 nouns, where
 they are, how many and how large, and nothing else: **it is not the published {published} and knows nothing of
 photographs.** It exists so that the explorer works at once and offline, and because every object's true mask is known in
-its world, so that explanations can be checked.
+its scenes, so that explanations can be checked.
 
 ViT 6 layers, width 192, patch 14 at 224 px; Q-Former 6 layers, 32 queries, cross-attention in layers 0, 2 and 4{words}.
 Stored in float16.
@@ -62,7 +62,7 @@ FOOT = """## Reproduce
     python -m model card assets/{folder}{pad}# measures and writes this card
 
 All three bundled models come from one run of that command, as it is, on two cores ([its curves]({curves}#how-it-was-trained)). A
-new run gives models like these, not these bytes. What was tried and did not work: `model/emoji/LOG.md`.
+new run gives models like these, not these bytes. What was tried and did not work: `model/LOG.md`.
 Artwork and its licences: `assets/emoji/LICENSES.md`.
 """
 
@@ -117,13 +117,13 @@ training are answered exactly in {_interval(metrics["wordings"]["all"])} of case
 ![caption F1 and exact answers on smaller objects, noise and blur](figures/curves.svg)
 
 {_harder(metrics)}
-## Does its certainty tell?
+## Calibration
 
 ![reliability of the answers' probabilities](figures/calibration.svg)
 
 Expected calibration error of an answer's own probability: {metrics["calibration"]["error"]:.3f}.
 
-{_gaze(metrics["attention"])}{_strangers(metrics["familiarity"])}"""
+{_pointing(metrics["attention"])}{_out_of_distribution(metrics["familiarity"])}"""
     )
 
 
@@ -137,7 +137,9 @@ def _retrieving(metrics: dict) -> str:
         + f"""```python
 import qformer_viz
 
-for match in qformer_viz.load_matcher("assets/blip2-emoji-itm").rank(image, ["a cat above a dog", "a dog above a cat"]):
+for match in qformer_viz.load_matcher("assets/blip2-emoji-itm").rank(
+    image, ["a cat above a dog", "a dog above a cat"]
+):
     print(match.text, match.probability, match.similarity)
 ```
 
@@ -215,16 +217,16 @@ def _harder(metrics: dict) -> str:
     )
 
 
-def _gaze(attention: dict) -> str:
+def _pointing(attention: dict) -> str:
     rows = "\n".join(
         f"| layer {number} | {layer['all']:.2f} | {layer['own']:.2f} | {layer['pointing']:.2f} "
         f"({layer['pointing_wrong_image']:.2f}) | {layer['entropy']:.2f} | {layer['specialisation']:.2f} | {layer['cls']:.2f} |"
         for number, layer in attention["layers"].items()
     )
     groups = attention["groups"]
-    return f"""## Where the queries look
+    return f"""## Where the queries attend
 
-![share of each query's attention on objects, by layer](figures/gaze.svg)
+![share of each query's attention on objects, by layer](figures/attention.svg)
 
 Objects cover {attention["area_of_objects"]:.2f} of the patches. Mean over heads; shares of the attention on patches:
 
@@ -232,8 +234,8 @@ Objects cover {attention["area_of_objects"]:.2f} of the patches. Mean over heads
 |---|---|---|---|---|---|---|
 {rows}
 
-Every patch's feature also tells of its surroundings, so a query can learn of an object without looking at it: these
-maps show where a query reads, not what it found there. The outputs of the 32 queries amount to {attention["distinct_queries"]:.1f} distinct ones
+Every patch's feature also encodes its surroundings, so a query can encode an object without attending to it: these maps
+show where a query attends, not what it found there. The outputs of the 32 queries amount to {attention["distinct_queries"]:.1f} distinct ones
 (effective rank). Groups 0-7, 8-15, 16-23, 24-31: {groups["between"]:.2f} of the variance of what queries do lies between the groups,
 {groups["chance"]:.2f} would by chance (permutation test, p = {groups["p"]:.4f}). Here the recipe starts each query at a region of the picture in
 reading order, so neighbours in number are neighbours in place: groups differ by construction, which says nothing about
@@ -242,15 +244,15 @@ published models.
 """
 
 
-def _strangers(strange: dict) -> str:
-    rows = "\n".join(f"| {name} | {share:.3f} |" for name, share in strange["detected"].items())
-    return f"""## Images from elsewhere
+def _out_of_distribution(measured: dict) -> str:
+    rows = "\n".join(f"| {name} | {share:.3f} |" for name, share in measured["detected"].items())
+    return f"""## Out-of-distribution images
 
-`qformer_viz.domains.emoji.ood_detector` is a linear probe on an image's ViT features, taught scenes against drawn images of other kinds.
-At a threshold set for {ood_detector.FALSE_ALARMS:.0%} false alarms, {strange["false_alarms"]:.1%} of further fresh scenes are called unfamiliar, and of other
-images (each drawn kind judged by a probe that was taught only the others; photographs teach none):
+`qformer_viz.domains.emoji.ood_detector` is a linear probe on an image's ViT features, trained on scenes against rendered images of other kinds.
+At a threshold set for {ood_detector.FALSE_ALARMS:.0%} false alarms, {measured["false_alarms"]:.1%} of further fresh scenes are called out of distribution, and of other
+images (each rendered kind is measured by a probe that was trained on the others; none is trained on photographs):
 
-| kind | called unfamiliar |
+| kind | called out of distribution |
 |---|---|
 {rows}
 
@@ -258,7 +260,7 @@ images (each drawn kind judged by a probe that was taught only the others; photo
 
 
 def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Path | None = None) -> Path:
-    """Measure (unless `again`), then write `README.md`, `metrics.json`, plots and the familiarity probe. `curves`:
+    """Measure (unless `again`), then write `README.md`, `metrics.json`, plots and the out-of-distribution detector. `curves`:
     the `--out` of the training whose curves the card is to show."""
     record = folder / METRICS
     if again:
@@ -267,8 +269,8 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Pat
         metrics = evaluate_retrieval(folder, scenes)
     else:
         metrics = evaluate(folder, scenes)
-        probe, metrics["familiarity"] = ood_detector.measure(Reader(folder).vision)
-        ood_detector.save_familiar(probe, folder, metrics["familiarity"])
+        detector, metrics["familiarity"] = ood_detector.measure(BatchInference(folder).vision)
+        ood_detector.save_ood_detector(detector, folder, metrics["familiarity"])
     if curves:
         card_sections.keep_training(curves, folder)
     record.write_text(json.dumps(metrics, indent=1) + "\n")
@@ -282,4 +284,4 @@ def write_card(folder: Path, scenes: int = 500, again: bool = False, curves: Pat
 def card_of(folder: Path) -> str:
     """The card that belongs to what lies in the folder."""
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    return render_card(metrics, folder.name, card_sections.told(folder))
+    return render_card(metrics, folder.name, card_sections.sections(folder))

@@ -8,30 +8,40 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import AutoTokenizer, Blip2ForImageTextRetrieval, OPTForCausalLM
+from accelerate import Accelerator
+from transformers import (
+    AutoTokenizer,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2VisionModel,
+    OPTForCausalLM,
+    PreTrainedTokenizerBase,
+)
 
 from model import stage1, stage2, stage_instruct, stage_language, stage_vit
 from model.checkpoint_assembly import (
-    alignment_tokenizer,
     build_instruct,
     build_instruct_processor,
     build_model,
     build_retrieval,
     save_checkpoint,
     save_retrieval,
+    stage1_tokenizer,
 )
 from model.recipe_options import DEFAULT, Options
 from model.tokenizer import train_tokenizer
 from model.training_loop import Schedule, make_accelerator
 from model.vit_probes import probe_vision
 
-# What each stage trains, one after the other, by the name under which it keeps its checkpoint and its curve.
+# What each stage trains, one after the other, by the names of its checkpoint and its curve. Those are names of saved
+# files, so two of them are still the former names of stages.
 SCHEDULES = {
     "lm": {
         "lm_drill": stage_language.DRILL,
         "lm_read": stage_language.READ,
-        "lm": stage_language.TALK,
+        "lm": stage_language.MIXED,
         "lm_captions": stage_language.DESCRIBE,
     },
     "vit": {
@@ -43,11 +53,13 @@ SCHEDULES = {
         "vit_artwork": stage_vit.ARTWORK_SCHEDULE,
     },
     "features": {},
-    "align": {"align": stage1.SCHEDULE, "align_strange": stage1.STRANGE},
-    "bridge": {"dictation": stage2.DICTATION, "bridge": stage2.SCHEDULE},
+    "stage1": {"align": stage1.SCHEDULE, "align_strange": stage1.AUGMENTED},
+    "stage2": {"dictation": stage2.WARMUP, "bridge": stage2.SCHEDULE},
     "instruct": {"instruct": stage_instruct.SCHEDULE},
 }
 STAGES = tuple(SCHEDULES)
+ALIASES = {"align": "stage1", "bridge": "stage2"}
+"""Former names of stages, which the command line still takes."""
 
 
 def scaled(schedule: Schedule, scale: float, least: int = 2) -> Schedule:
@@ -56,7 +68,7 @@ def scaled(schedule: Schedule, scale: float, least: int = 2) -> Schedule:
     return replace(schedule, steps=steps, warmup=min(schedule.warmup, max(1, steps // 10)))
 
 
-def the_tokenizer(out: Path):
+def load_tokenizer(out: Path) -> PreTrainedTokenizerBase:
     """Train the tokenizer once per output folder."""
     folder = out / "tokenizer"
     if not folder.exists():
@@ -72,17 +84,29 @@ def train_stage(
     options: Options = DEFAULT,
     least: int = 2,
 ) -> dict:
-    """Run one of `STAGES`; returns its gate's figures, or where it saved its checkpoint below `out`.
+    """Run one stage and keep the figures of its gate in `<out>/<stage>_gate.json`.
 
-    `scale`: of its steps and scenes; no schedule gets fewer than `least` steps.
-    Its figures are kept in `<out>/<stage>_gate.json`.
+    Args:
+        stage: one of `STAGES`, or a former name of `ALIASES`.
+        out: folder of the run.
+        scale: factor on steps and scenes.
+        precision: auto, bf16 or fp32.
+        options: what the recipe does otherwise.
+        least: steps that every schedule has at least.
+
+    Returns:
+        The figures of its gate, or where it saved its checkpoint.
+
+    Raises:
+        FileNotFoundError: a stage before it has not been run.
     """
+    stage = ALIASES.get(stage, stage)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(precision)
     with accelerator.main_process_first():
-        tokenizer = the_tokenizer(out)
+        tokenizer = load_tokenizer(out)
     schedules = [scaled(schedule, scale, least) for schedule in SCHEDULES[stage].values()]
-    gate = _STAGES[stage](accelerator, tokenizer, out, schedules, scale, options)
+    gate = _RUN_STAGE[stage](accelerator, tokenizer, out, schedules, scale, options)
     accelerator.wait_for_everyone()
     accelerator.print(f"{stage}: {gate}", flush=True)
     if accelerator.is_main_process:
@@ -99,98 +123,145 @@ def scenes_at(scale: float) -> int:
     return max(2 * stage2.BATCH, round(stage2.SCENES * min(1.0, scale)))
 
 
-def _language(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+def _language(
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    schedules: list[Schedule],
+    scale: float,
+    options: Options,
+):
     model = stage_language.train_language(accelerator, tokenizer, out, *schedules)
     return {
-        "written": stage_language.read_accuracy(model, tokenizer, _checks(scale)),
-        "piled": stage_language.read_accuracy(model, tokenizer, _checks(scale), piled=True),
-        "unseen wordings": stage_language.read_accuracy(
+        "written": stage_language.description_accuracy(model, tokenizer, _checks(scale)),
+        "piled": stage_language.description_accuracy(model, tokenizer, _checks(scale), piled=True),
+        "unseen wordings": stage_language.description_accuracy(
             model, tokenizer, _checks(scale), piled=True, wording="unseen"
         ),
     }
 
 
-def _vision(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+def _vision(
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    schedules: list[Schedule],
+    scale: float,
+    options: Options,
+):
     vit = stage_vit.train_vision(accelerator, out, *schedules)
     return probe_vision(vit, _checks(scale), max(4, _checks(scale) // 3))
 
 
-def _features(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+def _features(
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    schedules: list[Schedule],
+    scale: float,
+    options: Options,
+):
     vit = assemble(tokenizer, out, options).vision_model
     cached = [_plain(accelerator, vit, out, scale)]
     if options.losses:
-        cached.append(_strange(accelerator, vit, out, scale))
+        cached.append(_augmented(accelerator, vit, out, scale))
     return {"scenes": [len(each) for each in cached]}
 
 
-def _plain(accelerator, vit, out: Path, scale: float):
+def _plain(accelerator: Accelerator, vit: Blip2VisionModel, out: Path, scale: float):
     return stage2.cache_features(accelerator, vit, out, scenes_at(scale))
 
 
-def _strange(accelerator, vit, out: Path, scale: float):
-    count = max(stage1.BATCH, round(stage1.STRANGE_SCENES * min(1.0, scale)))
-    return stage2.cache_features(accelerator, vit, out, count, draw=stage2.strange_scene, name="strange")
+def _augmented(accelerator: Accelerator, vit: Blip2VisionModel, out: Path, scale: float):
+    count = max(stage1.BATCH, round(stage1.AUGMENTED_SCENES * min(1.0, scale)))
+    return stage2.cache_features(accelerator, vit, out, count, draw=stage2.augmented_scene, name="strange")
 
 
-def _align(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+def _stage1(
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    schedules: list[Schedule],
+    scale: float,
+    options: Options,
+):
     if not options.losses:
         return {"left out": "no loss was chosen"}
     source = assemble(tokenizer, out, options)
     features = _plain(accelerator, source.vision_model, out, scale)
-    strange = _strange(accelerator, source.vision_model, out, scale)
+    augmented = _augmented(accelerator, source.vision_model, out, scale)
     schedule, then = schedules
-    more = (strange, then)
-    model = align_queries(accelerator, source, tokenizer, features, out, schedule, options, more)
+    more = (augmented, then)
+    model = run_stage1(accelerator, source, tokenizer, features, out, schedule, options, more)
     if accelerator.is_main_process:
-        save_retrieval(model.cpu(), alignment_tokenizer(tokenizer), out / "blip2-emoji-itm")
+        save_retrieval(model.cpu(), stage1_tokenizer(tokenizer), out / "blip2-emoji-itm")
     return {"saved": str(out / "blip2-emoji-itm")}
 
 
-def align_queries(
-    accelerator,
-    source,
-    tokenizer,
-    features,
+def run_stage1(
+    accelerator: Accelerator,
+    source: Blip2ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    features: np.ndarray,
     out: Path,
     schedule: Schedule,
     options: Options,
-    strange=None,
-):
-    """Stage 1 on the ViT and the words of `source`; returns the retrieval model. `strange`: see `train_alignment`."""
-    tokenizer = alignment_tokenizer(tokenizer)
+    augmented: tuple[np.ndarray, Schedule] | None = None,
+) -> Blip2ForImageTextRetrieval:
+    """Stage 1 on the ViT and the words of `source`; returns the retrieval model. `augmented`: see `train_stage1`."""
+    tokenizer = stage1_tokenizer(tokenizer)
     model = build_retrieval(tokenizer, options.queries, options.cross_every)
     model.vision_model.load_state_dict(source.vision_model.state_dict())
     start = features[: stage2.START_SCENES]
     stage2.initialise(model.qformer, model.query_tokens.data, start, options.freeze != "none")
     stage1.initialise(model, source.language_model, tokenizer)
-    return stage1.train_alignment(
-        accelerator, model, tokenizer, features, out, schedule, strange, options=options
+    return stage1.train_stage1(
+        accelerator, model, tokenizer, features, out, schedule, augmented, options=options
     )
 
 
-def _bridge(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+def _stage2(
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    schedules: list[Schedule],
+    scale: float,
+    options: Options,
+):
     if options.bridge != "qformer":
-        raise ValueError(
-            "only a Q-Former makes a BLIP-2; compare other bridges with `python -m model ablate`"
-        )
+        raise ValueError("only a Q-Former makes a BLIP-2; compare other maps with `python -m model ablate`")
     model = assemble(tokenizer, out, options)
-    aligned = _aligned(out) if options.start == "stage-1" else None
-    stage2.train_bridge(
-        accelerator, model, tokenizer, out, *schedules, scenes_at(scale), aligned=aligned, options=options
+    stage1_model = load_stage1(out) if options.start == "stage-1" else None
+    stage2.train_stage2(
+        accelerator,
+        model,
+        tokenizer,
+        out,
+        *schedules,
+        scenes_at(scale),
+        stage1_model=stage1_model,
+        options=options,
     )
     if accelerator.is_main_process:
         save_checkpoint(model.cpu(), tokenizer, out / "blip2-emoji")
     return {"saved": str(out / "blip2-emoji")}
 
 
-def _instruct(accelerator, tokenizer, out: Path, schedules: list[Schedule], scale: float, options: Options):
+def _instruct(
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    schedules: list[Schedule],
+    scale: float,
+    options: Options,
+):
     if options != DEFAULT:
         return {"left out": "the options concern the other stages"}
-    bridged = assemble(tokenizer, out)
-    _load(stage2.Bridge(bridged), out / "bridge.pt")
-    features = _plain(accelerator, bridged.vision_model, out, scale)
+    blip2 = assemble(tokenizer, out)
+    _load(stage2.Bridge(blip2), out / "bridge.pt")
+    features = _plain(accelerator, blip2.vision_model, out, scale)
     model = build_instruct(tokenizer)
-    stage_instruct.start_from(model, bridged.cpu(), _aligned(out))
+    stage_instruct.start_from(model, blip2.cpu(), load_stage1(out))
     processor = build_instruct_processor(tokenizer)
     stage_instruct.train_instruct(accelerator, model, processor, features, out, *schedules)
     if accelerator.is_main_process:
@@ -198,17 +269,17 @@ def _instruct(accelerator, tokenizer, out: Path, schedules: list[Schedule], scal
     return {"saved": str(out / "instructblip-emoji")}
 
 
-_STAGES = {
+_RUN_STAGE = {
     "lm": _language,
     "vit": _vision,
     "features": _features,
-    "align": _align,
-    "bridge": _bridge,
+    "stage1": _stage1,
+    "stage2": _stage2,
     "instruct": _instruct,
 }
 
 
-def _aligned(out: Path) -> Blip2ForImageTextRetrieval:
+def load_stage1(out: Path) -> Blip2ForImageTextRetrieval:
     """The retrieval model of stage 1, as it was saved."""
     folder = out / "blip2-emoji-itm"
     if not folder.exists():
@@ -216,8 +287,10 @@ def _aligned(out: Path) -> Blip2ForImageTextRetrieval:
     return Blip2ForImageTextRetrieval.from_pretrained(folder, dtype=torch.float32)
 
 
-def assemble(tokenizer, out: Path, options: Options = DEFAULT):
-    """A BLIP-2 with the trained ViT and language model of `out` and a fresh bridge."""
+def assemble(
+    tokenizer: PreTrainedTokenizerBase, out: Path, options: Options = DEFAULT
+) -> Blip2ForConditionalGeneration:
+    """A BLIP-2 with the trained ViT and language model of `out` and a fresh Q-Former."""
     torch.manual_seed(stage2.SEED)
     model = build_model(tokenizer, options.queries, options.cross_every)
     language_model = OPTForCausalLM(stage_language.language_config(tokenizer))

@@ -1,8 +1,8 @@
-"""What each part contributes: every option of `options` trained at the same small budget, one table.
+"""Ablation of the recipe: every option of `recipe_options` trained at the same small budget, one table.
 
     python -m model ablate --source runs/emoji
 
-ViT, language model and cached features are those of `--source`; stage 1, dictation and stage 2 are run anew for every
+ViT, language model and cached features are those of `--source`; stage 1, slot warm-up and stage 2 run again for every
 variant, much shorter than in the recipe (variants with the same stage 1 share it). Figures compare variants with one
 another, not with the shipped model.
 """
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from model import recipe, stage2
-from model.checkpoint_assembly import alignment_tokenizer, save_retrieval
-from model.evaluation import answer_scenes, fresh_scenes, intervals, look, summarise
-from model.inference import Reader
+from model.checkpoint_assembly import save_retrieval, stage1_tokenizer
+from model.evaluation import answer_scenes, fresh_scenes, intervals, summarise, vision_features
+from model.inference import BatchInference
 from model.recipe_options import DEFAULT, Options
-from model.retrieval_evaluation import POOL, Matcher, judge_pool
+from model.retrieval_evaluation import POOL, Matcher, evaluate_pool
 from model.retrieval_evaluation import summarise as summarise_retrieval
 from model.training_loop import Schedule, make_accelerator
 from qformer_viz.domains.emoji.scenes import render
 
 STAGE_1 = Schedule(steps=120, lr=6e-4, warmup=20)
-DICTATION = Schedule(steps=160, lr=1e-3, warmup=20)
+WARMUP = Schedule(steps=160, lr=1e-3, warmup=20)
 STAGE_2 = Schedule(steps=120, lr=4e-4, warmup=20)
 SCENES = 150
 SEED = 61_000
@@ -37,9 +37,9 @@ _FROM_STAGE_1 = Options(start="stage-1")
 
 VARIANTS: dict[str, Options] = {
     "recipe": DEFAULT,
-    "recipe, no dictation": Options(dictation=False),
+    "recipe, no dictation": Options(slot_warmup=False),
     "stage 2 from stage 1": _FROM_STAGE_1,
-    "… no dictation": replace(_FROM_STAGE_1, dictation=False),
+    "… no dictation": replace(_FROM_STAGE_1, slot_warmup=False),
     "… contrastive only": replace(_FROM_STAGE_1, losses=("contrastive",)),
     "… without contrastive": replace(_FROM_STAGE_1, losses=("matching", "generation")),
     "… without matching": replace(_FROM_STAGE_1, losses=("contrastive", "generation")),
@@ -89,40 +89,40 @@ def ablate(
 
 
 def train_variant(options: Options, source: Path, out: Path, scale: float, precision: str = "auto") -> dict:
-    """Stage 1, dictation and stage 2 of one variant, measured on scenes that none of them has seen."""
+    """Stage 1, slot warm-up and stage 2 of one variant, measured on scenes that none of them has seen."""
     accelerator = make_accelerator(precision)
-    tokenizer = recipe.the_tokenizer(source)
+    tokenizer = recipe.load_tokenizer(source)
     model = recipe.assemble(tokenizer, source, options)
     features = stage2.cache_features(
         accelerator, model.vision_model, source, recipe.scenes_at(min(1.0, scale))
     )
-    stage_1, dictation, stage_2 = (recipe.scaled(s, scale) for s in (STAGE_1, DICTATION, STAGE_2))
-    began, figures, aligned = time.monotonic(), {}, None
+    stage_1, warmup, stage_2 = (recipe.scaled(s, scale) for s in (STAGE_1, WARMUP, STAGE_2))
+    began, figures, stage1_model = time.monotonic(), {}, None
     sheet = fresh_scenes(max(4, round(SCENES * min(1.0, scale))), SEED)
     if options.losses:
-        key = repr(replace(options, start="", dictation=True)).encode()
+        key = repr(replace(options, start="", slot_warmup=True)).encode()
         shared = out.parent / f"stage-1-{hashlib.sha256(key).hexdigest()[:12]}"
-        aligned = recipe.align_queries(
+        stage1_model = recipe.run_stage1(
             accelerator, model, tokenizer, features, shared, stage_1, options
         ).cpu()
-        save_retrieval(aligned, alignment_tokenizer(tokenizer), shared / "itm")
-        aligned.float()
+        save_retrieval(stage1_model, stage1_tokenizer(tokenizer), shared / "itm")
+        stage1_model.float()
         figures |= _retrieved(shared / "itm", [scene for scene, _ in sheet[:POOL]])
-    trained = stage2.train_bridge(
-        accelerator, model, tokenizer, out, dictation, stage_2, len(features),
-        aligned=aligned if options.start == "stage-1" else None, options=options, features=features,
+    trained = stage2.train_stage2(
+        accelerator, model, tokenizer, out, warmup, stage_2, len(features),
+        stage1_model=stage1_model if options.start == "stage-1" else None, options=options, features=features,
     )  # fmt: skip
     figures["minutes"] = round((time.monotonic() - began) / 60, 1)
-    reader = Reader.of(model.cpu().float(), tokenizer)
-    seen = look(reader, [render(scene).image for scene, _ in sheet])
+    inference = BatchInference.from_model(model.cpu().float(), tokenizer)
+    seen = vision_features(inference, [render(scene).image for scene, _ in sheet])
     with torch.no_grad():
         slots = trained.cpu().float()(seen)
-    results = answer_scenes(reader, sheet, lambda i, prompts: slots[i].expand(len(prompts), -1, -1))
+    results = answer_scenes(inference, sheet, lambda i, prompts: slots[i].expand(len(prompts), -1, -1))
     return figures | intervals(results, summarise)
 
 
 def _retrieved(folder: Path, scenes: list) -> dict:
-    records = judge_pool(Matcher(folder), scenes, np.random.default_rng(SEED))
+    records = evaluate_pool(Matcher(folder), scenes, np.random.default_rng(SEED))
     winners = np.bincount([record["winner"] for record in records])
     found = intervals(records, summarise_retrieval)
     kept = ("image_of_text_contrastive_1", "image_of_text_reranked_1", "matching_hard", "matching_edited")

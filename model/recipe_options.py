@@ -1,4 +1,4 @@
-"""What the recipe can do otherwise, one flag each; the defaults are the recipe."""
+"""Options of the recipe, one flag each; the defaults are the recipe."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -17,10 +17,10 @@ class Options:
     """queries        number of queries: 8, 16, 32 or 64
     cross_every    cross-attention in every so-manieth layer of six
     losses         of stage 1; none at all leaves stage 1 out
-    start          what stage 2 starts from: queries that look at a region each, or the queries and layers of stage 1
-    masking        which patches stage 1 hides from the Q-Former (`masking.KINDS`); not part of BLIP-2
+    start          what stage 2 starts from: queries that attend to a region each, or the queries and layers of stage 1
+    masking        which patches stage 1 hides from the Q-Former (`patch_masking.KINDS`); not part of BLIP-2
     diversity      weight of the penalty on queries that are alike, in stage 1 and 2; not part of BLIP-2
-    dictation      the warm start of stage 2; not part of BLIP-2
+    slot_warmup    the warm start of stage 2; not part of BLIP-2
     freeze         "queries" keeps the queries at their random start, "qformer" all of the Q-Former
     bridge         "qformer", or a linear map in its place: of single patches ("grid") or averaged ones ("average")
     shuffled       a control: every image goes with another one's text
@@ -32,7 +32,7 @@ class Options:
     start: str = "regions"
     masking: str = "none"
     diversity: float = 0.0
-    dictation: bool = True
+    slot_warmup: bool = True
     freeze: str = "none"
     bridge: str = "qformer"
     shuffled: bool = False
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", choices=STARTS, default="regions", help="of stage 2")
     parser.add_argument("--masking", choices=KINDS, default="none", help="an experiment, not part of BLIP-2")
     parser.add_argument("--diversity", type=float, default=0.0, help="an experiment, not part of BLIP-2")
-    parser.add_argument("--no-dictation", dest="dictation", action="store_false")
+    parser.add_argument("--no-slot-warmup", "--no-dictation", dest="slot_warmup", action="store_false")
     parser.add_argument("--freeze", choices=("none", "queries", "qformer"), default="none")
     parser.add_argument("--bridge", choices=BRIDGES, default="qformer")
     parser.add_argument("--shuffled", action="store_true", help="a control: wrong images")

@@ -1,4 +1,4 @@
-"""How well the retrieval model finds and judges captions, on scenes it has never seen.
+"""Retrieval and matching of the retrieval model, on fresh scenes.
 
 Recall counts every caption that is true of an image as right. Matching is judged on hard negatives, half of the pairs
 true: the most similar false caption or image of the pool, and captions with one thing made false. Intervals: 95 %
@@ -7,14 +7,15 @@ bootstrap over images.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from transformers import AutoConfig, Blip2ForImageTextRetrieval, Blip2Processor
 
 from model import scene_text
-from model.evaluation import SEED, calibration, fresh_scenes, intervals
-from model.stage1 import Alignment
+from model.evaluation import SEED, SceneOptions, calibration, fresh_scenes, intervals
+from model.stage1 import Stage1Losses
 from qformer_viz.domains.emoji.scenes import UNSEEN_STYLES, Scene, render
 
 POOL = 100
@@ -28,7 +29,7 @@ class Matcher:
     def __init__(self, folder: Path | str):
         self.model = Blip2ForImageTextRetrieval.from_pretrained(folder, dtype=torch.float32).eval()
         self.processor = Blip2Processor.from_pretrained(folder)
-        self.trained = Alignment(self.model, decoder_id=0)
+        self.trained = Stage1Losses(self.model, decoder_id=0)
 
     @torch.no_grad()
     def vision(self, images: Sequence) -> torch.Tensor:
@@ -62,8 +63,8 @@ def is_retrieval(folder: Path | str) -> bool:
     return AutoConfig.from_pretrained(folder).architectures[0] == Blip2ForImageTextRetrieval.__name__
 
 
-def judge_pool(matcher: Matcher, scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict]:
-    """One record per image of a pool: what was found at which rank, and the judged pairs.
+def evaluate_pool(matcher: Matcher, scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict]:
+    """One record per image of a pool: the ranks of true captions, and the pairs that were matched.
 
     "judged" holds (kind, right, probability given to the truth) of each pair.
     """
@@ -91,9 +92,9 @@ def judge_pool(matcher: Matcher, scenes: Sequence[Scene], rng: np.random.Generat
         for record, p in zip(records, wrong, strict=True):
             record.setdefault("judged", []).append((f"hard_{name}", p < 0.5, 1 - p))
     edited = [scene_text.false_caption(scene, rng) for scene in scenes]
-    for kind, said in (("true", captions), ("edited", [caption for caption, _ in edited])):
+    for kind, texts in (("true", captions), ("edited", [caption for caption, _ in edited])):
         for record, p, (_, change) in zip(
-            records, matcher.match(features, said).tolist(), edited, strict=True
+            records, matcher.match(features, texts).tolist(), edited, strict=True
         ):
             p = p if kind == "true" else 1 - p
             record["judged"].append(("true" if kind == "true" else f"edited_{change}", p >= 0.5, p))
@@ -119,20 +120,20 @@ def summarise(records: Sequence[dict]) -> dict[str, float]:
 
 
 def evaluate_retrieval(folder: Path | str, scenes: int = 500, seed: int = SEED) -> dict:
-    """Everything the card of the retrieval model states, as nested plain numbers."""
+    """Every figure of the retrieval model's card, as nested plain numbers."""
     matcher = Matcher(folder)
     rng = np.random.default_rng(seed + 5)
 
-    def judged(count: int, seed: int, **world) -> list[dict]:
-        drawn = [scene for scene, _ in fresh_scenes(count, seed, asked=0, **world)]
-        pools = [drawn[i : i + POOL] for i in range(0, len(drawn), POOL)]
-        return [record for pool in pools for record in judge_pool(matcher, pool, rng)]
+    def evaluated(count: int, seed: int, **options: Unpack[SceneOptions]) -> list[dict]:
+        fresh = [scene for scene, _ in fresh_scenes(count, seed, asked=0, **options)]
+        pools = [fresh[i : i + POOL] for i in range(0, len(fresh), POOL)]
+        return [record for pool in pools for record in evaluate_pool(matcher, pool, rng)]
 
-    records = judged(scenes, seed)
+    records = evaluated(scenes, seed)
     pairs = [item for record in records for item in record["judged"]]
     winners = np.bincount([r["winner"] for r in records], minlength=matcher.model.config.num_query_tokens)
     unseen = {
-        style: judged(POOL * max(1, scenes // (2 * POOL)), seed + 2, styles=(style,), nouns=nouns)
+        style: evaluated(POOL * max(1, scenes // (2 * POOL)), seed + 2, styles=(style,), nouns=nouns)
         for style, nouns in UNSEEN_STYLES.items()
     }
     return {

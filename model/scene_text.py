@@ -1,4 +1,4 @@
-"""What can be said about a scene: captions, questions with their answers, and a written description.
+"""The text of a scene: captions, questions with their answers, and a written description.
 
 Everything follows from the scene; a question is asked only where its answer is beyond doubt. All lower case.
 Needs numpy only.
@@ -37,7 +37,7 @@ FILLER = "-"
 DESCRIPTION_SLOTS = 32
 
 # Pixels between two centres before one counts as beside or above the other, and how far the
-# other axis must stay behind before a single word tells the direction.
+# other axis must stay behind before a single word names the direction.
 APART = 40.0
 DOMINANT = 30.0
 
@@ -126,25 +126,25 @@ def caption(scene: Scene, rng: np.random.Generator, related: bool = True) -> str
 
 def reference_captions(scene: Scene, rng: np.random.Generator, count: int = 5) -> list[str]:
     """Up to `count` different captions that are all true of the scene."""
-    drawn = [caption(scene, rng, related=bool(i % 2)) for i in range(4 * count)]
-    return list(dict.fromkeys(drawn))[:count]
+    sampled = [caption(scene, rng, related=bool(i % 2)) for i in range(4 * count)]
+    return list(dict.fromkeys(sampled))[:count]
 
 
-def stated_relation(said: str) -> tuple[str, str, str] | None:
+def stated_relation(text: str) -> tuple[str, str, str] | None:
     """The relation that a caption states: noun, one of `RELATIONS`, noun."""
     for name in RELATIONS:
-        first, found, second = said.partition(f" {name} ")
+        first, found, second = text.partition(f" {name} ")
         if found and first.split() and len(second.split()) > 1:
             return first.split()[-1], name, second.split()[1].strip(",.")
     return None
 
 
-def relation_holds(said: str, scene: Scene) -> bool | None:
+def relation_holds(text: str, scene: Scene) -> bool | None:
     """Whether the relation that a caption states is the true one; None where it states none.
 
     A noun that is not in the scene exactly once has no relation.
     """
-    stated = stated_relation(said)
+    stated = stated_relation(text)
     if stated is None:
         return None
     single = {item.noun: item for item in unique_objects(scene)}
@@ -152,10 +152,10 @@ def relation_holds(said: str, scene: Scene) -> bool | None:
     return first in single and second in single and relation(single[first], single[second]) == name
 
 
-def true_of(said: str, scene: Scene) -> bool:
+def true_of(text: str, scene: Scene) -> bool:
     """Whether a caption names exactly the scene's objects, and the relation it states, if any, is the true one."""
     counts = Counter(item.noun for item in scene.objects)
-    return caption_nouns(said) == counts and relation_holds(said, scene) is not False
+    return caption_nouns(text) == counts and relation_holds(text, scene) is not False
 
 
 def false_caption(scene: Scene, rng: np.random.Generator, tries: int = 8) -> tuple[str, str]:
@@ -176,9 +176,9 @@ def false_caption(scene: Scene, rng: np.random.Generator, tries: int = 8) -> tup
             kind = "noun"
             old, new = _pick(rng, objects).noun, _absent(scene, rng)
             objects = [replace(o, noun=new) if o.noun == old else o for o in objects]
-        said = caption(replace(scene, objects=tuple(objects)), rng)
-        if not true_of(said, scene):
-            return said, kind
+        changed = caption(replace(scene, objects=tuple(objects)), rng)
+        if not true_of(changed, scene):
+            return changed, kind
     raise AssertionError("an absent noun makes every caption false")
 
 
@@ -367,8 +367,8 @@ def questions(
             found.setdefault(question.text, question)
         if len(found) == count:
             break
-    drawn = list(found.values())
-    return [drawn[i] for i in rng.permutation(len(drawn))]
+    chosen = list(found.values())
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def _absent(scene: Scene, rng: np.random.Generator) -> str:
@@ -410,7 +410,7 @@ def piled_description(scene: Scene, rng: np.random.Generator) -> list[list[str]]
 
 
 def grammar() -> dict[str, list[str]]:
-    """What the model was taught, for an interface to show: nouns, question patterns by type, answers."""
+    """The language of the training: nouns, question patterns by type, answers."""
     return {
         "nouns": list(NOUNS),
         "presence": ["is there a {noun}?", "are there any {nouns}?", "do you see a {noun}?"],

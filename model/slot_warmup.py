@@ -1,9 +1,9 @@
-"""A warm start for the bridge: each query is told which words to hold.
+"""Warm start of stage 2, supervised slot by slot: each query learns which words to hold.
 
-The picture is divided into 4 x 8 regions, one per query. An object's four words are piled into the slot of the
-region its centre lies in, the rest is filler; the prefix is compared with that written description, which the
-frozen language model can already read. Not part of BLIP-2, whose stage 2 has the language model's loss alone:
-that loss follows and has the last word; this one spares it the search for which query takes which object.
+The image is divided into 4 x 8 regions, one per query. The four words of an object stand in the slot of the region that
+holds its centre; the other slots hold a filler. The prefix is compared with this written description, which the frozen
+language model can already read. BLIP-2 has no such start: its stage 2 has the loss of the language model alone, which
+follows here and decides.
 """
 
 import torch
@@ -26,8 +26,8 @@ def region(x: float, y: float, queries: int = DESCRIPTION_SLOTS) -> int:
     return row * columns + column
 
 
-def placed_description(scene: Scene, queries: int = DESCRIPTION_SLOTS) -> list[list[str]]:
-    """As `text.piled_description`, but every object stands in the slot of its region, or the nearest free one."""
+def regional_description(scene: Scene, queries: int = DESCRIPTION_SLOTS) -> list[list[str]]:
+    """As `scene_text.piled_description`, with every object in the slot of its region, or the nearest free one."""
     slots: list[list[str]] = [[FILLER] for _ in range(queries)]
     for item in scene.objects:
         home = region(item.x, item.y, queries)
@@ -36,12 +36,21 @@ def placed_description(scene: Scene, queries: int = DESCRIPTION_SLOTS) -> list[l
     return slots
 
 
-def dictation_loss(prefix: torch.Tensor, described: torch.Tensor, words: torch.Tensor):
-    """Distance of a prefix `[b, 32, d]` to its description, and the share of objects' words it reads back.
+def slot_loss(
+    prefix: torch.Tensor, described: torch.Tensor, words: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance of a prefix to its description.
 
-    `described` `[b, 32, 4]`: ids of the words of each slot, -1 for none; `words` `[v, d]`: frozen embeddings.
-    Squared distance relative to the mean squared length of an object's vector (an empty prefix costs 1 and a
-    little), plus the cross-entropy of an object's words among all words.
+    Squared distance relative to the mean squared length of an object's vector (an empty prefix costs a little more than
+    1), plus the cross-entropy of an object's words among all words.
+
+    Args:
+        prefix: `[b, 32, d]`.
+        described: ids of the words of each slot `[b, 32, 4]`, -1 for none.
+        words: frozen embeddings `[v, d]`.
+
+    Returns:
+        The loss, and the share of objects' words that the prefix is nearest to.
     """
     given = described >= 0
     targets = (words[described.clamp_min(0)] * given[..., None]).sum(-2).float()

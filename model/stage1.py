@@ -1,8 +1,8 @@
 """Stage 1, representation learning: the Q-Former learns from image-caption pairs with the ViT frozen (BLIP-2, 3.2).
 
-Three losses share one Q-Former and differ in what queries and text may read of one another: contrastive (nothing),
-matching (everything), generation (text reads the queries and earlier text). Captions of this world repeat, and one
-caption can be true of several images: such pairs are positives and never negatives.
+Three losses share one Q-Former and differ in the self-attention between queries and text: contrastive (none), matching
+(all), generation (text attends to the queries and to earlier text). Captions of this domain repeat, and one caption can
+be true of several images: such pairs are positives and never negatives.
 """
 
 from collections.abc import Callable
@@ -11,22 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
+from transformers import Blip2ForImageTextRetrieval, OPTForCausalLM, PreTrainedTokenizerBase
 
 from model import scene_text
 from model.checkpoint_assembly import CAPTION_POSITIONS, DECODER
 from model.patch_masking import keep
 from model.recipe_options import DEFAULT, LOSSES, Options
-from model.stage2 import SEED, freeze, likeness, strange_scene, training_scene
+from model.stage2 import SEED, augmented_scene, freeze, similarity_penalty, training_scene
 from model.training_loop import ATTENTION, Schedule, run
 from qformer_viz.domains.emoji.scenes import Scene
 
 BATCH = 40
 SCHEDULE = Schedule(steps=2500, lr=6e-4, warmup=150)
-# A second run, half of whose scenes are of `bridge.strange_scene`.
-STRANGE = Schedule(steps=700, lr=5e-4, warmup=60)
-STRANGE_SCENES = 6000
+# A second run, half of whose scenes are of `stage2.augmented_scene`.
+AUGMENTED = Schedule(steps=700, lr=5e-4, warmup=60)
+AUGMENTED_SCENES = 6000
 TEMPERATURE = 0.07
 SMOOTHING = 0.1
 # Share of negative texts that are the image's own caption with one thing made false; the others are in-batch.
@@ -35,9 +37,15 @@ IGNORE = -100
 
 
 def self_attention_mask(kind: str, queries: int, text_mask: torch.Tensor) -> torch.Tensor:
-    """Who reads whom over `[queries | text]`: bool `[b, 1, q + t, q + t]`, rows read columns.
+    """The self-attention mask over `[queries | text]` of BLIP-2 (arXiv 2301.12597), figure 2.
 
-    kind: one of `LOSSES`; `text_mask` `[b, t]` is 0 on padding. BLIP-2 (arXiv 2301.12597), figure 2.
+    Args:
+        kind: one of `LOSSES`.
+        queries: how many.
+        text_mask: `[b, t]`, 0 on padding.
+
+    Returns:
+        bool `[b, 1, q + t, q + t]`; rows attend to columns.
     """
     batch, length = text_mask.shape
     total = queries + length
@@ -73,26 +81,32 @@ class Pairs:
     false_mask: torch.Tensor
     true: torch.Tensor
 
-    def to(self, device) -> "Pairs":
+    def to(self, device: torch.device) -> "Pairs":
         return Pairs(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def draw_pairs(scenes: list[Scene], tokenizer, rng: np.random.Generator) -> Pairs:
+def draw_pairs(scenes: list[Scene], tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator) -> Pairs:
     """One true and one false caption for each scene."""
-    said = [scene_text.caption(scene, rng) for scene in scenes]
+    captions = [scene_text.caption(scene, rng) for scene in scenes]
     wrong = [scene_text.false_caption(scene, rng)[0] for scene in scenes]
-    encoded = tokenizer([*said, *wrong], padding=True, padding_side="right", return_tensors="pt")
-    ids, mask = encoded.input_ids.split(len(said)), encoded.attention_mask.split(len(said))
+    encoded = tokenizer([*captions, *wrong], padding=True, padding_side="right", return_tensors="pt")
+    ids, mask = encoded.input_ids.split(len(captions)), encoded.attention_mask.split(len(captions))
     if ids[0].shape[1] > CAPTION_POSITIONS:
         raise ValueError(f"a caption of {ids[0].shape[1]} tokens; the Q-Former reads {CAPTION_POSITIONS}")
-    true = torch.tensor([[scene_text.true_of(caption, scene) for caption in said] for scene in scenes])
+    true = torch.tensor([[scene_text.true_of(caption, scene) for caption in captions] for scene in scenes])
     return Pairs(ids[0], mask[0], ids[1], mask[1], true)
 
 
-class Alignment(nn.Module):
+class Stage1Losses(nn.Module):
     """The three losses over a `Blip2ForImageTextRetrieval`, with the heads that only training needs."""
 
-    def __init__(self, model, decoder_id: int, losses: tuple[str, ...] = LOSSES, diversity: float = 0.0):
+    def __init__(
+        self,
+        model: Blip2ForImageTextRetrieval,
+        decoder_id: int,
+        losses: tuple[str, ...] = LOSSES,
+        diversity: float = 0.0,
+    ):
         super().__init__()
         width = model.config.qformer_config.hidden_size
         self.model = model
@@ -151,7 +165,7 @@ class Alignment(nn.Module):
         queries, words = self.read("contrastive", features, pairs.ids, pairs.mask, kept)
         every = self._compare(queries, words)
         if self.diversity:
-            total = total + self.diversity * likeness(queries)
+            total = total + self.diversity * similarity_penalty(queries)
         if "contrastive" in self.losses:
             loss, seen = contrastive_loss(every, pairs.true, self.log_temperature.exp().clamp(0.01, 0.5))
             total, figures = total + loss, figures | seen
@@ -205,7 +219,7 @@ def contrastive_loss(every: torch.Tensor, true: torch.Tensor, temperature: torch
     """Both directions of InfoNCE on the best query of each pair; `every` `[i, j, q]`, `true` `[i, j]`.
 
     Where several captions are true of an image, they share the target. The entropy of the winning query over the
-    batch's own pairs tells whether one query wins everything (0) or all do (1).
+    batch's own pairs is 0 where one query always wins and 1 where all win equally often.
     """
     best, winner = every.max(-1)
     logits = best / temperature
@@ -222,7 +236,9 @@ def contrastive_loss(every: torch.Tensor, true: torch.Tensor, temperature: torch
 
 
 @torch.no_grad()
-def initialise(model, language_model, tokenizer) -> None:
+def initialise(
+    model: Blip2ForImageTextRetrieval, language_model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Words start as the language model's embeddings, positions small; linear layers wide enough for 192 channels."""
     words = model.embeddings.word_embeddings.weight
     known = language_model.get_input_embeddings().weight
@@ -233,24 +249,24 @@ def initialise(model, language_model, tokenizer) -> None:
         nn.init.normal_(part.weight, std=part.in_features**-0.5)
 
 
-def train_alignment(
-    accelerator,
-    model,
-    tokenizer,
+def train_stage1(
+    accelerator: Accelerator,
+    model: Blip2ForImageTextRetrieval,
+    tokenizer: PreTrainedTokenizerBase,
     features: np.ndarray,
     out: Path,
     schedule: Schedule = SCHEDULE,
-    strange: tuple[np.ndarray, Schedule] | None = None,
+    augmented: tuple[np.ndarray, Schedule] | None = None,
     batch: int = BATCH,
     options: Options = DEFAULT,
-):
+) -> Blip2ForImageTextRetrieval:
     """Train the Q-Former of `model` (a `Blip2ForImageTextRetrieval`) on cached ViT features `[n, 257, d]`.
 
-    `strange`: features of `bridge.strange_scene` and the schedule of a second run, for half of its batches. After the
-    first run the matching head rejects what the ViT is not sure of.
+    `augmented`: features of `stage2.augmented_scene` and the schedule of a second run, for half of its batches.
+    After the first run the matching head rejects objects of which the ViT is not certain.
     """
     decoder = tokenizer.convert_tokens_to_ids(DECODER)
-    module = Alignment(model, decoder, options.losses, options.diversity).to(accelerator.device)
+    module = Stage1Losses(model, decoder, options.losses, options.diversity).to(accelerator.device)
     freeze(module.model, options)
     model.qformer.set_attn_implementation(ATTENTION)
 
@@ -279,7 +295,7 @@ def train_alignment(
 
     sets = [(features, training_scene)]
     run("align", accelerator, module, *stage(5, sets), schedule, out)
-    if strange:
-        sets.append((strange[0], strange_scene))
-        run("align_strange", accelerator, module, *stage(6, sets), strange[1], out)
+    if augmented:
+        sets.append((augmented[0], augmented_scene))
+        run("align_strange", accelerator, module, *stage(6, sets), augmented[1], out)
     return model.eval()

@@ -1,32 +1,40 @@
-"""Stage `bridge`: a Q-Former with 32 queries and a projection, between the frozen ViT and the frozen language model.
+"""Stage 2: a Q-Former with 32 queries and a projection, between the frozen ViT and the frozen language model.
 
-First `dictation` (see that module), then `bridge`, whose loss is the language model's own, on captions and answers
-behind the 32 projected queries. The ViT's features are computed once and kept on disk in float16; the text of a
-scene is drawn afresh in every epoch.
+First the slot warm-up (see `slot_warmup`), then the loss of the language model itself, on captions and answers behind
+the 32 projected queries. The ViT's features are computed once and kept on disk in float16; the text of a scene is drawn
+anew in every epoch.
 """
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
+from transformers import (
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2VisionModel,
+    PreTrainedTokenizerBase,
+)
 
-from model.augment import repaint
+from model.augment import augment_object
 from model.recipe_options import DEFAULT, Options
-from model.slot_warmup import REGIONS, dictation_loss, placed_description, region
+from model.slot_warmup import REGIONS, region, regional_description, slot_loss
 from model.stage_language import CAPTIONS
 from model.stage_vit import GRID, HIDDEN, PATCH, to_pixels
 from model.training_loop import ATTENTION, Schedule, batches, run
 from model.training_sequences import SequenceBuilder, answer_loss
-from qformer_viz.domains.emoji.scenes import STYLES, TEACHING_STYLES, random_scene, render
+from qformer_viz.domains.emoji.scenes import STYLES, TEACHING_STYLES, Scene, random_scene, render
 
 BATCH = 48
 SCENES = 20_000
-DICTATION = Schedule(steps=1200, lr=1e-3, warmup=60)
+WARMUP = Schedule(steps=1200, lr=1e-3, warmup=60)
 SCHEDULE = Schedule(steps=2000, lr=4e-4, warmup=60)
 # Scenes from which the queries' start is averaged.
 START_SCENES = 3000
@@ -34,26 +42,32 @@ SEED = 37
 TOKENS = 1 + GRID * GRID
 
 
-def training_scene(index: int):
-    """Scene number `index` of the training set; two objects or more in most, for there is more to say.
+def training_scene(index: int) -> Scene:
+    """Scene number `index` of the training set; most have two objects or more.
 
-    One in five is drawn with the artwork that only teaches, so that features which are less than sure occur.
+    One in five is drawn with teaching artwork, so that less certain features occur.
     """
     styles = TEACHING_STYLES if index % 5 == 4 else STYLES
     return random_scene(np.random.default_rng([SEED, index]), min_objects=1 + (index % 4 > 0), styles=styles)
 
 
-def strange_scene(index: int):
-    """Scene number `index` of a second set: teaching artwork, repainted, which the ViT reads about as well as unseen
-    artwork."""
+def augmented_scene(index: int) -> Scene:
+    """Scene number `index` of a second set: augmented objects in teaching artwork, whose nouns
+    the ViT encodes about as well as those of unseen artwork."""
     rng = np.random.default_rng([SEED, 1, index])
     scene = random_scene(rng, min_objects=1 + (index % 4 > 0), styles=TEACHING_STYLES)
-    return replace(scene, objects=tuple(repaint(item, rng) for item in scene.objects))
+    return replace(scene, objects=tuple(augment_object(item, rng) for item in scene.objects))
 
 
 @torch.no_grad()
 def cache_features(
-    accelerator, vit, out: Path, scenes: int, batch: int = 64, draw=training_scene, name: str = "features"
+    accelerator: Accelerator,
+    vit: Blip2VisionModel,
+    out: Path,
+    scenes: int,
+    batch: int = 64,
+    draw: Callable[[int], Scene] = training_scene,
+    name: str = "features",
 ) -> np.memmap:
     """Float16 `[scenes, 257, d]` on disk, made by the frozen ViT; continues where an earlier run stopped.
 
@@ -63,7 +77,9 @@ def cache_features(
         return _cache_features(accelerator, vit, out, scenes, batch, draw, name)
 
 
-def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int, draw, name: str) -> np.memmap:
+def _cache_features(
+    accelerator: Accelerator, vit: Blip2VisionModel, out: Path, scenes: int, batch: int, draw, name: str
+) -> np.memmap:
     path, progress = out / f"{name}.f16", out / f"{name}.json"
     shape = (scenes, TOKENS, HIDDEN)
     done = json.loads(progress.read_text())["done"] if progress.exists() else 0
@@ -94,7 +110,7 @@ def _cache_features(accelerator, vit, out: Path, scenes: int, batch: int, draw, 
 class Bridge(nn.Module):
     """Queries, Q-Former and projection of a BLIP-2: what this stage trains."""
 
-    def __init__(self, model):
+    def __init__(self, model: Blip2ForConditionalGeneration):
         super().__init__()
         self.query_tokens = model.query_tokens
         self.qformer = model.qformer
@@ -107,7 +123,7 @@ class Bridge(nn.Module):
         return self.projection(read.last_hidden_state)
 
 
-def likeness(queries: torch.Tensor) -> torch.Tensor:
+def similarity_penalty(queries: torch.Tensor) -> torch.Tensor:
     """Mean squared cosine between different queries of an image, centred over the queries; `[b, q, d]`."""
     centred = nn.functional.normalize(queries.float() - queries.float().mean(1, keepdim=True), dim=-1)
     cosine = centred @ centred.transpose(1, 2)
@@ -118,7 +134,7 @@ def likeness(queries: torch.Tensor) -> torch.Tensor:
 class PatchBridge(nn.Module):
     """A linear map for a Q-Former, from as many patches as there are queries: one of each region, or its mean."""
 
-    def __init__(self, model, kind: str):
+    def __init__(self, model: Blip2ForConditionalGeneration, kind: str):
         super().__init__()
         self.kind = kind
         self.regions = REGIONS[model.query_tokens.shape[1]]
@@ -135,7 +151,7 @@ class PatchBridge(nn.Module):
         return self.projection(picked.flatten(2).transpose(1, 2))
 
 
-def freeze(model, options: Options) -> None:
+def freeze(model: Blip2ForConditionalGeneration | Blip2ForImageTextRetrieval, options: Options) -> None:
     """Keep the queries, or the whole Q-Former, as they are."""
     if options.freeze != "none":
         model.query_tokens.requires_grad_(False)
@@ -149,7 +165,7 @@ def initialise(qformer, query_tokens: torch.Tensor, features: np.ndarray, random
 
     The library's N(0, 0.02) is too small for matrices of this width: nothing gets through six layers. Every query
     starts as the average feature `features` `[n, 257, d]` of its region's patches, and cross-attention with equal
-    matrices for queries and keys, so that it looks there first. All of it is free to change.
+    matrices for queries and keys, so that it attends there first. All of it is trained.
     `random`: queries start at N(0, 1) instead.
     """
     for module in qformer.modules():
@@ -170,38 +186,38 @@ def initialise(qformer, query_tokens: torch.Tensor, features: np.ndarray, random
 
 
 @torch.no_grad()
-def take_queries(model, aligned) -> None:
+def copy_queries(model: Blip2ForConditionalGeneration, stage1_model: Blip2ForImageTextRetrieval) -> None:
     """Start the queries and the Q-Former of `model` as those of stage 1; the text branch is left behind."""
-    model.query_tokens.copy_(aligned.query_tokens)
+    model.query_tokens.copy_(stage1_model.query_tokens)
     kept = model.qformer.state_dict()
-    model.qformer.load_state_dict({k: v for k, v in aligned.qformer.state_dict().items() if k in kept})
+    model.qformer.load_state_dict({k: v for k, v in stage1_model.qformer.state_dict().items() if k in kept})
 
 
-def train_bridge(
-    accelerator,
-    model,
-    tokenizer,
+def train_stage2(
+    accelerator: Accelerator,
+    model: Blip2ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
     out: Path,
-    dictation: Schedule = DICTATION,
+    warmup: Schedule = WARMUP,
     schedule: Schedule = SCHEDULE,
     scenes: int = SCENES,
     batch: int = BATCH,
-    aligned=None,
+    stage1_model: Blip2ForImageTextRetrieval | None = None,
     options: Options = DEFAULT,
     features: np.ndarray | None = None,
 ) -> nn.Module:
     """Train and return the bridge of `model` (a `Blip2ForConditionalGeneration` that holds the trained ViT and OPT).
 
-    `aligned`: the retrieval model of stage 1 to start from; None starts with queries that look at a region each.
+    `stage1_model`: the retrieval model of stage 1 to start from; None starts with queries that attend to a region each.
     `features`: the cached ones. The projection starts at zero: at any other start its first outputs lie far from all
-    words, and repairing that costs the queries their differences.
+    words, and correcting that makes the queries alike.
     """
     if features is None:
         features = cache_features(accelerator, model.vision_model, out, scenes)
-    if aligned is None:
+    if stage1_model is None:
         initialise(model.qformer, model.query_tokens.data, features[:START_SCENES], options.freeze != "none")
     else:
-        take_queries(model, aligned)
+        copy_queries(model, stage1_model)
     freeze(model, options)
     model.qformer.set_attn_implementation(ATTENTION)
     nn.init.zeros_(model.language_projection.weight)
@@ -220,17 +236,17 @@ def train_bridge(
 
     @cache
     def described(index: int) -> list[list[int]]:
-        slots = placed_description(training_scene(index), model.query_tokens.shape[1])
+        slots = regional_description(training_scene(index), model.query_tokens.shape[1])
         ids = [[builder.encode(f" {word}")[0] for word in slot] for slot in slots]
         return [row + [-1] * (4 - len(row)) for row in ids]
 
-    def dictation_batch(step: int):
+    def warmup_batch(step: int):
         chosen, seen = draw(step, 3)
         return seen, torch.tensor([described(i) for i in chosen])
 
-    def dictated(bridge, batch):
+    def warmup_loss(bridge, batch):
         seen, wanted = (part.to(accelerator.device) for part in batch)
-        loss, right = dictation_loss(bridge(seen.float()), wanted, words)
+        loss, right = slot_loss(bridge(seen.float()), wanted, words)
         return loss, {"words_right": right}
 
     def answer_batch(step: int):
@@ -238,18 +254,18 @@ def train_bridge(
         scenes = [training_scene(i) for i in chosen]
         return seen, builder.batch(scenes, np.random.default_rng([SEED, 2, step]))
 
-    def answered(bridge, batch):
+    def answer_batch_loss(bridge, batch):
         seen, rows = (part.to(accelerator.device) for part in batch)
         prefix = bridge(seen.float())
         loss, right = answer_loss(language_model, prefix, rows)
         if options.diversity:
-            loss = loss + options.diversity * likeness(prefix)
+            loss = loss + options.diversity * similarity_penalty(prefix)
         return loss, {"tokens_right": right}
 
     bridge = Bridge(model) if options.bridge == "qformer" else PatchBridge(model, options.bridge)
     bridge.to(accelerator.device)
-    if options.dictation:
-        run("dictation", accelerator, bridge, dictation_batch, dictated, dictation, out)
-    run("bridge", accelerator, bridge, answer_batch, answered, schedule, out)
+    if options.slot_warmup:
+        run("dictation", accelerator, bridge, warmup_batch, warmup_loss, warmup, out)
+    run("bridge", accelerator, bridge, answer_batch, answer_batch_loss, schedule, out)
     model.eval()
     return bridge.eval()

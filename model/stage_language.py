@@ -5,32 +5,33 @@ Its 32 first positions, where the query outputs will stand later, hold a written
 on captions and answers only, so the prefix is the only place to learn from. Most rows pile an object's four
 words into one slot (their embeddings added), because one query, unlike one word, can hold a whole object.
 
-Four runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`Reader.drill`).
+Four runs, each from where the last one ended. `lm_drill`: bare look-ups among questions (`DescriptionSampler.drill`).
 `lm_read`: questions that do not see one another (packed rows), objects piled; rows of nine turns alone stay at
 chance for over a thousand steps. `lm`: conversations too, objects in single words too, noise on the prefix, all
 wordings; half of the questions compare two things, which stays at chance for left against right and for "smaller"
 while it is one kind among many; and invented words among the known ones, so that a sentence is understood by the
 words that matter. `lm_captions`: more captions than questions, for the relation that a caption states is learned last:
-the second noun must fit a word that was said before it was chosen.
+the second noun must fit a relation word that comes before it.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import OPTConfig, OPTForCausalLM
+from accelerate import Accelerator
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 
 from model import scene_text
 from model.training_loop import Schedule, run
-from model.training_sequences import IGNORE, SequenceBuilder, answer_loss
-from qformer_viz.domains.emoji.scenes import NOUNS, random_scene
+from model.training_sequences import IGNORE, Rows, SequenceBuilder, answer_loss
+from qformer_viz.domains.emoji.scenes import NOUNS, Scene, random_scene
 
 HIDDEN = 192
 POSITIONS = 256
 BATCH = 32
 DRILL = Schedule(steps=500, lr=1.5e-3)
 READ = Schedule(steps=800, lr=1.2e-3)
-TALK = Schedule(steps=4200, lr=1.2e-3, warmup=150)
+MIXED = Schedule(steps=4200, lr=1.2e-3, warmup=150)
 DESCRIBE = Schedule(steps=1500, lr=8e-4, warmup=60)
 # So many steps are all drill; after them every fourth step of `lm_drill` is.
 DRILL_ONLY = 300
@@ -50,7 +51,7 @@ PILED = 0.8
 CAPTIONS = 3
 # Captions and questions in a row of `lm_captions`.
 MORE_CAPTIONS, FEWER_TURNS = 8, 5
-# Noise on the prefix, relative to its root mean square: the bridge's will not be perfect either.
+# Noise on the prefix, relative to its root mean square: the Q-Former's will not be exact either.
 NOISE = 0.15
 # Scales whose words start in order: how much of a word's start is its own, and the size of what it shares.
 OWN, ORDERED = 0.5, 0.036
@@ -60,7 +61,7 @@ SHARPNESS = 3.0
 SEED = 11
 
 
-def language_config(tokenizer) -> OPTConfig:
+def language_config(tokenizer: PreTrainedTokenizerBase) -> OPTConfig:
     return OPTConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,
@@ -78,11 +79,11 @@ def language_config(tokenizer) -> OPTConfig:
 
 
 @torch.no_grad()
-def initialise(model: OPTForCausalLM, tokenizer) -> None:
+def initialise(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     """Start with the two kinds of heads that reading needs and that take longest to form by themselves.
 
     From the library's plain start, "is there a cat?" stays at chance for over a thousand steps. Here positions
-    start as sinusoids; in the first two layers most heads look one, two or three tokens back (queries are keys
+    start as sinusoids; in the first two layers most heads attend one, two or three tokens back (queries are keys
     rotated by as many steps, so each word can gather the words before it), and elsewhere half of the heads share
     one matrix between queries and keys, so that equal words attend to one another. A plural starts where its
     singular is. Columns, rows, sizes and numbers start as points of a smooth line each, so that what is near is alike
@@ -105,9 +106,11 @@ def initialise(model: OPTForCausalLM, tokenizer) -> None:
         words[many[0]] = words[one[0]]
     for scale in SCALES:
         ids = [tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in scale]
-        waves = torch.arange(1, 4)
-        line = torch.cos(torch.pi * waves * (torch.arange(len(ids))[:, None] + 0.5) / len(ids)) / waves
-        words[ids] = OWN * words[ids] + line @ torch.randn(len(waves), HIDDEN) * ORDERED
+        harmonics = torch.arange(1, 4)
+        line = (
+            torch.cos(torch.pi * harmonics * (torch.arange(len(ids))[:, None] + 0.5) / len(ids)) / harmonics
+        )
+        words[ids] = OWN * words[ids] + line @ torch.randn(len(harmonics), HIDDEN) * ORDERED
     steps_back = {0: (None, 1, 2, 3), 1: (None, 1, 2, None)}
     for index, layer in enumerate(decoder.layers):
         for head, back in enumerate(steps_back.get(index, (None, None, 0, 0))):
@@ -133,10 +136,17 @@ def _look_back(query: torch.Tensor, key: torch.Tensor, frequencies: torch.Tensor
         query[v, sine], query[v, cosine] = SHARPNESS * angle.sin(), SHARPNESS * angle.cos()
 
 
-class Reader:
+class DescriptionSampler:
     """Draws batches: descriptions `[b, 32, 4]` (up to four words a slot, -1 where there is none) and `Rows`."""
 
-    def __init__(self, tokenizer, batch: int = BATCH, seed: int = SEED, piled: float = 0.5, **rows):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        batch: int = BATCH,
+        seed: int = SEED,
+        piled: float = 0.5,
+        **rows,
+    ):
         """`piled`: share of descriptions that pile; `rows`: options of the `SequenceBuilder`."""
         self.builder = SequenceBuilder(tokenizer, **rows)
         self.piled = piled
@@ -144,7 +154,7 @@ class Reader:
         self.batch_size = batch
         self.seed = seed
 
-    def describe(self, scene, rng: np.random.Generator, piled: bool = False) -> list[list[int]]:
+    def describe(self, scene: Scene, rng: np.random.Generator, piled: bool = False) -> list[list[int]]:
         slots = (
             scene_text.piled_description(scene, rng)
             if piled
@@ -153,7 +163,7 @@ class Reader:
         ids = [[self.builder.encode(f" {word}")[0] for word in words] for words in slots]
         return [row + [-1] * (4 - len(row)) for row in ids]
 
-    def draw(self, step: int):
+    def draw(self, step: int) -> tuple[torch.Tensor, Rows]:
         rng = np.random.default_rng([self.seed, step])
         scenes = [random_scene(rng) for _ in range(self.batch_size)]
         described = torch.tensor([self.describe(scene, rng, rng.random() < self.piled) for scene in scenes])
@@ -164,7 +174,7 @@ class Reader:
         rows.positions[:, 1:] += torch.from_numpy(shift)[:, None]
         return described, rows
 
-    def drill(self, step: int):
+    def drill(self, step: int) -> tuple[torch.Tensor, Rows]:
         """As `draw`, but the text looks nouns up: ` cat b 7 large dog - car e 2 small`, `-` for an absent one.
 
         A dozen look-ups in 30 tokens, against a few in a whole row of questions.
@@ -184,7 +194,9 @@ class Reader:
             asked = [*known, *absent[: DRILL_NOUNS - len(known)]]
             row = [(self.tokenizer.bos_token_id, IGNORE)]
             for noun in (asked[i] for i in rng.permutation(len(asked))):
-                said = [self.builder.encode(f" {word}")[0] for word in known.get(noun, [scene_text.FILLER])]
+                answered = [
+                    self.builder.encode(f" {word}")[0] for word in known.get(noun, [scene_text.FILLER])
+                ]
                 row.append(
                     (
                         self.builder.encode(" " + (noun if rng.random() < 0.5 else scene_text.plural(noun)))[
@@ -193,36 +205,38 @@ class Reader:
                         IGNORE,
                     )
                 )
-                row.extend((word, word) for word in said)
+                row.extend((word, word) for word in answered)
             rows.append([(i, label, scene_text.DESCRIPTION_SLOTS + n, 0) for n, (i, label) in enumerate(row)])
         return torch.tensor(described), self.builder.pad(rows)
 
 
-def embed_description(model, described: torch.Tensor) -> torch.Tensor:
+def embed_description(model: OPTForCausalLM, described: torch.Tensor) -> torch.Tensor:
     """`[b, 32, 4]` ids to the prefix `[b, 32, d]`: the words of a slot are added."""
     words = model.get_input_embeddings()(described.clamp_min(0))
     return (words * (described >= 0)[..., None]).sum(-2)
 
 
 def train_language(
-    accelerator,
-    tokenizer,
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
     out: Path,
     drill: Schedule = DRILL,
     read: Schedule = READ,
-    talk: Schedule = TALK,
+    mixed: Schedule = MIXED,
     captions: Schedule = DESCRIBE,
     batch: int = BATCH,
-):
+) -> OPTForCausalLM:
     """Returns the trained `OPTForCausalLM`."""
     torch.manual_seed(SEED)
     model = OPTForCausalLM(language_config(tokenizer))
     initialise(model, tokenizer)
 
-    def stage(name: str, schedule: Schedule, reader: Reader, drill_only: int = 0, noise: float = 0.0):
+    def stage(
+        name: str, schedule: Schedule, sampler: DescriptionSampler, drill_only: int = 0, noise: float = 0.0
+    ):
         def draw(step: int):
             drilling = drill_only and (step < drill_only or step % 4 == 0)
-            return step, drilling, *(reader.drill(step) if drilling else reader.draw(step))
+            return step, drilling, *(sampler.drill(step) if drilling else sampler.draw(step))
 
         def loss_of(module, batch):
             step, drilling, *drawn = batch
@@ -236,35 +250,50 @@ def train_language(
 
         return run(name, accelerator, model, draw, loss_of, schedule, out)
 
-    stage("lm_drill", drill, Reader(tokenizer, batch, SEED), min(DRILL_ONLY, max(1, drill.steps // 2)))
-    stage("lm_read", read, Reader(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
+    stage(
+        "lm_drill",
+        drill,
+        DescriptionSampler(tokenizer, batch, SEED),
+        min(DRILL_ONLY, max(1, drill.steps // 2)),
+    )
+    stage("lm_read", read, DescriptionSampler(tokenizer, batch, SEED + 1, piled=1.0, packed_share=1.0))
     rows = {"packed_share": 0.75, "turns": 10, "mix": MIX, "wording": "all", "mumbled": MUMBLED}
     rows |= {"caption_share": 1.0, "captions": CAPTIONS}
-    stage("lm", talk, Reader(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
+    stage("lm", mixed, DescriptionSampler(tokenizer, batch, SEED + 2, piled=PILED, **rows), noise=NOISE)
     rows |= {"captions": MORE_CAPTIONS, "turns": FEWER_TURNS}
     return stage(
-        "lm_captions", captions, Reader(tokenizer, batch, SEED + 4, piled=PILED, **rows), noise=NOISE
+        "lm_captions",
+        captions,
+        DescriptionSampler(tokenizer, batch, SEED + 4, piled=PILED, **rows),
+        noise=NOISE,
     )
 
 
 @torch.no_grad()
-def read_accuracy(
-    model, tokenizer, scenes: int = 400, seed: int = 991, piled: bool = False, wording: str = "plain"
+def description_accuracy(
+    model: OPTForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    scenes: int = 400,
+    seed: int = 991,
+    piled: bool = False,
+    wording: str = "plain",
 ) -> dict[str, float]:
     """The gate: share of exact answers from written descriptions of fresh scenes, by question type."""
     rng = np.random.default_rng(seed)
-    reader = Reader(tokenizer)
-    encode = reader.builder.encode
+    sampler = DescriptionSampler(tokenizer)
+    encode = sampler.builder.encode
     right: dict[str, list[bool]] = {kind: [] for kind in scene_text.QUESTION_TYPES}
     model.eval()
     for _ in range(scenes):
         scene = random_scene(rng)
-        prefix = embed_description(model, torch.tensor([reader.describe(scene, rng, piled)]).to(model.device))
+        prefix = embed_description(
+            model, torch.tensor([sampler.describe(scene, rng, piled)]).to(model.device)
+        )
         for question in scene_text.questions(scene, rng, 5, wording=wording):
             asked = [tokenizer.bos_token_id, *encode(scene_text.QUESTION_PROMPT.format(question.text))]
-            said = [*encode(" " + question.answer), tokenizer.eos_token_id]
-            words = model.get_input_embeddings()(torch.tensor([asked + said]).to(model.device))
-            logits = model(inputs_embeds=torch.cat([prefix, words], 1)).logits[0, -len(said) - 1 : -1]
-            right[question.type].append(logits.argmax(-1).tolist() == said)
+            answered = [*encode(" " + question.answer), tokenizer.eos_token_id]
+            words = model.get_input_embeddings()(torch.tensor([asked + answered]).to(model.device))
+            logits = model(inputs_embeds=torch.cat([prefix, words], 1)).logits[0, -len(answered) - 1 : -1]
+            right[question.type].append(logits.argmax(-1).tolist() == answered)
     figures = {kind: round(float(np.mean(values)), 4) for kind, values in right.items()}
     return {**figures, "all": round(float(np.mean([v for values in right.values() for v in values])), 4)}

@@ -1,10 +1,9 @@
 """Stage `vit`: a small ViT, first on single-object crops, then on full scenes.
 
 Crops of 6 x 6 patches (position embeddings cropped at a random offset) teach what a noun looks like at an
-eighth of the cost; scenes then teach where things are. Every patch answers for itself: which noun covers it,
-how far away its object's centre is, and how large the object is, so that instances can be told apart; and in which
-row and column of the picture it stands itself, for otherwise the features forget it (linear probes fell to 0.13,
-chance is 0.06) and no bridge can learn where things are.
+eighth of the cost; scenes then teach where objects are. Every patch has targets of its own: the noun that covers it,
+the offset of its object's centre and the object's size, so that instances differ; and its own row and column, for
+otherwise the features lose it (linear probes fell to 0.13, chance is 0.06) and no Q-Former can learn where objects are.
 """
 
 from dataclasses import replace
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from model.augment import disturb, repaint
+from model.augment import augment_image, augment_object
 from model.training_loop import ATTENTION, Schedule, run
 from qformer_viz.domains.emoji.backgrounds import random_background
 from qformer_viz.domains.emoji.scenes import (
@@ -42,10 +42,10 @@ MIXED_SCHEDULE = Schedule(steps=950, lr=1e-3)
 LONG_SCHEDULE = Schedule(steps=4000, lr=1e-3, save_every=50)
 ROBUST_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
 ARTWORK_SCHEDULE = Schedule(steps=6000, lr=8e-4, warmup=200, save_every=100)
-# Shares of objects painted anew and of pictures disturbed in `vit_robust` and after it.
-REPAINTED, DISTURBED = 0.5, 0.4
-# Share of pictures in the artwork of the world, and not in further artwork, in `vit_artwork`.
-WORLD = 0.5
+# Shares of objects and of images that are augmented in `vit_robust` and after it.
+AUGMENTED_OBJECTS, AUGMENTED_IMAGES = 0.5, 0.4
+# Share of images in the artwork of the domain, and not in further artwork, in `vit_artwork`.
+KNOWN_ARTWORK = 0.5
 # Window side in patches and how many windows make a batch of about equal cost.
 PLACE_SIZE = 1.2
 PLACE = (GRID, GRID, 9, 9, 3)
@@ -173,9 +173,9 @@ def crop_batch(step: int, batch: int = CROP_BATCH):
         x, y = rng.uniform(side * 0.3, side * 0.7, 2).tolist()
         item = SceneObject(**{**vars(item), "x": x, "y": y, "size": size})
         scene = Scene((item,), random_background(rng))
-        drawn = render(scene, side)
-        images.append(np.asarray(drawn.image))
-        nouns, distances = _targets(scene, patch_labels(drawn, CROP))
+        rendered = render(scene, side)
+        images.append(np.asarray(rendered.image))
+        nouns, distances = _targets(scene, patch_labels(rendered, CROP))
         labels.append(nouns)
         geometry.append(distances)
     offset = tuple(int(v) for v in rng.integers(0, GRID - CROP + 1, 2))
@@ -188,9 +188,9 @@ def scene_batch(step: int, batch: int = SCENE_BATCH):
     images, labels, geometry = [], [], []
     for _ in range(batch):
         scene = random_scene(rng, min_objects=2)
-        drawn = render(scene)
-        images.append(np.asarray(drawn.image))
-        nouns, distances = _targets(scene, patch_labels(drawn, GRID))
+        rendered = render(scene)
+        images.append(np.asarray(rendered.image))
+        nouns, distances = _targets(scene, patch_labels(rendered, GRID))
         labels.append(nouns)
         geometry.append(distances)
     return to_pixels(images), *_flat(labels, geometry), (0, 0)
@@ -202,27 +202,29 @@ def mixed_batch(
     """Windows of 6 to 16 patches, cut from full scenes around one of their objects, at a random place.
 
     Most patches of a full scene show background; windows spend the time on objects and their neighbours.
-    `robust` changes appearances strongly (module `disturb`); `further_artwork` draws on `TEACHING_STYLES` too.
+    `robust` changes appearances strongly (module `augment_image`); `further_artwork` draws on `TEACHING_STYLES` too.
     """
     rng = np.random.default_rng([SEED, 3 + robust + further_artwork, step])
     grid = int(rng.choice(list(windows)))
     side = grid * PATCH
     images, labels, geometry = [], [], []
     for _ in range(windows[grid]):
-        styles = TEACHING_STYLES if further_artwork and rng.random() >= WORLD else STYLES
+        styles = TEACHING_STYLES if further_artwork and rng.random() >= KNOWN_ARTWORK else STYLES
         scene = random_scene(rng, min_objects=2, styles=styles)
         if robust:
-            painted = tuple(repaint(o, rng) if rng.random() < REPAINTED else o for o in scene.objects)
+            painted = tuple(
+                augment_object(o, rng) if rng.random() < AUGMENTED_OBJECTS else o for o in scene.objects
+            )
             scene = replace(scene, objects=painted)
         if grid < GRID:
             around = scene.objects[rng.integers(len(scene.objects))]
             left, top = (v - float(rng.uniform(0.25, 0.75)) * side for v in (around.x, around.y))
             moved = tuple(replace(item, x=item.x - left, y=item.y - top) for item in scene.objects)
             scene = replace(scene, objects=moved)
-        drawn = render(scene, side)
-        image = np.asarray(drawn.image)
-        images.append(disturb(image, rng) if robust and rng.random() < DISTURBED else image)
-        nouns, distances = _targets(scene, patch_labels(drawn, grid))
+        rendered = render(scene, side)
+        image = np.asarray(rendered.image)
+        images.append(augment_image(image, rng) if robust and rng.random() < AUGMENTED_IMAGES else image)
+        nouns, distances = _targets(scene, patch_labels(rendered, grid))
         labels.append(nouns)
         geometry.append(distances)
     offset = tuple(int(v) for v in rng.integers(0, GRID - grid + 1, 2))
@@ -247,7 +249,7 @@ def _targets(scene: Scene, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_vision(
-    accelerator,
+    accelerator: Accelerator,
     out: Path,
     crops: Schedule = CROP_SCHEDULE,
     scenes: Schedule = SCENE_SCHEDULE,
@@ -255,7 +257,7 @@ def train_vision(
     long: Schedule = LONG_SCHEDULE,
     robust: Schedule = ROBUST_SCHEDULE,
     artwork: Schedule = ARTWORK_SCHEDULE,
-):
+) -> Blip2VisionModel:
     """Returns the trained `Blip2VisionModel`."""
     torch.manual_seed(SEED)
     learner = PatchLearner()

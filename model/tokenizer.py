@@ -1,6 +1,6 @@
-"""The tokenizer: GPT-2's byte-level BPE trained on the world's own text, with OPT's special tokens.
+"""The tokenizer: GPT-2's byte-level BPE trained on the text of the domain, with OPT's special tokens.
 
-Every word of the world is one token; any other text still has an encoding, byte by byte.
+Every word of the domain is one token; any other text still has an encoding, byte by byte.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ VOCABULARY = 1500
 
 
 def corpus(scenes: int = 400, seed: int = 0) -> list[str]:
-    """Text that holds every word of the world often enough to become one token."""
+    """Text that holds every word of the domain often enough to become one token."""
     rng = np.random.default_rng(seed)
     lines = []
     for _ in range(scenes):
@@ -48,7 +48,7 @@ def _bare(form: str) -> list[str]:
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """Deterministic: the same world gives the same ids. Starts every text with `</s>`, as OPT does."""
+    """Deterministic: the same text gives the same ids. Starts every text with `</s>`, as OPT does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

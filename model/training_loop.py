@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from qformer_viz.runtime.loading import has_bfloat16
 
+Batch = TypeVar("Batch")
+
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
 # SDPA's backward pass is slow on CPU where sequences are short: with eager attention a step of the ViT takes 0.65 and
-# one of dictation 0.6 of the time.
+# one of the slot warm-up 0.6 of the time.
 ATTENTION = "eager"
 # Muon's rate, as a multiple of AdamW's.
 MUON_RATE = 2.0
@@ -118,7 +120,7 @@ class _Draws(Dataset):
         return self.draw(number)
 
 
-def batches(draw: Callable[[int], Any], numbers: range, accelerator: Accelerator) -> Iterator[Any]:
+def batches(draw: Callable[[int], Batch], numbers: range, accelerator: Accelerator) -> Iterator[Batch]:
     """draw(number) for every number in order: here, or for a GPU ahead of it, in processes of its own."""
     options: dict[str, Any] = {}
     if accelerator.device.type == "cuda":
@@ -138,8 +140,8 @@ def run(
     name: str,
     accelerator: Accelerator,
     module: torch.nn.Module,
-    draw: Callable[[int], Any],
-    loss_of: Callable[[torch.nn.Module, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    draw: Callable[[int], Batch],
+    loss_of: Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]],
     schedule: Schedule,
     out: Path,
 ) -> torch.nn.Module:

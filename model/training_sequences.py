@@ -1,7 +1,7 @@
 """Training sequences: a caption and several question turns behind the 32 slots, as one row of tokens.
 
 The inputs read exactly like the history of a conversation, with no end token between turns; the end of an
-answer is taught by labels alone: the full stop that closes a turn in the history is labelled `</s>`.
+answer is trained by labels alone: the full stop that closes a turn in the history is labelled `</s>`.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from transformers import OPTForCausalLM, PreTrainedTokenizerBase
 
 from model import scene_text
 from model.scene_text import DESCRIPTION_SLOTS
@@ -29,7 +30,7 @@ class Rows:
     positions: torch.Tensor
     segments: torch.Tensor
 
-    def to(self, device) -> "Rows":
+    def to(self, device: torch.device) -> "Rows":
         return Rows(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
@@ -43,7 +44,7 @@ class SequenceBuilder:
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         turns: int = 9,
         caption_share: float = 0.6,
         packed_share: float = 0.7,
@@ -69,9 +70,9 @@ class SequenceBuilder:
 
     def turn(self, prompt: str, answer: str, start: int, segment: int = 0) -> list[tuple[int, int, int, int]]:
         """A prompt and its answer from position `start` on; the full stop that ends it is labelled `</s>`."""
-        asked, said = self.encode(prompt), self.encode(" " + answer)
-        ids = [*asked, *said, *self.encode(".")]
-        labels = [IGNORE] * len(asked) + [*said, self.tokenizer.eos_token_id]
+        asked, answered = self.encode(prompt), self.encode(" " + answer)
+        ids = [*asked, *answered, *self.encode(".")]
+        labels = [IGNORE] * len(asked) + [*answered, self.tokenizer.eos_token_id]
         return [(i, label, start + n, segment) for n, (i, label) in enumerate(zip(ids, labels, strict=True))]
 
     def single(self, prompt: str, answer: str) -> list[tuple[int, int, int, int]]:
@@ -120,7 +121,7 @@ def as_typed(question: str, rng: np.random.Generator) -> str:
     return question.removesuffix("?") if rng.random() < 0.15 else question
 
 
-def answer_loss(language_model, prefix: torch.Tensor, rows: Rows):
+def answer_loss(language_model: OPTForCausalLM, prefix: torch.Tensor, rows: Rows):
     """Next-token loss on the answers behind a prefix `[b, q, d]`, and the share of them predicted exactly."""
     batch, slots = prefix.shape[:2]
     embedded = torch.cat([prefix, language_model.get_input_embeddings()(rows.ids)], 1)

@@ -1,10 +1,11 @@
 """The ViT's gate: linear probes on its frozen patches decode what stands on a patch and where its object is.
 
-What the ViT does not hold, the bridge cannot learn.
+What the ViT does not encode, the Q-Former cannot learn.
 """
 
 import numpy as np
 import torch
+from transformers import Blip2VisionModel
 
 from model.stage_vit import GRID, to_pixels
 from qformer_viz.domains.emoji.scenes import (
@@ -21,15 +22,15 @@ SEED = 4242
 
 
 @torch.no_grad()
-def _patches(vit, scenes: int, seed: int, styles=STYLES, names=NOUNS):
+def _patches(vit: Blip2VisionModel, scenes: int, seed: int, styles=STYLES, names=NOUNS):
     """Features `[n, d]` of object patches, their noun `[n]` and the zone (0-8) of the object's centre `[n]`."""
     features, nouns, zones = [], [], []
     rng = np.random.default_rng(seed)
     for _ in range(scenes):
         scene = random_scene(rng, styles=styles, nouns=names)
-        drawn = render(scene)
-        owners = patch_labels(drawn, GRID).ravel()
-        out = vit(pixel_values=to_pixels([np.asarray(drawn.image)])).last_hidden_state[0, 1:]
+        rendered = render(scene)
+        owners = patch_labels(rendered, GRID).ravel()
+        out = vit(pixel_values=to_pixels([np.asarray(rendered.image)])).last_hidden_state[0, 1:]
         on = owners >= 0
         features.append(out[torch.from_numpy(on)].float())
         for owner in owners[on]:
@@ -58,7 +59,7 @@ def _probe(features, labels, classes: int):
     return right
 
 
-def probe_vision(vit, train_scenes: int = 500, test_scenes: int = 150) -> dict[str, float]:
+def probe_vision(vit: Blip2VisionModel, train_scenes: int = 500, test_scenes: int = 150) -> dict[str, float]:
     """Accuracy per patch on fresh scenes: its noun (of 64) and its object's zone (of 9); and the noun in each artwork
     set that was never trained on."""
     vit = vit.cpu().float().eval()
@@ -70,6 +71,6 @@ def probe_vision(vit, train_scenes: int = 500, test_scenes: int = 150) -> dict[s
         "position": _probe(seen, zones, 9)(fresh, fresh_zones),
     }
     for style, known in UNSEEN_STYLES.items():
-        strange, strange_nouns, _ = _patches(vit, test_scenes, SEED + 1, (style,), known)
-        found[f"noun, {style}"] = names(strange, strange_nouns)
+        unseen, unseen_nouns, _ = _patches(vit, test_scenes, SEED + 1, (style,), known)
+        found[f"noun, {style}"] = names(unseen, unseen_nouns)
     return found

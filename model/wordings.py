@@ -1,4 +1,4 @@
-"""Ways to ask the same thing: what every stage is taught, and what is kept back for the evaluation.
+"""Paraphrases of the questions: those of the training, and those kept for the evaluation.
 
 `PLAIN` is the grammar that the interface shows; `MORE` are the paraphrases of training; no sentence of `UNSEEN` is ever
 trained on, and some of its words are not either. Fields: {one} "a cat", {many} "cats", {noun} and {other} "cat",
@@ -259,7 +259,7 @@ EMPTY = frozenset(
 )
 # Share of them that `mumble` replaces or leaves out, and of gaps where it puts a word in.
 MUMBLED, ADDED = 0.25, 0.06
-# Share of plain sentences where all wordings are taught.
+# Share of plain sentences where all wordings are trained.
 PLAIN_SHARE = 0.4
 
 
@@ -275,16 +275,16 @@ def phrase(intent: str, rng: np.random.Generator, wording: str, **fields: str) -
 
 def mumble(question: str, rng: np.random.Generator) -> str:
     """The question with some of its empty words replaced by invented ones, some left out, and some put between."""
-    heard: list[str] = []
+    words: list[str] = []
     for word in question.split():
         if word in EMPTY and rng.random() < MUMBLED:
             if rng.random() < 0.5:
-                heard.append(_invented(rng))
+                words.append(_invented(rng))
         else:
-            heard.append(word)
+            words.append(word)
         if rng.random() < ADDED and not word.endswith("?"):
-            heard.append(_invented(rng))
-    return " ".join(heard)
+            words.append(_invented(rng))
+    return " ".join(words)
 
 
 def _invented(rng: np.random.Generator) -> str:

@@ -1,10 +1,16 @@
 """`python -m qformer_viz`: the one module here that knows `model`, and the wiring that app.py shares."""
 
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
+
+from PIL import Image
 
 from qformer_viz.cli import terminal
 from qformer_viz.cli.dispatch import Backend, main, stopped
+from qformer_viz.domains.domain import GroundTruth, Labels
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 
 
 def load(name: str, **options: Any) -> Any:
@@ -22,35 +28,24 @@ def decode(source: Any) -> Any:
     return qformer_viz.decode(source)
 
 
-def truths(scenes: int) -> Any:
-    """Scenes of the bundled world with what an explanation should find in them."""
-    from qformer_viz.domains.emoji.ground_truth import truths
-
-    return truths(scenes)
+def truths(scenes: int) -> Iterator[GroundTruth]:
+    """Scenes with what an explanation should find in them."""
+    return EMOJI_SCENES.ground_truth(scenes)
 
 
-def labelled(scenes: int) -> Any:
-    """Scenes of the bundled world with what a probe may read off them."""
-    from qformer_viz.domains.emoji.ground_truth import labelled
-
-    return labelled(scenes)
+def labelled(scenes: int) -> Iterator[tuple[Image.Image, Labels]]:
+    """Scenes with the labels that a probe may read from them."""
+    return EMOJI_SCENES.labelled_images(scenes)
 
 
-def pictures(pipe: Any, count: int) -> Any:
-    """Images of a model's own world: rendered scenes, or the shipped photographs."""
-    from itertools import islice
-
-    from qformer_viz.domains.reference_images import reference_images
-
-    return (decode(each).image for each in islice(reference_images(pipe.checkpoint.world), count))
+def pictures(pipe: Any, count: int) -> Iterator[Image.Image]:
+    """Images of a model's own domain."""
+    return (decode(each).image for each in islice(pipe.checkpoint.domain.sample_images(), count))
 
 
-def unseen(pipe: Any, count: int) -> Any:
-    """Fresh scenes for a model of the rendered world; for any other the shipped photographs, which are also what its
-    means are taken over."""
-    if pipe.checkpoint.world != "emoji scenes":
-        return pictures(pipe, count)
-    return (image for image, _ in labelled(count))
+def unseen(pipe: Any, count: int) -> Iterator[Image.Image]:
+    """Images of a model's own domain that are no reference images, where there are others."""
+    return (decode(each).image for each in pipe.checkpoint.domain.unseen_images(count))
 
 
 def checkpoints(device: str | None) -> tuple[list[dict[str, Any]], float]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qformer_viz.domains.reference_images import reference_images
 from qformer_viz.hooks.interventions import QFormerActivations, record_activations
 from qformer_viz.media.images import decode
 from qformer_viz.runtime.pipeline import Pipeline
@@ -68,7 +67,7 @@ def _features(pipe: Pipeline, keep: bool) -> Tensor:
     """ViT outputs [n, p, d] of the reference images; keep: for other questions, which will want them again."""
 
     def compute() -> Tensor:
-        images = map(decode, reference_images(pipe.checkpoint.world))
+        images = map(decode, pipe.checkpoint.domain.reference_images())
         return torch.cat([pipe.turn(partial(pipe.encoder.features, image)) for image in images])
 
     return pipe.remember("reference features", compute) if keep else compute()

@@ -1,1 +1,1 @@
-"""What a model was trained on: its pictures, words and known truths."""
+"""What a model was trained on: its images, its words, and ground truth where the images are rendered."""

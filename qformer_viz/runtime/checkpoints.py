@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from qformer_viz.asset_folder import ASSETS
+from qformer_viz.domains.domain import Domain
+from qformer_viz.domains.domain_registry import EMOJI_SCENES, find_domain
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime.adapter_folder import Adapter, base_of, find_adapter
 from qformer_viz.runtime.folder_layout import advice, models_inside
@@ -39,7 +41,7 @@ class Checkpoint:
     caption_prompt   the same for a caption
     own_prompts      names of those two that are known to be its own; they come before a tokenizer's chat template
     chat             whether it is spoken to through the chat template of its tokenizer
-    world            what it was trained on, in words for the page: "emoji scenes", "photographs", "unknown"
+    world            name of its training domain, as explorer.json holds it; `domain` is the object
     precisions       in which it is safe to load, of PRECISIONS
     gigabytes        of its weights in each of PRECISIONS; None: judged by the files
     revision         the hub revision to load; None is the newest
@@ -62,6 +64,11 @@ class Checkpoint:
     own_prompts: tuple[str, ...] = ()
     chat: bool = False
     adapter: Adapter | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """What it was trained on."""
+        return find_domain(self.world)
 
     @property
     def location(self) -> str:
@@ -125,7 +132,7 @@ def _bundled(name: str, title: str, family: str, *gigabytes: float) -> Checkpoin
         id=name,
         title=title,
         family=family,
-        world="emoji scenes",
+        world=EMOJI_SCENES.name,
         licence="Apache-2.0; trained on openly licensed emoji artwork",
         precisions=WHOLE if family == "retrieval" else PRECISIONS,
         gigabytes=gigabytes,

@@ -22,10 +22,6 @@ from qformer_viz.types import Match
 
 IMAGES, MATCHES = 16, 256
 MAX_CANDIDATES = 64
-WHOLE = (
-    "It was trained on whole captions of emoji scenes: a text that leaves an object out is wrong to it, as “a dog” is "
-    "of a cat and a dog; who stands left of whom it does not tell."
-)
 
 
 class Matcher:
@@ -87,7 +83,7 @@ class Matcher:
             "device": str(self.device),
             "licence": self.checkpoint.licence,
             "reason": self.reason,
-            "caution": WHOLE if self.checkpoint.world == "emoji scenes" else "",
+            "caution": self.checkpoint.domain.matcher_caution,
         }
 
     def forget(self) -> None:

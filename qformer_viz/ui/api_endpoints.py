@@ -100,8 +100,8 @@ def said(services: AppContext, image: str | None, question: str = "") -> tuple[s
     """(caption or answer, notice)."""
     chat_model = services.chat_model
     encoded = encode(services, image)
-    notices = [*encoded.notices, chat_model.familiar(encoded) if chat_model.familiar else None]
-    if question and chat_model.unknown and (unread := chat_model.unknown(question)):
+    notices = [*encoded.notices, chat_model.ood_check(encoded) if chat_model.ood_check else None]
+    if question and chat_model.unknown_words and (unread := chat_model.unknown_words(question)):
         notices.append(never_read(unread))
     answer = chat_model.pipe.ask(encoded, question) if question else chat_model.pipe.caption(encoded)
     return answer.text, " ".join(filter(None, notices))

@@ -3,14 +3,14 @@
 The interface knows no model code; `app.py` fills these in, and tests fill in a fake.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
+from qformer_viz.domains.domain import Domain, Example, OODCheck, SceneMaker, WordCheck
 from qformer_viz.errors import UserError
 
 
@@ -72,42 +72,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A scene whose parts are known: `objects`, a name for each; `masks` {noun: bool [gh, gw]}, for nouns shown once;
-    `without(index)` and `moved(index, x, y)` draw it again, with x and y from 0 to 1."""
-
-    objects: tuple[str, ...]
-    masks: Mapping[str, Any]
-    without: Callable[[int], Image.Image]
-    moved: Callable[[int, float, float], Image.Image]
-
-
-@dataclass(frozen=True)
-class SceneMaker:
-    """Draws scenes of the bundled model's world: `render(nouns, layout, style) -> PIL image`, `video` with the same
-    arguments the frames of one that moves; `recall(image)` is what is known of a scene that it drew, or that is an
-    example, or None."""
-
-    nouns: tuple[str, ...]
-    layouts: tuple[str, ...]
-    styles: tuple[str, ...]
-    render: Callable[[Sequence[str], str, str | None], Image.Image]
-    max_objects: int = 4
-    recall: Callable[[Image.Image], Drawn | None] = lambda image: None
-    video: Callable[[Sequence[str], str, str | None], Sequence[Image.Image]] | None = None
-
-
-@dataclass(frozen=True)
 class ChatModel:
-    """A model that chats, and what the page says about it. `familiar(encoded) -> notice or None` says when an image is
-    unlike the model's world; `unknown(question)` lists the words that the model has never read; `quick`:
-    whether it is so small that its answers are taken apart unasked."""
+    """A model that chats, and what the page says about it. `domain`: what it was trained on; `ood_check` and
+    `unknown_words` are that domain's checks for this checkpoint; `quick`: whether it is so small that its answers are
+    taken apart unasked."""
 
     pipe: Pipeline
     geometry: Geometry
-    world: str = ""
-    familiar: Callable[[Any], str | None] | None = None
-    unknown: Callable[[str], Sequence[str]] | None = None
+    domain: Domain
+    ood_check: OODCheck | None = None
+    unknown_words: WordCheck | None = None
     quick: bool = False
 
     @property
@@ -122,20 +96,19 @@ class AppContext:
     data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
     `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
     `compares_questions`: whether any model on offer reads the question in its Q-Former; `precisions`: further ones of
-    the speaker's model, by name, and what loads each, once; `sample_images(world)`: pictures of a model's world, for where a
-    visitor has chosen none."""
+    the speaker's model, by name, and what loads each, once; `examples` and `scene_maker` are those of the domain of
+    `chat_model`."""
 
     chat_model: ChatModel
     decode: Callable[[Any], Any]
     decoding: Callable[..., Any]
     user_errors: tuple[type[Exception], ...] = (UserError,)
-    examples: tuple[tuple[Path, str], ...] = ()
+    examples: tuple[Example, ...] = ()
     scene_maker: SceneMaker | None = None
     matcher: Matcher | None = None
     models: Mapping[str, Callable[[], ChatModel]] = field(default_factory=dict)
     compares_questions: bool = False
     precisions: Mapping[str, Callable[[], Pipeline]] = field(default_factory=dict)
-    sample_images: Callable[[str], Iterable[Any]] = lambda world: ()
     limits: Limits = field(default_factory=Limits)
 
     @cached_property

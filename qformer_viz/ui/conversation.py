@@ -151,10 +151,10 @@ def without_image(session: Session) -> Session:
 
 
 def seen(chat_model: ChatModel, session: Session, image: Any) -> Session:
-    """The session with the image encoded by this model, what there is to say of it, and a word of warning if it is
-    unlike the model's world. image: decoded, or encoded by another model."""
+    """The session with the image encoded by this model, what there is to say of it, and a warning if it is
+    out of distribution. image: decoded, or encoded by another model."""
     encoded = chat_model.pipe.encode(image)
-    unlike = chat_model.familiar(encoded) if chat_model.familiar else None
+    unlike = chat_model.ood_check(encoded) if chat_model.ood_check else None
     session = replace(session, encoded=encoded)
     for notice in encoded.notices:
         session = session.add("notice", notice)
@@ -232,7 +232,7 @@ def answer(services: AppContext, session: Session, decoding: Any) -> Iterator[Se
         return
     session.kept.pop("mark", None)
     chat_model = services.of(session)
-    unread = chat_model.unknown(question) if chat_model.unknown and question else ()
+    unread = chat_model.unknown_words(question) if chat_model.unknown_words and question else ()
     if unread:
         session = session.add("notice", never_read(unread))
     session = replace(session, answer=None)

@@ -19,7 +19,7 @@ import qformer_viz
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.cli import precision
 from qformer_viz.cli.arguments import PRECISIONS
-from qformer_viz.domains.reference_images import reference_images
+from qformer_viz.domains.photographs import Photographs
 from qformer_viz.errors import UserError
 from qformer_viz.evaluation import doctor
 from qformer_viz.runtime.loading import choose_device
@@ -46,7 +46,7 @@ def main(arguments=None):
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
     device, named = choose_device(options.device)
-    image = qformer_viz.decode(next(iter(reference_images("photographs")))).image
+    image = qformer_viz.decode(next(Photographs().reference_images())).image
     rows = []
     for name in options.ids:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import qformer_viz
 from qformer_viz.analysis import precision_comparison
-from qformer_viz.domains.reference_images import reference_images
+from qformer_viz.domains.photographs import Photographs
 from tests.support import published as shapes
 
 WORDS = 8
@@ -30,7 +30,7 @@ def main(arguments=None):
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     images = [
-        qformer_viz.decode(each).image for each in islice(reference_images("photographs"), options.images)
+        qformer_viz.decode(each).image for each in islice(Photographs().reference_images(), options.images)
     ]
     report = {}
     with tempfile.TemporaryDirectory() as folder:

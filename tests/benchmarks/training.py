@@ -34,15 +34,15 @@ def main(arguments=None):
     threads, order, rest = torch.get_num_threads(), [], {}
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or Path(folder)
-        for wave in parallel_stages.waves(DEFAULT, 1 if options.one_by_one else threads, 1):
+        for group in parallel_stages.stage_groups(DEFAULT, 1 if options.one_by_one else threads, 1):
             began = time.monotonic()
-            parallel_stages.train_wave(
-                wave, threads, out, options.scale, options.precision, DEFAULT, options.least
+            parallel_stages.train_group(
+                group, threads, out, options.scale, options.precision, DEFAULT, options.least
             )
             spent = (time.monotonic() - began) / 60
             # Features, gates, loading, saving: what is not a step.
-            rest[" beside ".join(wave)] = spent - max(trained(stage, out) for stage in wave)
-            order.append(wave)
+            rest[" beside ".join(group)] = spent - max(trained(stage, out) for stage in group)
+            order.append(group)
         paces = {
             stage: [pace(name, schedule, out) for name, schedule in schedules.items()]
             for stage, schedules in recipe.SCHEDULES.items()
@@ -56,7 +56,7 @@ def main(arguments=None):
         "least": options.least,
         "rows": [row for rows in paces.values() for row in rows],
         "minutes of steps at full scale": round(
-            sum(max(steps[stage] for stage in wave) for wave in order), 1
+            sum(max(steps[stage] for stage in group) for group in order), 1
         ),
         "minutes of all else at this scale": {name: round(each, 2) for name, each in rest.items()},
     }

@@ -13,12 +13,12 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 import app
 import qformer_viz
 from model import attention_pointing, retrieval_evaluation, scene_text
-from model.evaluation import answer_scenes, fresh_scenes, seeing, summarise
-from model.inference import Reader
+from model.evaluation import answer_scenes, fresh_scenes, image_slots, summarise
+from model.inference import BatchInference
 from model.model_card import card_of
-from model.retrieval_evaluation import judge_pool
+from model.retrieval_evaluation import evaluate_pool
 from qformer_viz.attention_maps import entropy, patches, select
-from qformer_viz.domains.emoji.ood_detector import photographs
+from qformer_viz.domains.emoji.ood_detector import photograph_crops
 from qformer_viz.domains.emoji.ood_images import OOD_IMAGES
 from qformer_viz.domains.emoji.scenes import Scene, patch_labels, random_scene, render
 from qformer_viz.ui.conversation import Session
@@ -45,8 +45,8 @@ def card_figures(folder):
 
 
 @pytest.fixture(scope="module")
-def reader():
-    return Reader(FOLDER)
+def inference():
+    return BatchInference(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def sheet(card):
 
 
 @pytest.fixture(scope="module")
-def features(reader, sheet):
-    return reader.vision([render(scene).image for scene, _ in sheet])
+def features(inference, sheet):
+    return inference.vision([render(scene).image for scene, _ in sheet])
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def test_the_figures_to_keep(card):
 @pytest.mark.parametrize("folder", SPEAKING, ids=lambda folder: folder.name)
 def test_fresh_scenes_give_the_figures_of_the_card(folder, sheet, features):
     """The ViT is the same in all, so its features are too."""
-    card, reader = card_figures(folder), Reader(folder)
-    found = summarise(answer_scenes(reader, sheet, seeing(reader, features)))
+    card, inference = card_figures(folder), BatchInference(folder)
+    found = summarise(answer_scenes(inference, sheet, image_slots(inference, features)))
     for name in ("noun_f1", "exact"):
         wide = card["model"][name]["high"] - card["model"][name]["low"]
         # A part of the card's scenes: its interval, wider by the root of the ratio, and as much again.
@@ -103,13 +103,13 @@ def test_fresh_scenes_give_the_figures_of_the_card(folder, sheet, features):
         assert found[name] == pytest.approx(card["model"][name]["value"], abs=slack), name
 
 
-def test_answers_come_from_the_image(card, reader, sheet, features):
-    wrong = summarise(answer_scenes(reader, sheet[:40], seeing(reader, features[:40].roll(1, 0))))
+def test_answers_come_from_the_image(card, inference, sheet, features):
+    wrong = summarise(answer_scenes(inference, sheet[:40], image_slots(inference, features[:40].roll(1, 0))))
     assert wrong["noun_f1"] < 0.35 and wrong["exact"] < card["model"]["exact"]["value"] - 0.2
 
 
-def test_the_captured_maps_are_those_the_card_measures(reader, pipe, sheet, features):
-    part = attention_pointing.measure(reader, features[:8], [scene for scene, _ in sheet[:8]])
+def test_the_captured_maps_are_those_the_card_measures(inference, pipe, sheet, features):
+    part = attention_pointing.measure(inference, features[:8], [scene for scene, _ in sheet[:8]])
     shares = []
     for scene, _ in sheet[:8]:
         drawn = render(scene)
@@ -172,8 +172,8 @@ def test_a_conversation_keeps_its_thread(pipe):
         history.append((question, said))
 
 
-def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
-    notice = app.chat_model(pipe).familiar
+def test_ood_images_get_the_notice_and_scenes_do_not(card, pipe):
+    notice = app.chat_model(pipe).ood_check
     rng = np.random.default_rng(5)
     scenes = [notice(pipe.encode(render(random_scene(rng)).image)) for _ in range(20)]
     assert sum(said is not None for said in scenes) <= 1
@@ -184,12 +184,12 @@ def test_strangers_get_the_notice_and_scenes_do_not(card, pipe):
         assert said and "emoji" in said and "--model" in said, name
     detected = card["familiarity"]["detected"]
     assert sum(share >= 0.95 for share in detected.values()) >= 4
-    noticed = [notice(pipe.encode(picture)) is not None for picture in photographs()]
+    noticed = [notice(pipe.encode(picture)) is not None for picture in photograph_crops()]
     assert np.mean(noticed) == pytest.approx(detected["photographs"], abs=0.02) and np.mean(noticed) > 0.9
 
 
 def test_words_outside_its_world_are_recognised(pipe):
-    unread = app.chat_model(pipe).unknown
+    unread = app.chat_model(pipe).unknown_words
     for question in ("How many cats are there?", "what is to the left of the dog?", "is there an owl?"):
         assert unread(question) == ()
     assert unread("is there a giraffe, or a Zebra?") == ("giraffe", "zebra")
@@ -226,7 +226,7 @@ def test_questions_move_the_maps_of_instructblip_and_of_it_alone(pipe, sheet):
 def test_the_matcher_judges_as_its_card_says():
     card = card_figures(MATCHING_FOLDER)
     scenes = [scene for scene, _ in fresh_scenes(card["pool"], card["seed"], asked=0)]
-    records = judge_pool(
+    records = evaluate_pool(
         retrieval_evaluation.Matcher(MATCHING_FOLDER), scenes, np.random.default_rng(card["seed"] + 5)
     )
     found = retrieval_evaluation.summarise(records)

@@ -12,21 +12,21 @@ from model import (
     card_plots,
     card_sections,
     evaluation,
-    inference,
     model_card,
     recipe,
     retrieval_evaluation,
     scene_text,
 )
+from model import inference as batch_inference
 from model.checkpoint_assembly import (
-    alignment_tokenizer,
     build_instruct,
     build_model,
     build_retrieval,
     save_checkpoint,
     save_retrieval,
+    stage1_tokenizer,
 )
-from model.inference import Reader
+from model.inference import BatchInference
 from model.tokenizer import train_tokenizer
 from qformer_viz.domains.emoji.scenes import random_scene, render
 
@@ -38,14 +38,14 @@ def folders(tmp_path_factory):
     torch.manual_seed(0)
     save_checkpoint(build_model(tokenizer), tokenizer, root / "blip2")
     save_checkpoint(build_instruct(tokenizer), tokenizer, root / "instruct")
-    words = alignment_tokenizer(tokenizer)
+    words = stage1_tokenizer(tokenizer)
     save_retrieval(build_retrieval(words), words, root / "itm")
     return root
 
 
 @pytest.fixture(scope="module", params=["blip2", "instruct"])
-def reader(request, folders):
-    return Reader(folders / request.param)
+def inference(request, folders):
+    return BatchInference(folders / request.param)
 
 
 class Oracle:
@@ -56,7 +56,7 @@ class Oracle:
     def __init__(self, sheet, shift=0):
         self.sheet, self.shift, self.index = sheet, shift, -1
 
-    def speak(self, slots, prompts):
+    def generate(self, slots, prompts):
         self.index += 1
         scene, _ = self.sheet[(self.index + self.shift) % len(self.sheet)]
         asked = self.sheet[self.index][1]
@@ -90,7 +90,7 @@ def test_calibration_is_nought_when_probabilities_are_true():
     assert evaluation.calibration([0.95] * 100, [False] * 100)["error"] == pytest.approx(0.95)
 
 
-def test_other_worlds_are_what_they_say():
+def test_other_scenes_are_what_they_say():
     crowded = evaluation.fresh_scenes(20, asked=0, min_objects=5, max_objects=6)
     assert {len(scene.objects) for scene, _ in crowded} == {5, 6}
     small = evaluation.shrink(crowded[0][0], 0.5)
@@ -101,36 +101,36 @@ def test_other_worlds_are_what_they_say():
     assert 10 < noisy.std() < 21
 
 
-def test_only_an_instructed_reader_gives_each_prompt_its_own_slots(reader):
-    features = reader.vision([render(random_scene(1)).image])
-    slots = reader.slots(features, ["a photo of", "Question: is there a cat? Answer:"])
+def test_only_an_instructed_reader_gives_each_prompt_its_own_slots(inference):
+    features = inference.vision([render(random_scene(1)).image])
+    slots = inference.slots(features, ["a photo of", "Question: is there a cat? Answer:"])
     assert slots.shape == (2, 32, 192)
-    assert torch.equal(slots[0], slots[1]) != reader.reads_questions
+    assert torch.equal(slots[0], slots[1]) != inference.reads_questions
 
 
-def test_slots_and_words_are_those_of_the_library(reader):
+def test_slots_and_words_are_those_of_the_library(inference):
     """Greedy text equals the library's own generate, with the same probability, in a padded batch."""
     image = render(random_scene(3)).image
     prompts = ["a photo of", "Question: how many dogs are there? Answer:"]
-    said, sure = reader.speak(reader.slots(reader.vision([image]), prompts), prompts)
+    said, sure = inference.generate(inference.slots(inference.vision([image]), prompts), prompts)
     for prompt, line, probability in zip(prompts, said, sure, strict=True):
-        inputs = reader.processor(images=image, text=prompt, return_tensors="pt")
-        out = reader.model.generate(**inputs, max_new_tokens=40)[0]
+        inputs = inference.processor(images=image, text=prompt, return_tensors="pt")
+        out = inference.model.generate(**inputs, max_new_tokens=40)[0]
         own = out[inputs.input_ids.shape[1] :]
-        assert reader.processor.tokenizer.decode(own, skip_special_tokens=True).strip() == line
+        assert inference.processor.tokenizer.decode(own, skip_special_tokens=True).strip() == line
         with torch.no_grad():
             inputs |= {"input_ids": out[None], "attention_mask": torch.ones_like(out)[None]}
-            logits = reader.model(**inputs).logits
+            logits = inference.model(**inputs).logits
         chosen = logits[0, -len(own) - 1 : -1].log_softmax(-1).gather(1, own[:, None])
         assert chosen.sum().exp().item() == pytest.approx(probability, rel=1e-2)
 
 
-def test_without_an_image_nothing_depends_on_the_scene(reader):
-    features = evaluation.look(reader, [render(random_scene(i)).image for i in range(3)])
-    slots_of = evaluation.blind(reader, features)
+def test_without_an_image_nothing_depends_on_the_scene(inference):
+    features = evaluation.vision_features(inference, [render(random_scene(i)).image for i in range(3)])
+    slots_of = evaluation.mean_slots(inference, features)
     prompts = ["a photo of", "Question: is there a cat? Answer:"]
     assert torch.equal(slots_of(0, prompts), slots_of(2, prompts))
-    each = torch.stack([reader.slots(f[None], prompts) for f in features]).mean(0)
+    each = torch.stack([inference.slots(f[None], prompts) for f in features]).mean(0)
     assert torch.allclose(slots_of(0, prompts), each, atol=1e-5)
 
 
@@ -165,10 +165,10 @@ def test_groups_are_found_where_planted_and_not_in_noise():
     assert test(noise)["chance"] == pytest.approx(3 / 31, abs=0.02)
 
 
-def test_gaze_is_measured_for_both_families(reader):
+def test_attention_on_objects_is_measured_for_both_families(inference):
     scenes = [random_scene(i, min_objects=2) for i in range(4)]
-    features = evaluation.look(reader, [render(scene).image for scene in scenes])
-    found = attention_pointing.measure(reader, features, scenes)
+    features = evaluation.vision_features(inference, [render(scene).image for scene in scenes])
+    found = attention_pointing.measure(inference, features, scenes)
     assert set(found["layers"]) == {"0", "2", "4"} and 0 < found["groups"]["p"] <= 1
     layer = found["layers"]["0"]
     assert len(layer["per_query"]) == 32 and 0.9 < layer["entropy"] <= 1
@@ -200,7 +200,7 @@ def test_retrieval_with_perfect_scores_is_perfect(monkeypatch):
 
     scenes = [random_scene(i, min_objects=3) for i in range(30)]
     figures = retrieval_evaluation.summarise(
-        retrieval_evaluation.judge_pool(Perfect(), scenes, np.random.default_rng(0))
+        retrieval_evaluation.evaluate_pool(Perfect(), scenes, np.random.default_rng(0))
     )
     assert set(figures.values()) == {1.0}
 
@@ -264,12 +264,12 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     for name in ("OBJECTS", "SIZES", "NOISES", "BLURS"):
         monkeypatch.setattr(evaluation, name, getattr(evaluation, name)[:1])
     monkeypatch.setattr(evaluation, "AVERAGED", 2)
-    monkeypatch.setattr(inference, "MAX_NEW_TOKENS", 3)
+    monkeypatch.setattr(batch_inference, "MAX_NEW_TOKENS", 3)
     ceiling = dict.fromkeys((*scene_text.QUESTION_TYPES, "all"), 0.123)
-    monkeypatch.setattr(evaluation, "read_accuracy", lambda *_, **__: ceiling)
-    strange = {"false_alarms": 0.012, "detected": {"photographs": 0.987}}
-    monkeypatch.setattr(model_card.familiar, "measure", lambda _: (None, strange))
-    monkeypatch.setattr(model_card.familiar, "save_familiar", lambda *_: None)
+    monkeypatch.setattr(evaluation, "description_accuracy", lambda *_, **__: ceiling)
+    measured = {"false_alarms": 0.012, "detected": {"photographs": 0.987}}
+    monkeypatch.setattr(model_card.ood_detector, "measure", lambda _: (None, measured))
+    monkeypatch.setattr(model_card.ood_detector, "save_ood_detector", lambda *_: None)
     folder = tmp_path / {"instruct": "instructblip-emoji"}.get(kind, "blip2-emoji")
     shutil.copytree(folders / kind, folder)
     (folder / "ablation.md").write_text("| variant |\n|---|\n| full |")
@@ -290,7 +290,7 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
     drawn = {path: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert {path.name for path in drawn} == {
         "calibration.svg",
-        *(("curves.svg", "gaze.svg", "bottleneck.svg") if speaks else ("winners.svg",)),
+        *(("curves.svg", "attention.svg", "bottleneck.svg") if speaks else ("winners.svg",)),
         *(("training.svg", "faithfulness.svg") if whole else ()),
     }
     assert all(f"figures/{path.name}" in told for path in drawn)
@@ -308,7 +308,7 @@ def test_a_card_states_what_was_measured(folders, kind, tmp_path, monkeypatch):
             and "; 9 of the words" in told
         )
         assert '--images 7 --questions "where?" --out assets/blip2-emoji/inside.json`' in told
-        assert "was with the second.\n\n| nats lost |\n|---|\n| 12.34 |" in told
+        assert "it was with the second.\n\n| nats lost |\n|---|\n| 12.34 |" in told
         assert "| RISE | 0.912 (0.80 to 1.00) | -0.300 (-0.40 to -0.20) |\n\nBelieve it." in told
     if kind != "itm":
         assert "0.987" in told and "0.123" in told and "1.2% of further" in told

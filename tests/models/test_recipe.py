@@ -58,14 +58,14 @@ def test_frozen_parts_are_the_same_in_all_three(trained):
 
 @pytest.mark.slow
 def test_stage_2_starts_where_stage_1_ended(trained):
-    tokenizer = recipe.the_tokenizer(trained)
-    aligned = recipe._aligned(trained)
+    tokenizer = recipe.load_tokenizer(trained)
+    stage1_model = recipe.load_stage1(trained)
     saved = Blip2ForImageTextRetrieval.from_pretrained(trained / "blip2-emoji-itm", dtype=torch.float32)
-    assert torch.allclose(aligned.query_tokens, saved.query_tokens, atol=1e-2)
+    assert torch.allclose(stage1_model.query_tokens, saved.query_tokens, atol=1e-2)
     fresh = recipe.assemble(tokenizer, trained)
-    recipe.bridge.take_queries(fresh, aligned)
+    recipe.stage2.copy_queries(fresh, stage1_model)
     name = "encoder.layer.2.crossattention.attention.value.weight"
-    assert torch.equal(fresh.qformer.state_dict()[name], aligned.qformer.state_dict()[name])
+    assert torch.equal(fresh.qformer.state_dict()[name], stage1_model.qformer.state_dict()[name])
 
 
 def test_stage_2_starts_at_regions_and_an_empty_prefix_unless_told_otherwise(trained, tmp_path, monkeypatch):
@@ -76,12 +76,12 @@ def test_stage_2_starts_at_regions_and_an_empty_prefix_unless_told_otherwise(tra
 
     monkeypatch.setattr(stage2, "run", remember)
     shutil.copytree(trained, tmp_path / "from", ignore=shutil.ignore_patterns("dictation*", "bridge*"))
-    aligned = recipe._aligned(trained).query_tokens
+    stage1_model = recipe.load_stage1(trained).query_tokens
     for options in (Options(), Options(start="stage-1")):
-        recipe.train_stage("bridge", tmp_path / "from", 0.0002, "fp32", options)
+        recipe.train_stage("stage2", tmp_path / "from", 0.0002, "fp32", options)
         first = started["dictation"]
         assert not first["projection.weight"].any()
-        assert torch.equal(first["query_tokens"], aligned) == (options.start == "stage-1")
+        assert torch.equal(first["query_tokens"], stage1_model) == (options.start == "stage-1")
         assert first["query_tokens"][0].std(-1).min() > 0.1
 
 
@@ -94,7 +94,7 @@ def test_a_short_run_has_as_many_steps_as_asked_for(tmp_path, monkeypatch):
     def steps(accelerator, tokenizer, out, schedules, scale, options):
         return {"steps": [each.steps for each in schedules]}
 
-    monkeypatch.setitem(recipe._STAGES, "lm", steps)
+    monkeypatch.setitem(recipe._RUN_STAGE, "lm", steps)
     assert recipe.train_stage("lm", tmp_path, 0.0005, "fp32", least=30)["steps"] == [30] * 4
 
 
@@ -127,7 +127,7 @@ def test_every_variant_of_the_ablation_trains_and_is_measured(trained, tmp_path)
 
 
 def test_frozen_parts_stay_and_the_rest_moves(trained, tmp_path):
-    tokenizer = recipe.the_tokenizer(trained)
+    tokenizer = recipe.load_tokenizer(trained)
     for freeze, moves in (
         ("queries", {"qformer", "language_projection"}),
         ("qformer", {"language_projection"}),
@@ -145,7 +145,7 @@ def test_frozen_parts_stay_and_the_rest_moves(trained, tmp_path):
 
         stage2.initialise = remember
         try:
-            stage2.train_bridge(make_accelerator("fp32"), model, tokenizer, tmp_path / freeze, tiny, tiny, 8, 4,
+            stage2.train_stage2(make_accelerator("fp32"), model, tokenizer, tmp_path / freeze, tiny, tiny, 8, 4,
                                 options=options, features=features)  # fmt: skip
         finally:
             stage2.initialise = started
@@ -174,5 +174,5 @@ def test_hidden_patches_are_of_the_kind_asked_for():
 
 def test_likeness_is_one_for_twins_and_small_for_orthogonal_queries():
     twins = torch.tensor([[[1.0, 0], [1, 0], [-1, 0], [-1, 0]]])
-    assert stage2.likeness(twins).item() == pytest.approx(1)
-    assert stage2.likeness(torch.eye(16)[None]).item() < 0.01
+    assert stage2.similarity_penalty(twins).item() == pytest.approx(1)
+    assert stage2.similarity_penalty(torch.eye(16)[None]).item() < 0.01

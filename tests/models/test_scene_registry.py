@@ -6,6 +6,7 @@ from PIL import Image
 import app
 import qformer_viz
 from model.example_scenes import gallery
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.domains.emoji import scene_registry
 from qformer_viz.domains.emoji.ground_truth import masks
 from qformer_viz.domains.emoji.scenes import layout_scene, render
@@ -18,25 +19,25 @@ SCENE = layout_scene(("cat", "dog", "dog"), "row", "noto", "plain", 4)
 
 
 def test_a_scene_is_known_by_its_pixels_and_nothing_else():
-    scenes = scene_registry.DrawnScenes()
+    scenes = scene_registry.SceneRegistry()
     image = scenes.draw(SCENE)
     assert scenes.recall(image.copy()) == SCENE
     other = image.copy()
     other.putpixel((0, 0), (1, 2, 3))
     assert scenes.recall(other) is None and scenes.recall(image.resize((100, 100))) is None
-    assert scene_registry.DrawnScenes().recall(image) is None
+    assert scene_registry.SceneRegistry().recall(image) is None
 
 
 def test_only_so_many_are_kept(monkeypatch):
     monkeypatch.setattr(scene_registry, "KEPT", 2)
-    scenes = scene_registry.DrawnScenes()
+    scenes = scene_registry.SceneRegistry()
     images = [scenes.draw(layout_scene(("cat",), "row", "noto", "plain", seed)) for seed in range(3)]
     assert [scenes.recall(image) is not None for image in images] == [False, True, True]
 
 
 def test_the_examples_are_known_from_their_files():
-    maker = app.scene_maker()
-    for path, _ in app.examples():
+    maker = EMOJI_SCENES.scene_maker()
+    for path, _ in EMOJI_SCENES.examples():
         found = maker.recall(decode(path).image)
         scene = gallery()[path.name]
         assert found.objects == scene_registry.names(scene)
@@ -46,17 +47,17 @@ def test_the_examples_are_known_from_their_files():
 
 def test_a_film_is_one_object_crossing_a_scene_that_stays():
     scene = layout_scene(["cat", "dog"], "row", "noto")
-    steps = scene_registry.walk(scene, 4)
+    steps = scene_registry.crossing(scene, 4)
     walker = [next(item for item in step.objects if item.noun == "cat") for step in steps]
     assert [item.x for item in walker] == sorted({item.x for item in walker})
     assert {item.y for item in walker} == {scene.objects[0].y}
     assert all(step.objects[0] == scene.objects[1] for step in steps)
-    frames = app.scene_maker().video(["cat", "dog"], "row", "noto")
+    frames = EMOJI_SCENES.scene_maker().video(["cat", "dog"], "row", "noto")
     assert len(frames) == 4 and len({frame.tobytes() for frame in frames}) == 4
 
 
 def test_the_scene_maker_knows_what_it_drew_and_drew_again():
-    maker = app.scene_maker()
+    maker = EMOJI_SCENES.scene_maker()
     image = maker.render(["cat", "dog"], "row", "noto")
     found = maker.recall(image)
     assert found.objects == ("cat", "dog") and set(found.masks) == {"cat", "dog"}

@@ -113,7 +113,7 @@ def test_same_seed_same_picture_and_json_round_trip(seed):
     scene = random_scene(seed)
     assert scene == random_scene(seed)
     assert scene != random_scene(seed + 1)
-    back = Scene.from_json(scene.to_json())
+    back = Scene.from_dict(json.loads(json.dumps(scene.to_dict())))
     assert back == scene
     assert np.array_equal(np.asarray(render(back).image), np.asarray(render(scene).image))
 

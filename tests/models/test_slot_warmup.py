@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.scene_text import FILLER, description_words
-from model.slot_warmup import dictation_loss, placed_description, region
+from model.slot_warmup import region, regional_description, slot_loss
 from qformer_viz.domains.emoji.scenes import layout_scene, random_scene
 
 
@@ -17,14 +17,14 @@ def test_regions_read_like_a_page():
 def test_every_object_has_a_slot_of_its_own():
     for seed in range(200):
         scene = random_scene(np.random.default_rng(seed))
-        slots = placed_description(scene)
+        slots = regional_description(scene)
         held = [words for words in slots if words != [FILLER]]
         assert sorted(held) == sorted(description_words(item) for item in scene.objects)
 
 
 def test_objects_stand_in_their_regions():
     scene = layout_scene(["cat", "dog"], "row")
-    slots = placed_description(scene)
+    slots = regional_description(scene)
     for item in scene.objects:
         assert slots[region(item.x, item.y)][0] == item.noun
 
@@ -41,15 +41,15 @@ def planted():
 
 def test_the_description_itself_is_the_cheapest_prefix(planted):
     prefix, described, words = planted
-    best, right = dictation_loss(prefix, described, words)
+    best, right = slot_loss(prefix, described, words)
     assert right == 1
     for slot, wrong in ((3, words[9] - words[1]), (10, words[9])):
         other = prefix.clone()
         other[0, slot] += wrong
-        assert dictation_loss(other, described, words)[0] > best
+        assert slot_loss(other, described, words)[0] > best
 
 
 def test_a_wrong_word_is_counted(planted):
     prefix, described, words = planted
     prefix[0, 3] += words[9] - words[1]
-    assert dictation_loss(prefix, described, words)[1] == pytest.approx(7 / 8)
+    assert slot_loss(prefix, described, words)[1] == pytest.approx(7 / 8)

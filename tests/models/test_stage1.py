@@ -6,8 +6,8 @@ import torch
 from transformers import Blip2ForImageTextRetrieval, Blip2Processor
 
 from model import scene_text, stage1, training_loop
-from model.checkpoint_assembly import DECODER, alignment_tokenizer, build_retrieval, save_retrieval
-from model.stage2 import strange_scene, training_scene
+from model.checkpoint_assembly import DECODER, build_retrieval, save_retrieval, stage1_tokenizer
+from model.stage2 import augmented_scene, training_scene
 from model.tokenizer import train_tokenizer
 from model.training_loop import Schedule, make_accelerator
 from qformer_viz.domains.emoji.scenes import TEACHING_STYLES, layout_scene, random_scene
@@ -15,7 +15,7 @@ from qformer_viz.domains.emoji.scenes import TEACHING_STYLES, layout_scene, rand
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return alignment_tokenizer(train_tokenizer())
+    return stage1_tokenizer(train_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_it_computes_what_the_saved_model_computes(model, tokenizer, tmp_path):
     encoded = Blip2Processor.from_pretrained(tmp_path).tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="right"
     )
-    trained = stage1.Alignment(saved, tokenizer.convert_tokens_to_ids(DECODER))
+    trained = stage1.Stage1Losses(saved, tokenizer.convert_tokens_to_ids(DECODER))
     with torch.no_grad():
         seen = saved.vision_model(pixel_values=pixels).last_hidden_state
         stock = saved(pixel_values=pixels, **encoded).logits_per_image
@@ -69,7 +69,7 @@ def rename(encoded):
 
 
 def test_generation_does_not_look_ahead_and_queries_do_not_read_the_text(model, tokenizer, features):
-    trained = stage1.Alignment(model, tokenizer.convert_tokens_to_ids(DECODER))
+    trained = stage1.Stage1Losses(model, tokenizer.convert_tokens_to_ids(DECODER))
     encoded = tokenizer(
         ["a cat above a dog", "a cat above two cows"], return_tensors="pt", padding=True, padding_side="right"
     )
@@ -108,7 +108,7 @@ def test_contrastive_loss_knows_a_perfect_match_and_the_winners():
 
 @pytest.mark.parametrize("losses", [*[(name,) for name in stage1.LOSSES], stage1.LOSSES])
 def test_each_loss_can_be_chosen_and_the_vision_model_stays(model, tokenizer, features, losses):
-    trained = stage1.Alignment(model, tokenizer.convert_tokens_to_ids(DECODER), losses)
+    trained = stage1.Stage1Losses(model, tokenizer.convert_tokens_to_ids(DECODER), losses)
     pairs = stage1.draw_pairs(scenes(), tokenizer, np.random.default_rng(0))
     loss, figures = trained(features, pairs)
     loss.backward()
@@ -125,11 +125,11 @@ def test_the_stage_learns_and_resumes(tokenizer, tmp_path):
     seen = np.random.default_rng(0).normal(size=(8, 257, 192)).astype(np.float16)
     accelerator = make_accelerator("fp32")
     short, long = (Schedule(steps=n, lr=1e-3, warmup=1, save_every=2) for n in (2, 4))
-    stage1.train_alignment(accelerator, fresh, tokenizer, seen, tmp_path, short, batch=4)
+    stage1.train_stage1(accelerator, fresh, tokenizer, seen, tmp_path, short, batch=4)
     once = fresh.qformer.encoder.layer[0].output.dense.weight.detach().clone()
-    stage1.train_alignment(accelerator, fresh, tokenizer, seen, tmp_path, short, batch=4)
+    stage1.train_stage1(accelerator, fresh, tokenizer, seen, tmp_path, short, batch=4)
     assert torch.equal(once, fresh.qformer.encoder.layer[0].output.dense.weight)
-    stage1.train_alignment(accelerator, fresh, tokenizer, seen, tmp_path, long, batch=4)
+    stage1.train_stage1(accelerator, fresh, tokenizer, seen, tmp_path, long, batch=4)
     assert not torch.equal(once, fresh.qformer.encoder.layer[0].output.dense.weight)
 
 
@@ -150,29 +150,29 @@ def test_the_second_run_reads_strange_scenes(tokenizer, tmp_path, monkeypatch):
     seen, strange = (np.random.default_rng(n).normal(size=(4, 257, 192)).astype(np.float16) for n in (0, 1))
     drawn, read = [], []
     monkeypatch.setattr(training_loop, "DRAWING", 0)  # in this process, where it is counted
-    monkeypatch.setattr(stage1, "strange_scene", lambda i: drawn.append(i) or strange_scene(i))
-    forward = stage1.Alignment.forward
+    monkeypatch.setattr(stage1, "augmented_scene", lambda i: drawn.append(i) or augmented_scene(i))
+    forward = stage1.Stage1Losses.forward
     monkeypatch.setattr(
-        stage1.Alignment, "forward", lambda self, x, *rest: read.append(x.cpu()) or forward(self, x, *rest)
+        stage1.Stage1Losses, "forward", lambda self, x, *rest: read.append(x.cpu()) or forward(self, x, *rest)
     )
     short = Schedule(steps=1, lr=1e-3, warmup=1)
     more = (strange, Schedule(steps=2, lr=1e-3, warmup=1))
-    stage1.train_alignment(make_accelerator("fp32"), fresh, tokenizer, seen, tmp_path, short, more, batch=4)
+    stage1.train_stage1(make_accelerator("fp32"), fresh, tokenizer, seen, tmp_path, short, more, batch=4)
     assert len(drawn) == 4 and len(read) == 3
     assert torch.equal(read[1][2:], torch.from_numpy(strange[drawn[:2]]).float())
     assert not any(torch.equal(read[0][-1], torch.from_numpy(row).float()) for row in strange)
 
 
 def test_strange_scenes_are_of_teaching_artwork_and_repainted():
-    scenes = [strange_scene(index) for index in range(40)]
+    scenes = [augmented_scene(index) for index in range(40)]
     assert {item.style for scene in scenes for item in scene.objects} <= set(TEACHING_STYLES)
     hues = [item.hue for scene in scenes for item in scene.objects]
     assert max(hues) > 90 and min(hues) < -90
-    assert strange_scene(3) == strange_scene(3) != training_scene(3)
+    assert augmented_scene(3) == augmented_scene(3) != training_scene(3)
 
 
 def test_hidden_patches_are_not_read(model, tokenizer, features):
-    trained = stage1.Alignment(model, tokenizer.convert_tokens_to_ids(DECODER))
+    trained = stage1.Stage1Losses(model, tokenizer.convert_tokens_to_ids(DECODER))
     encoded = rename(tokenizer(["a cat"] * 4, return_tensors="pt"))
     kept = torch.ones(4, 257, dtype=torch.long)
     kept[:, 40:90] = 0

@@ -7,12 +7,12 @@ from transformers import InstructBlipForConditionalGeneration, InstructBlipProce
 
 from model import scene_text, stage_instruct
 from model.checkpoint_assembly import (
-    alignment_tokenizer,
     build_instruct,
     build_instruct_processor,
     build_model,
     build_retrieval,
     save_checkpoint,
+    stage1_tokenizer,
 )
 from model.tokenizer import train_tokenizer
 from model.training_loop import Schedule, make_accelerator
@@ -27,7 +27,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def parts(tokenizer):
     torch.manual_seed(0)
-    bridged, aligned = build_model(tokenizer).eval(), build_retrieval(alignment_tokenizer(tokenizer)).eval()
+    bridged, aligned = build_model(tokenizer).eval(), build_retrieval(stage1_tokenizer(tokenizer)).eval()
     model = build_instruct(tokenizer).eval()
     stage_instruct.start_from(model, bridged, aligned)
     return model, bridged, aligned

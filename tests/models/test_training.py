@@ -237,7 +237,7 @@ def test_the_bridge_stage_resumes_and_the_folder_answers(tokenizer, accelerator,
         k: v.clone() for k, v in model.state_dict().items() if k.startswith(("vision", "language_model"))
     }
     schedule = Schedule(steps=2, lr=1e-3, warmup=1)
-    stage2.train_bridge(accelerator, model, tokenizer, tmp_path, schedule, schedule, scenes=8, batch=4)
+    stage2.train_stage2(accelerator, model, tokenizer, tmp_path, schedule, schedule, scenes=8, batch=4)
     assert {file.name for file in tmp_path.glob("*.pt")} == {"dictation.pt", "bridge.pt"}
     for key, value in frozen.items():
         assert torch.equal(value, model.state_dict()[key].cpu()), key

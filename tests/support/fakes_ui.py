@@ -21,9 +21,10 @@ from qformer_viz.attribution.reference_activations import (
     compute_reference,
 )
 from qformer_viz.attribution.scorer import Scorer
+from qformer_viz.domains.domain import Domain, KnownScene, SceneMaker
 from qformer_viz.media.images import decode
 from qformer_viz.types import Answer, Capture, Decoding
-from qformer_viz.ui.app_context import AppContext, ChatModel, Drawn, Geometry, Limits, SceneMaker
+from qformer_viz.ui.app_context import AppContext, ChatModel, Geometry, Limits
 
 LAYERS, CROSS, HEADS, QUERIES, GRID, WIDTH = 6, (0, 2, 4), 2, 8, (4, 4), 16
 
@@ -316,6 +317,17 @@ class FakeMatcher:
         return {"title": "Fake <i>matcher</i>", "precision": "float32"}
 
 
+@dataclass(frozen=True)
+class FakeDomain(Domain):
+    """`samples` are what a view shows that needs several images."""
+
+    name: str = "fakes"
+    samples: tuple[Any, ...] = ()
+
+    def reference_images(self):
+        return iter(self.samples)
+
+
 def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> AppContext:
     """Services around a fake pipeline, with the real decoder of uploads; the fields of `ChatModel` go to the speaker."""
     from qformer_viz.errors import UserError
@@ -334,14 +346,18 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> AppContex
             return None
         masks = {noun: torch.zeros(GRID, dtype=torch.bool) for noun in ("cat", "dog")}
         masks["cat"][0, 0] = masks["dog"][-1, -1] = True
-        return Drawn(
+        return KnownScene(
             ("cat", "dog"),
             masks,
             lambda index: Image.new("RGB", image.size, (1, 1, index)),
             lambda index, x, y: Image.new("RGB", image.size, (2, int(100 * x), int(100 * y))),
         )
 
-    about = {name: changes.pop(name) for name in ("world", "familiar", "unknown", "quick") if name in changes}
+    about = {
+        name: changes.pop(name)
+        for name in ("domain", "ood_check", "unknown_words", "quick")
+        if name in changes
+    }
     options = {
         "chat_model": fake_speaker(pipe, **about),
         "decode": decode,
@@ -356,17 +372,19 @@ def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> AppContex
 def fake_speaker(pipe: FakePipeline | None = None, **changes: Any) -> ChatModel:
     """A fake pipeline as a model that chats."""
     return ChatModel(
-        pipe or FakePipeline(), Geometry(LAYERS, CROSS, HEADS, QUERIES), **{"world": "fakes"} | changes
+        pipe or FakePipeline(), Geometry(LAYERS, CROSS, HEADS, QUERIES), **{"domain": FakeDomain()} | changes
     )
 
 
-def fake_choice(broken: bool = False) -> dict[str, Any]:
+def fake_choice(broken: bool = False, domain: Domain | None = None) -> dict[str, Any]:
     """For `fake_services(**fake_choice())`: two models on offer, the second reads questions; perhaps one that fails."""
 
     def fail():
         raise FakeError("This fake is not complete. Get it again.")
 
-    first, second = fake_speaker(), fake_speaker(FakePipeline(family="instructblip", name="reader"))
+    about = {"domain": domain or FakeDomain()}
+    first = fake_speaker(**about)
+    second = fake_speaker(FakePipeline(family="instructblip", name="reader"), **about)
     models = {"Fake BLIP-2": lambda: first, "Fake InstructBLIP": lambda: second}
     if broken:
         models["Broken"] = fail

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from qformer_viz import METHODS, Method
+from qformer_viz.domains.domain import Example
 from qformer_viz.ui import build, launch_options
 from qformer_viz.ui.app_context import Limits
-from tests.support.fakes_ui import FakeMatcher, fake_choice, fake_services
+from tests.support.fakes_ui import FakeDomain, FakeMatcher, fake_choice, fake_services
 
 
 def held(case):
@@ -29,7 +30,6 @@ parser.add_argument("--port", type=int)
 parser.add_argument("--queue", type=int, default=Limits.queue, help="requests that may wait")
 parser.add_argument("--memory", type=int, default=Limits.session_bytes, help="bytes for all sessions")
 args = parser.parse_args()
-choice = fake_choice(broken=True)
 
 
 def slow():
@@ -38,16 +38,16 @@ def slow():
     return choice["models"]["Fake InstructBLIP"]()
 
 
-choice["models"]["Slow"] = slow
 with TemporaryDirectory() as folder:
     examples = []
     for name in ("red", "green"):
-        examples.append((Path(folder) / f"{name}.png", name))
-        Image.new("RGB", (60, 40), name).save(examples[-1][0])
+        examples.append(Example(Path(folder) / f"{name}.png", name))
+        Image.new("RGB", (60, 40), name).save(examples[-1].path)
+    choice = fake_choice(broken=True, domain=FakeDomain(samples=tuple(str(each.path) for each in examples)))
+    choice["models"]["Slow"] = slow
     services = fake_services(
         examples=tuple(examples),
         matcher=FakeMatcher(),
-        sample_images=lambda world: [str(path) for path, _ in examples],
         limits=Limits(max_question=60, max_turns=5, queue=args.queue, session_bytes=args.memory),
         **choice,
     )

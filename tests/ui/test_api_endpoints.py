@@ -57,8 +57,8 @@ def test_caption_and_ask(served, picture):
 
 def test_a_notice_comes_with_the_answer():
     chat_model = fake_services(
-        familiar=lambda encoded: "Unlike all.",
-        unknown=lambda question: [word for word in question.split() if word == "giraffe"],
+        ood_check=lambda encoded: "Unlike all.",
+        unknown_words=lambda question: [word for word in question.split() if word == "giraffe"],
     )
     image = data_url(32)
     assert said(chat_model, image, "what?") == ("you asked what?", "Unlike all.")

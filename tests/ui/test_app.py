@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +19,29 @@ from PIL import Image
 import app
 import qformer_viz
 from qformer_viz import ui
+from qformer_viz.domains import domain_registry
+from qformer_viz.domains.domain import Domain, Example, SceneMaker
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
+from qformer_viz.domains.emoji import example_gallery
 from qformer_viz.errors import CheckpointError
+from qformer_viz.runtime import checkpoints
+from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.model_cache import tidy
 from qformer_viz.ui import launch_options
+from qformer_viz.ui.app_context import ChatModel
 from qformer_viz.ui.components import facts, head
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import at_once
-from tests.support.fakes_ui import FakeMatcher, FakePipeline, fake_choice, fake_services
+from qformer_viz.ui.inspector import image_sets_view
+from qformer_viz.ui.inspector.about_view import header
+from tests.support.fakes_ui import (
+    FakeDomain,
+    FakeMatcher,
+    FakePipeline,
+    fake_choice,
+    fake_services,
+    fake_speaker,
+)
 from tests.support.serving import call, serve
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +104,7 @@ def test_geometry_is_read_from_the_configuration():
 
 
 def test_scene_maker_draws_what_was_chosen():
-    maker = app.scene_maker()
+    maker = EMOJI_SCENES.scene_maker()
     image = maker.render(["cat", "dog"], maker.layouts[0], None)
     assert image.size == (224, 224)
     with pytest.raises(ValueError, match="one to 4 nouns"):
@@ -136,14 +153,14 @@ def test_what_changes_a_session_waits_its_turn_and_nobody_waits_for_long_work():
 
 
 def test_page_without_examples_or_scene_maker_builds():
-    assert build(fake_services(scene_maker=None, familiar=None))
+    assert build(fake_services(scene_maker=None, ood_check=None))
 
 
 def test_text_from_elsewhere_is_escaped():
     evil = "<img src=x onerror=alert(1)>"
     assert evil not in facts([(evil, evil, evil)], warning=evil)
     pipe = FakePipeline(name=evil, reason=f'"{evil}')
-    page = build(fake_services(pipe, world=evil))
+    page = build(fake_services(pipe, domain=FakeDomain(evil)))
     shown = [block.value for block in page.blocks.values() if block.get_block_name() == "html"]
     assert any("Fake &lt;b&gt;model" in str(value) for value in shown)
     assert not any(evil in str(value) for value in shown)
@@ -171,10 +188,8 @@ def test_head_closes_no_script_early():
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
 
 
-def stand_in(world="emoji scenes", family="blip2", title="One", parameters=9e6, device="cpu"):
+def stand_in(world=EMOJI_SCENES.name, family="blip2", title="One", parameters=9e6, device="cpu"):
     """What `make_services` needs of a pipeline, without a model."""
-    from qformer_viz.runtime.checkpoints import Checkpoint
-
     qformer = SimpleNamespace(num_hidden_layers=2, cross_attention_frequency=2, num_attention_heads=3)
     return SimpleNamespace(
         checkpoint=Checkpoint(
@@ -245,23 +260,72 @@ def test_small_models_are_quick_and_all_on_a_gpu():
     assert app.chat_model(stand_in(world="photographs", parameters=3.7e9, device="cuda:0")).quick
 
 
-def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
-    from qformer_viz.runtime import checkpoints
-    from qformer_viz.runtime.checkpoints import Checkpoint
+@dataclass(frozen=True)
+class Squares(Domain):
+    """A domain that a newcomer adds: one file and a line in the registry."""
 
+    name: str = "squares"
+    is_bundled: bool = True
+    matcher: str = "square-matcher"
+    folder: Path = Path()
+
+    def reference_images(self):
+        yield Image.new("RGB", (8, 8), "red")
+
+    def examples(self):
+        return (Example(self.folder / "square.png", "a square"),)
+
+    def scene_maker(self):
+        return SceneMaker(("square",), ("row",), (), lambda *_: Image.new("RGB", (8, 8)))
+
+    def ood_check(self, folder):
+        return lambda encoded: f"No square, says {folder}."
+
+    def unknown_words(self, tokenizer):
+        return lambda question: [word for word in question.split() if word != "square"]
+
+
+def test_a_domain_that_is_added_is_used_by_the_page(tmp_path, monkeypatch):
+    squares = Squares(folder=tmp_path)
+    monkeypatch.setitem(domain_registry.DOMAINS, squares.name, squares)
     (tmp_path / "config.json").write_text("{}")
-    here = {"world": "emoji scenes", "folder": tmp_path}
+    matcher = Checkpoint(squares.matcher, "Fits", "retrieval", world="squares", folder=tmp_path)
+    other = Checkpoint("two", "Two", "blip2", world="squares", folder=tmp_path)
+    monkeypatch.setattr(
+        checkpoints, "CHECKPOINTS", checkpoints.CHECKPOINTS | {each.id: each for each in (matcher, other)}
+    )
+    pipe = stand_in(world="squares")
+    services = app.make_services(pipe)
+    assert services.examples == ((tmp_path / "square.png", "a square"),)
+    assert services.scene_maker.nouns == ("square",)
+    model = services.chat_model
+    assert model.domain is squares and "Knows squares" in header(
+        ChatModel(FakePipeline(), model.geometry, squares)
+    )
+    assert model.ood_check(None) == f"No square, says {pipe.checkpoint.folder}."
+    assert model.unknown_words("square dance") == ["dance"]
+    seen = image_sets_view.encoded(
+        fake_services(domain=squares), Session(), fake_speaker(), None, lambda done, of: None
+    )
+    assert [each.image.getpixel((0, 0)) for each in seen] == [(255, 0, 0)]
+    args = app.parser().parse_args([])
+    assert app.default_matcher(pipe) == "square-matcher" and list(app.bundled_beside(pipe, args)) == [other]
+
+
+def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    here = {"world": EMOJI_SCENES.name, "folder": tmp_path}
     entries = [
         Checkpoint("one", "One", "blip2", **here),
         Checkpoint("two", "Two", "instructblip", **here),
-        Checkpoint(app.MATCHER, "Fits", "retrieval", **here),
-        Checkpoint("gone", "Gone", "blip2", world="emoji scenes", folder=tmp_path / "gone"),
+        Checkpoint(EMOJI_SCENES.matcher, "Fits", "retrieval", **here),
+        Checkpoint("gone", "Gone", "blip2", world=EMOJI_SCENES.name, folder=tmp_path / "gone"),
         Checkpoint("Salesforce/x", "Photographs", "blip2"),
     ]
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", {entry.id: entry for entry in entries})
     args = app.parser().parse_args([])
     assert [entry.id for entry in app.bundled_beside(stand_in(), args)] == ["two"]
-    assert app.default_matcher(stand_in()) == app.MATCHER
+    assert app.default_matcher(stand_in()) == EMOJI_SCENES.matcher
     photographs = stand_in(world="photographs")
     assert app.bundled_beside(photographs, args) == {} and app.default_matcher(photographs) is None
 
@@ -338,22 +402,23 @@ def test_as_many_ports_are_tried_as_gradio_would(taken, monkeypatch):
 
 
 def test_a_repository_that_is_not_complete_is_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "EXAMPLES", tmp_path)
+    monkeypatch.setattr(example_gallery, "FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match="git checkout -- assets/examples"):
-        app.examples()
+        EMOJI_SCENES.examples()
     (tmp_path / "scenes.json").write_text('{"cat.png": {}}')
     with pytest.raises(CheckpointError, match=r"cat\.png missing"):
-        app.examples()
+        EMOJI_SCENES.examples()
     (tmp_path / "scenes.json").write_text("{")
     with pytest.raises(CheckpointError, match="assets/examples cannot be read"):
-        app.scene_maker()
+        EMOJI_SCENES.scene_maker()
 
 
 def test_missing_artwork_is_told_in_one_line(tmp_path):
     """In a process of its own, for the artwork is read when its module is."""
     code = (
-        "import pathlib, qformer_viz.asset_folder as c; c.ASSETS = pathlib.Path('none'); import app\n"
-        "try: app.scene_maker()\n"
+        "import pathlib, qformer_viz.asset_folder as a; a.ASSETS = pathlib.Path('none')\n"
+        "from qformer_viz.domains.domain_registry import EMOJI_SCENES\n"
+        "try: EMOJI_SCENES.scene_maker()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

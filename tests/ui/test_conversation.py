@@ -153,7 +153,7 @@ def test_notices_of_the_decoder_are_passed_on(services, tmp_path):
 
 
 def test_unfamiliar_image_is_said_first(tmp_path):
-    services = fake_services(familiar=lambda encoded: "unlike anything")
+    services = fake_services(ood_check=lambda encoded: "unlike anything")
     after = say(services, looked(services, Session(), tmp_path))
     assert [line.kind for line in after.lines] == ["notice", "answer"]
     assert after.lines[0].text == "unlike anything"
@@ -179,7 +179,9 @@ def test_maps_follow_the_question_only_where_the_qformer_reads_it(services, tmp_
 
 
 def test_words_the_model_never_read_are_named_before_the_answer(session):
-    services = fake_services(unknown=lambda question: [w for w in question.split() if w.startswith("gir")])
+    services = fake_services(
+        unknown_words=lambda question: [w for w in question.split() if w.startswith("gir")]
+    )
     asked = ask(services, session, "is there a giraffe?")
     assert [line.kind for line in asked.lines[-3:]] == ["question", "notice", "answer"]
     assert "“giraffe?”" in asked.lines[-2].text and "guess" in asked.lines[-2].text
@@ -208,7 +210,7 @@ def test_a_model_that_fails_to_load_leaves_the_old_one_speaking(tmp_path):
 
 def test_a_switched_model_says_when_the_image_is_unlike_its_world(tmp_path):
     choice = fake_choice()
-    strange = fake_speaker(familiar=lambda encoded: "unlike anything")
+    strange = fake_speaker(ood_check=lambda encoded: "unlike anything")
     services = fake_services(**choice | {"models": choice["models"] | {"Third": lambda: strange}})
     after = talk.switch(services, looked(services, Session(), tmp_path), "Third")
     assert [line.text for line in after.lines] == ["unlike anything"]

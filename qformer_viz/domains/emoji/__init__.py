@@ -1,1 +1,1 @@
-"""The rendered world of the bundled models: scenes of emoji, drawn with their true masks."""
+"""The domain of the bundled models: rendered scenes of emoji with their true masks."""

@@ -36,7 +36,7 @@ def random_background(rng: np.random.Generator, kinds: Sequence[str] = BACKGROUN
         float(np.clip(value + rng.uniform(-0.2, 0.2), 0, 1)),
     )
     return Background(
-        kind=kinds[rng.integers(len(kinds))],
+        kind=kinds[int(rng.integers(len(kinds)))],
         first=_rgb(hue, saturation, value),
         second=_rgb(*second),
         angle=round(float(rng.uniform(0, 360)), 1),
@@ -60,7 +60,8 @@ def draw_background(background: Background, size: int) -> np.ndarray:
         return np.clip(first + 0.6 * background.scale * grain[..., None], 0, 255).astype(np.uint8)
     blend = _blend(background, size)
     second = np.array(background.second, np.float32)
-    return (first + blend[..., None] * (second - first)).astype(np.uint8)
+    blended: np.ndarray = (first + blend[..., None] * (second - first)).astype(np.uint8)
+    return blended
 
 
 def _blend(background: Background, size: int) -> np.ndarray:
@@ -71,7 +72,8 @@ def _blend(background: Background, size: int) -> np.ndarray:
     across = -sin * axis[None, :] + cos * axis[:, None]
     if background.kind == "gradient":
         low, high = along.min(), along.max()
-        return (along - low) / (high - low)
+        ramp: np.ndarray = (along - low) / (high - low)
+        return ramp
     if background.kind == "stripes":
         return ((along // background.scale) % 2).astype(np.float32)
     if background.kind == "checks":
@@ -79,7 +81,8 @@ def _blend(background: Background, size: int) -> np.ndarray:
     if background.kind == "dots":
         u = along % background.scale - background.scale / 2
         v = across % background.scale - background.scale / 2
-        return (u * u + v * v < (0.28 * background.scale) ** 2).astype(np.float32)
+        dots: np.ndarray = (u * u + v * v < (0.28 * background.scale) ** 2).astype(np.float32)
+        return dots
     if background.kind == "clouds":
         cells = max(2, round(size / background.scale))
         coarse = np.random.default_rng(background.seed).random((cells, cells), np.float32)

@@ -1,4 +1,4 @@
-"""Images from elsewhere, drawn: to tell them from scenes, and to measure how well that works."""
+"""Out-of-distribution images, rendered: to train and to measure the detector."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,8 @@ def _spectrum(rng: np.random.Generator, slope: float) -> np.ndarray:
     noise = np.fft.fft2(rng.standard_normal((3, IMAGE_SIZE, IMAGE_SIZE))) / frequency**slope
     planes = np.einsum("ij,jhw->hwi", mix, np.fft.ifft2(noise).real)
     planes = (planes - planes.mean()) / planes.std()
-    return np.clip(rng.uniform(80, 170) + 55 * planes, 0, 255).astype(np.uint8)
+    spectrum: np.ndarray = np.clip(rng.uniform(80, 170) + 55 * planes, 0, 255).astype(np.uint8)
+    return spectrum
 
 
 def _static(rng: np.random.Generator) -> Image.Image:
@@ -51,7 +52,7 @@ def _interface(rng: np.random.Generator) -> Image.Image:
     font = ImageFont.load_default(10)
     for line in range(0, IMAGE_SIZE, 14):
         letters = "".join(rng.choice(list("etaoin shrdlu cmfwyp"), 30))
-        draw.text((rng.integers(2, 60), line), letters, (30, 30, 30), font)
+        draw.text((int(rng.integers(2, 60)), line), letters, (30, 30, 30), font)
     return image
 
 
@@ -76,7 +77,7 @@ def _plot(rng: np.random.Generator) -> Image.Image:
 
 
 def _zoomed_scene(rng: np.random.Generator) -> Image.Image:
-    """A sixth of a scene, blown up: the world's own colours at a scale it never has."""
+    """A sixth of a scene, enlarged: the colours of scenes at a scale that no scene has."""
     side = IMAGE_SIZE // 6
     x, y = rng.integers(60, IMAGE_SIZE - 60 - side, 2).tolist()
     scene = random_scene(rng, min_objects=4)

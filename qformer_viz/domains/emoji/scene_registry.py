@@ -1,4 +1,4 @@
-"""Scenes recognised again by their pixels, so that their objects are known and can be taken out or moved."""
+"""Recognises rendered scenes by their pixels, so that their objects are known and can be removed or moved."""
 
 import hashlib
 import threading
@@ -13,8 +13,12 @@ from qformer_viz.domains.emoji.scenes import IMAGE_SIZE, Scene, render
 KEPT = 256
 
 
-class DrawnScenes:
-    """The last scenes drawn, and those of the gallery. Safe under threads; holds descriptions, not pictures."""
+class SceneRegistry:
+    """The last scenes rendered, and those of the gallery. Safe under threads; holds descriptions, not images.
+
+    Args:
+        always: scenes that are recognised without having been rendered here.
+    """
 
     def __init__(self, always: Iterable[Scene] = ()) -> None:
         self._always = list(always)
@@ -23,7 +27,7 @@ class DrawnScenes:
         self._lock = threading.Lock()
 
     def draw(self, scene: Scene) -> Image.Image:
-        """The scene's picture, from now on recognised."""
+        """Render the scene, RGB 224 x 224; from now on `recall` recognises the image."""
         image = render(scene).image
         with self._lock:
             self._recent[_digest(image)] = scene
@@ -32,7 +36,7 @@ class DrawnScenes:
         return image
 
     def recall(self, image: Image.Image) -> Scene | None:
-        """The scene that has exactly these pixels, if it is known."""
+        """The scene with exactly these pixels; None if it is not known."""
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             return None
         with self._lock:
@@ -48,16 +52,16 @@ def without(scene: Scene, index: int) -> Scene:
 
 
 def moved(scene: Scene, index: int, x: float, y: float) -> Scene:
-    """The scene with the middle of one object at x, y, from 0 to 1; it is kept inside, and comes to the front."""
+    """The scene with the centre of one object at x, y, from 0 to 1; the object stays inside and comes to the front."""
     item = scene.objects[index]
     half = item.size / 2
-    place = (min(max(side * IMAGE_SIZE, half), IMAGE_SIZE - half) for side in (x, y))
-    at = replace(item, **dict(zip(("x", "y"), place, strict=True)))
+    inside_x, inside_y = (min(max(side * IMAGE_SIZE, half), IMAGE_SIZE - half) for side in (x, y))
+    at = replace(item, x=inside_x, y=inside_y)
     return replace(scene, objects=(*without(scene, index).objects, at))
 
 
-def walk(scene: Scene, steps: int) -> list[Scene]:
-    """The first object crossing the picture from left to right at its own height, in front of the others."""
+def crossing(scene: Scene, steps: int) -> list[Scene]:
+    """Scenes of a video: the first object crosses the image from left to right, at its own height, in front."""
     height = scene.objects[0].y / IMAGE_SIZE
     return [moved(scene, 0, (step + 0.5) / steps, height) for step in range(steps)]
 

@@ -1,4 +1,4 @@
-"""The rendered world: scenes of one to four emoji objects, drawn with their true masks.
+"""Scenes of one to four emoji objects, rendered with their true masks.
 
 A `Scene` is data (JSON round trip); `render` draws it at 224 x 224 and knows every object's visible pixels.
 Needs numpy and Pillow only.
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,10 +18,13 @@ from qformer_viz.asset_folder import ASSETS
 from qformer_viz.domains.emoji.backgrounds import BACKGROUNDS, Background, draw_background, random_background
 from qformer_viz.errors import SceneError
 
+SceneData = dict[str, Any]
+"""A scene as JSON holds it: objects, background, seed."""
+
 SHEETS = ASSETS / "emoji"
 NOUNS: tuple[str, ...] = tuple(json.loads((SHEETS / "nouns.json").read_text()))
 STYLES = ("noto", "twemoji", "fluent-emoji-flat", "fluent-emoji", "emojione")
-# Further artwork from which the ViT learns what a noun can look like; no scene of the world is drawn with it, and some
+# Further artwork from which the ViT learns what a noun can look like; no scene of the domain is drawn with it, and some
 # nouns are missing from most of these sets.
 TEACHING_STYLES = (
     "openmoji",
@@ -86,21 +90,23 @@ class Scene:
     background: Background
     seed: int | None = None
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> SceneData:
+        """The scene as JSON holds it."""
         return asdict(self)
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict())
-
     @classmethod
-    def from_dict(cls, data: dict) -> "Scene":
-        background = {k: tuple(v) if isinstance(v, list) else v for k, v in data["background"].items()}
+    def from_dict(cls, data: SceneData) -> "Scene":
+        """The scene from what `to_dict` returned or JSON holds.
+
+        Raises:
+            KeyError, TypeError: the data is of something else.
+        """
+        background: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data["background"].items()
+        }
         objects = tuple(SceneObject(**item) for item in data["objects"])
         return cls(objects, Background(**background), data["seed"])
-
-    @classmethod
-    def from_json(cls, text: str) -> "Scene":
-        return cls.from_dict(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def _glyph(style: str, noun: str) -> tuple[Image.Image, ...]:
     """The drawing cropped to its own extent, at full and half resolution."""
     cell = _cell(style, noun)
     glyph = cell.crop(_extent(cell))
-    half = tuple(max(1, side // 2) for side in glyph.size)
+    half = (max(1, glyph.width // 2), max(1, glyph.height // 2))
     return glyph, glyph.resize(half, Image.Resampling.BOX)
 
 
@@ -299,11 +305,11 @@ def random_scene(
     count = int(rng.integers(min_objects, max_objects + 1))
     names = _random_nouns(rng, count, nouns)
     sizes, centres = _scatter(rng, count)
-    one_style = styles[rng.integers(len(styles))] if rng.random() < 0.5 else None
+    one_style = styles[int(rng.integers(len(styles)))] if rng.random() < 0.5 else None
     objects = []
     for noun, size, (x, y) in zip(names, sizes, centres, strict=True):
         recoloured = rng.random() < 0.5
-        style = one_style or styles[rng.integers(len(styles))]
+        style = one_style or styles[int(rng.integers(len(styles)))]
         if not has_drawing(style, noun):
             style = (known := [s for s in styles if has_drawing(s, noun)])[rng.integers(len(known))]
         objects.append(

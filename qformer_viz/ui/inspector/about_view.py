@@ -4,9 +4,8 @@ from html import escape
 
 import gradio as gr
 
+from qformer_viz.domains.photographs import PHOTO_COMMAND
 from qformer_viz.ui.app_context import AppContext, ChatModel
-
-PHOTO_COMMAND = "python app.py --model Salesforce/blip2-opt-2.7b --quantization 8bit"
 
 
 def header(chat_model: ChatModel, offers: bool = False) -> str:
@@ -18,7 +17,7 @@ def header(chat_model: ChatModel, offers: bool = False) -> str:
     chips = "".join(
         f"<span title='{escape(tip)}'>{escape(text)}</span>"
         for text, tip in (
-            (str(about.get("title") or pipe.name), chat_model.world and f"Knows {chat_model.world}"),
+            (str(about.get("title") or pipe.name), f"Knows {chat_model.domain.name}"),
             (str(about.get("device", "")), pipe.reason),
             (precision, pipe.reason),
         )

@@ -73,11 +73,11 @@ def encoded(
     told: Callable[[int, int], None],
 ) -> list[Any]:
     """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
-    files, pictures of the world of the model that chats. UserError says what to do instead."""
+    files, sample images of the domain of the model that chats. UserError says what to do instead."""
     most = services.limits.images
     if files and not 2 <= len(files) <= most:
         raise UserError(f"{len(files)} images were chosen. Choose 2 to {most}.")
-    sources = files or [*islice(services.sample_images(services.of(session).world), most)]
+    sources = files or [*islice(services.of(session).domain.sample_images(), most)]
     question = session.last_question() if chat_model.reads_questions else None
     pictures, seen = (read(services, source) for source in sources) if files else sources, []
     for each in chat_model.pipe.encode_each(pictures, question or None):

@@ -11,6 +11,7 @@ from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.explanation import prepare
 from qformer_viz.attribution.reference_activations import activations_for_patching, reference_activations
 from qformer_viz.attribution.scorer import make_scorer
+from qformer_viz.domains.photographs import Photographs
 from qformer_viz.errors import CompiledError
 from qformer_viz.hooks.interventions import (
     QFormerActivations,
@@ -78,9 +79,7 @@ def test_what_is_read_is_the_attention_over_the_values(case):
 def test_usual_is_the_mean_over_the_reference_images(case, monkeypatch):
     pipe, encoded, _ = case
     pictures = [picture(seed) for seed in range(11)]
-    monkeypatch.setattr(
-        "qformer_viz.attribution.reference_activations.reference_images", lambda world: iter(pictures)
-    )
+    monkeypatch.setattr(Photographs, "reference_images", lambda domain: iter(pictures))
     pipe.forget()
     reference, read = reference_activations(pipe, encoded.question).qformer, []
     for each in pictures:

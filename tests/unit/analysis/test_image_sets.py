@@ -9,14 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-import app
 import qformer_viz
 from qformer_viz import BadShape, content_dependence, patches, redundancy_reference, select
+from qformer_viz.domains.domain_registry import EMOJI_SCENES, find_domain
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.explanation_cache import STOPPED
 from qformer_viz.ui.inspector import image_sets_view
 from qformer_viz.view.stage_payload import unpack
-from tests.support.fakes_ui import CROSS, GRID, QUERIES, FakePipeline, fake_capture, fake_services, joined
+from tests.support.fakes_ui import (
+    CROSS,
+    GRID,
+    QUERIES,
+    FakeDomain,
+    FakePipeline,
+    fake_capture,
+    fake_services,
+    joined,
+)
 from tests.ui.test_conversation import ask, looked
 
 N = GRID[0] * GRID[1]
@@ -88,10 +97,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_pictures_of_the_program_are_looked_at_where_there_are_no_others(folder):
     paths = pictures(folder, "red", "green", "blue")
-    asked = []
-    services = fake_services(sample_images=lambda world: asked.append(world) or iter(paths))
+    services = fake_services(domain=FakeDomain(samples=tuple(paths)))
     told, view, plot = image_sets_view.looked(services, Session(), None, still)
-    assert asked == ["fakes"] and "Fake &lt;b&gt;model&lt;/b&gt; over 3 images:" in told
+    assert "Fake &lt;b&gt;model&lt;/b&gt; over 3 images:" in told
     found = qformer_viz.image_set_statistics(
         [services.chat_model.pipe.encode(path).capture for path in paths]
     )
@@ -118,7 +126,7 @@ def test_large_pictures_are_sent_small(folder):
 
 def test_no_more_pictures_than_the_server_allows(folder):
     paths = pictures(folder, "red", "green", "blue")
-    services = fake_services(sample_images=lambda world: paths * 20)
+    services = fake_services(domain=FakeDomain(samples=tuple(paths * 20)))
     services = replace(services, limits=replace(services.limits, images=2))
     assert "over 2 images" in image_sets_view.looked(services, Session(), None, still)[0]
     for chosen in (paths, paths[:1]):
@@ -190,9 +198,6 @@ def test_collapse_over_the_set_is_announced(folder):
 def test_the_program_has_pictures_of_every_world():
     from itertools import islice
 
-    from qformer_viz.domains.reference_images import reference_images
-    from tests.ui.test_app import stand_in
-
-    assert app.make_services(stand_in()).sample_images is reference_images
-    assert len([*islice(reference_images("emoji scenes"), 24)]) == 24
-    assert len([*reference_images("photographs")]) == 12
+    assert len([*islice(EMOJI_SCENES.sample_images(), 24)]) == 24
+    assert len([*find_domain("photographs").sample_images()]) == 12
+    assert [*find_domain("cartoons").sample_images()] == [*find_domain("photographs").sample_images()]

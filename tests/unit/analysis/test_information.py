@@ -10,8 +10,9 @@ import torch
 from qformer_viz.analysis import bottleneck, information
 from qformer_viz.analysis.information import PROBES, usable_information
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.domains.emoji.backgrounds import BACKGROUNDS
-from qformer_viz.domains.emoji.ground_truth import labelled, labels
+from qformer_viz.domains.emoji.ground_truth import labels
 from qformer_viz.domains.emoji.scenes import NOUNS, STYLES, random_scene
 from qformer_viz.errors import BadShape, BadValues
 
@@ -235,7 +236,7 @@ def test_labels_say_what_a_scene_shows():
 
 
 def test_labelled_scenes_are_fresh_and_repeat():
-    (image, known), (other, _) = labelled(2)
+    (image, known), (other, _) = EMOJI_SCENES.labelled_images(2)
     assert image.size == (224, 224) and image.tobytes() != other.tobytes()
-    again, same = next(labelled(1))
+    again, same = next(EMOJI_SCENES.labelled_images(1))
     assert again.tobytes() == image.tobytes() and str(same) == str(known)

@@ -12,7 +12,7 @@ from model import card_plots
 from qformer_viz import BadShape
 from qformer_viz.__main__ import backend
 from qformer_viz.cli import dispatch as cli
-from qformer_viz.domains.emoji.ground_truth import truths
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.evaluation import benchmark
 from qformer_viz.evaluation.faithfulness import (
     deletion_insertion,
@@ -124,11 +124,11 @@ def test_an_object_that_cannot_be_seen_has_no_truth(monkeypatch):
         )
 
     monkeypatch.setattr(module, "random_scene", covered)
-    assert all(len(found["masks"]) == len(found["without"]) == 1 for found in truths(3))
+    assert all(len(found["masks"]) == len(found["without"]) == 1 for found in EMOJI_SCENES.ground_truth(3))
 
 
 def test_truths_differ_only_where_the_object_was():
-    found = next(truth for truth in truths(20) if len(truth["masks"]) > 1)
+    found = next(truth for truth in EMOJI_SCENES.ground_truth(20) if len(truth["masks"]) > 1)
     whole = np.asarray(found["image"], int)
     for noun, mask in found["masks"].items():
         changed = (np.abs(whole - np.asarray(found["without"][noun], int)).sum(-1) > 30).reshape(
@@ -217,7 +217,7 @@ def test_a_method_of_ones_own_is_in_page_api_and_benchmark(monkeypatch, tmp_path
     pipe = qformer_viz.load("blip2-emoji", observe=qformer_viz.capture)
     scenes = [
         benchmark.Truth(**t | {"masks": {n: torch.from_numpy(m) for n, m in t["masks"].items()}})
-        for t in truths(3)
+        for t in EMOJI_SCENES.ground_truth(3)
     ]
     rows = benchmark.run(pipe, scenes, ["corner"]).rows
     assert max(rows["The corner"]["pointing"]) == 0 and "control: even" in rows

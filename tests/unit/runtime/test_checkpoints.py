@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime.checkpoints import CARD, CHECKPOINTS, resolve
 
@@ -33,7 +34,7 @@ def test_only_what_was_run_is_called_verified():
     }
     assert {name: entry.family for name, entry in CHECKPOINTS.items() if entry.verified} == bundled
     for name, entry in CHECKPOINTS.items():
-        assert entry.world == ("emoji scenes" if name in bundled else "photographs")
+        assert entry.world == (EMOJI_SCENES.name if name in bundled else "photographs")
         assert (entry.folder is not None) == (name in bundled)
 
 

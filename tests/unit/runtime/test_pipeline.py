@@ -12,6 +12,7 @@ from PIL import Image
 
 import qformer_viz.runtime.generation
 from qformer_viz.attribution.reference_activations import reference_activations
+from qformer_viz.domains.photographs import Photographs
 from qformer_viz.errors import ImageError, OutOfDeviceMemory, QuestionError
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.token_text import Wording
@@ -556,9 +557,7 @@ def test_what_was_encoded_and_asked_can_still_be_differentiated(family):
 @pytest.mark.parametrize("family", FAMILIES, ids="-".join)
 def test_the_means_are_those_of_every_reference_image_and_the_vit_sees_each_once(family, monkeypatch):
     pictures = [picture(seed) for seed in range(11)]
-    monkeypatch.setattr(
-        "qformer_viz.attribution.reference_activations.reference_images", lambda world: iter(pictures)
-    )
+    monkeypatch.setattr(Photographs, "reference_images", lambda domain: iter(pictures))
     pipe = fakes.pipeline(*family)
     reads = family[0] == "instructblip"
     each = [pipe.encode(image, QUESTION) for image in pictures]
