@@ -36,6 +36,11 @@ def interval(
         return sums.sum(axis) / counts.sum(axis)
 
     found = bootstrap(
-        (sums, counts), ratio, paired=True, n_resamples=draws, method="percentile", random_state=np.random.default_rng(0)
+        (sums, counts),
+        ratio,
+        paired=True,
+        n_resamples=draws,
+        method="percentile",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     return mean, float(found.low), float(found.high)

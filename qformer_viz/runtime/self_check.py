@@ -108,9 +108,7 @@ def _ends(model: Any, tokenizer: Any) -> Finding:
         f"{', '.join(name for name, ids in named.items() if end in ids)})"
         for end in ends
     ]
-    detail = (
-        "; ".join(ends_named) or "no file names an end token; set eos_token_id in generation_config.json"
-    )
+    detail = "; ".join(ends_named) or "no file names an end token; set eos_token_id in generation_config.json"
     return Finding("answers can end", bool(ends), detail)
 
 

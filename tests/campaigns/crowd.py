@@ -288,15 +288,16 @@ def main() -> int:
 
 def campaign(users: int, browsers: int, seconds: float, folder: Path) -> int:
     """Serve, find out what a single user gets, let the crowd in, and print what came of it."""
-    import app as program
+    from qformer_viz.cli import app_address, app_setup
+    from qformer_viz.cli.commands import app_command
     from qformer_viz.ui import build, launch_options
 
-    args = program.parser().parse_args([])
-    pipe = program.load_placed(args, args.model)
-    matcher = program.load_matcher(program.default_matcher(pipe), args)
-    services = program.make_services(pipe, matcher, program.bundled_beside(pipe, args))
+    args = app_command.app_parser().parse_args([])
+    pipe = app_setup.load_placed(args, args.model)
+    matcher = app_setup.load_matcher(app_setup.default_matcher(pipe), args)
+    services = app_setup.make_context(pipe, matcher, app_setup.bundled_beside(pipe, args))
     page = build(services)
-    port = program.free_port("127.0.0.1")
+    port = app_address.free_port("127.0.0.1")
     _, url, _ = page.launch(
         **launch_options(services),
         server_port=port,

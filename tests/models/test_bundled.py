@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-import app
 import qformer_viz
 from model import attention_pointing, retrieval_evaluation, scene_text
 from model.evaluation import answer_scenes, fresh_scenes, image_slots, summarise
@@ -18,6 +17,7 @@ from model.inference import BatchInference
 from model.model_card import card_of
 from model.retrieval_evaluation import evaluate_pool
 from qformer_viz.attention_maps import entropy, patches, select
+from qformer_viz.cli import app_setup
 from qformer_viz.domains.emoji.ood_detector import photograph_crops
 from qformer_viz.domains.emoji.ood_images import OOD_IMAGES
 from qformer_viz.domains.emoji.scenes import Scene, patch_labels, random_scene, render
@@ -153,7 +153,7 @@ def test_most_examples_are_captioned_with_exactly_their_nouns(pipe):
 
 
 def test_the_payload_of_an_example_is_small(pipe):
-    services = app.make_services(pipe)
+    services = app_setup.make_context(pipe)
     for path in sorted((ROOT / "assets" / "examples").glob("*.png")):
         session = Session(encoded=pipe.encode(path))
         assert 50_000 < len(as_text(services, session).encode()) <= 700_000
@@ -173,7 +173,7 @@ def test_a_conversation_keeps_its_thread(pipe):
 
 
 def test_ood_images_get_the_notice_and_scenes_do_not(card, pipe):
-    notice = app.chat_model(pipe).ood_check
+    notice = app_setup.chat_model(pipe).ood_check
     rng = np.random.default_rng(5)
     scenes = [notice(pipe.encode(render(random_scene(rng)).image)) for _ in range(20)]
     assert sum(said is not None for said in scenes) <= 1
@@ -189,7 +189,7 @@ def test_ood_images_get_the_notice_and_scenes_do_not(card, pipe):
 
 
 def test_words_outside_its_world_are_recognised(pipe):
-    unread = app.chat_model(pipe).unknown_words
+    unread = app_setup.chat_model(pipe).unknown_words
     for question in ("How many cats are there?", "what is to the left of the dog?", "is there an owl?"):
         assert unread(question) == ()
     assert unread("is there a giraffe, or a Zebra?") == ("giraffe", "zebra")
@@ -248,4 +248,4 @@ def test_the_library_ranks_what_an_example_shows():
 
 
 def test_the_app_opens_the_match_tab_beside_a_bundled_model(pipe):
-    assert app.default_matcher(pipe) == "blip2-emoji-itm"
+    assert app_setup.default_matcher(pipe) == "blip2-emoji-itm"

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-import app
 import qformer_viz
 from model.example_scenes import gallery
+from qformer_viz.cli import app_setup
 from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.domains.emoji import scene_registry
 from qformer_viz.domains.emoji.ground_truth import masks
@@ -95,7 +95,7 @@ def test_masks_are_those_of_nouns_shown_once():
 
 def test_the_page_judges_an_example_by_its_mask_and_draws_it_again():
     """The real wiring: bundled model, example file, verdict with the object, and the object taken out."""
-    services = app.make_services(qformer_viz.load("blip2-emoji", observe=qformer_viz.capture))
+    services = app_setup.make_context(qformer_viz.load("blip2-emoji", observe=qformer_viz.capture))
     path = services.examples[0][0]
     session = conversation.look(services, Session(), str(path), None)
     *_, session = conversation.answer(services, session, None)

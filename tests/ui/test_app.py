@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-import app
 import qformer_viz
 from qformer_viz import ui
+from qformer_viz.cli import app_address, app_setup
+from qformer_viz.cli.commands import app_command
 from qformer_viz.domains import domain_registry
 from qformer_viz.domains.domain import Domain, Example, SceneMaker
 from qformer_viz.domains.domain_registry import EMOJI_SCENES
@@ -68,26 +69,26 @@ def taken():
 
 
 def test_served_to_this_machine_only_unless_asked():
-    args = app.parser().parse_args([])
+    args = app_command.app_parser().parse_args([])
     assert args.host == "127.0.0.1" and args.share is False and args.model == "blip2-emoji"
 
 
 def test_every_variable_is_documented():
-    text = app.parser().format_help()
+    text = app_command.app_parser().format_help()
     for name in ("MODEL", "QUANTIZATION", "DEVICE", "ALLOW", "HOST", "PORT"):
         assert f"QFORMER_VIZ_{name}" in text
 
 
 def test_a_taken_port_is_refused_before_anything_is_loaded(taken, capsys, monkeypatch):
-    monkeypatch.setattr(app, "load", lambda *_: pytest.fail("loaded"))
-    assert app.main(["--port", str(taken)]) == 2
+    monkeypatch.setattr(app_setup, "load", lambda *_: pytest.fail("loaded"))
+    assert app_command.main(["--port", str(taken)]) == 2
     err = capsys.readouterr().err
     assert str(taken) in err and "--port" in err
 
 
 def test_the_next_free_port_is_taken(taken, monkeypatch):
-    monkeypatch.setattr(app, "FIRST_PORT", taken)
-    assert taken < app.free_port("127.0.0.1") < taken + app.PORTS
+    monkeypatch.setattr(app_address, "FIRST_PORT", taken)
+    assert taken < app_address.free_port("127.0.0.1") < taken + app_address.PORTS
 
 
 def test_unknown_checkpoint_is_refused_in_words():
@@ -99,7 +100,7 @@ def test_unknown_checkpoint_is_refused_in_words():
 
 def test_geometry_is_read_from_the_configuration():
     qformer = SimpleNamespace(num_hidden_layers=6, cross_attention_frequency=2, num_attention_heads=3)
-    found = app.geometry(SimpleNamespace(qformer_config=qformer, num_query_tokens=32))
+    found = app_setup.geometry(SimpleNamespace(qformer_config=qformer, num_query_tokens=32))
     assert (found.layers, found.cross_layers, found.heads, found.queries) == (6, (0, 2, 4), 3, 32)
 
 
@@ -141,7 +142,7 @@ def test_what_changes_a_session_waits_its_turn_and_nobody_waits_for_long_work():
         "check",
         "weigh",
         "paint",
-        "told",
+        "run_change",
         "look",
         "look_at",
         "pair",
@@ -167,9 +168,9 @@ def test_text_from_elsewhere_is_escaped():
 
 
 def test_a_space_is_reached_from_outside_and_can_be_duplicated(monkeypatch):
-    assert app.open_host({}) == "127.0.0.1"
-    assert app.open_host({"SYSTEM": "spaces"}) == "0.0.0.0"
-    assert app.open_host({"GRADIO_SERVER_NAME": "::"}) == "::"
+    assert app_address.open_host({}) == "127.0.0.1"
+    assert app_address.open_host({"SYSTEM": "spaces"}) == "0.0.0.0"
+    assert app_address.open_host({"GRADIO_SERVER_NAME": "::"}) == "::"
 
     def duplicates():
         kinds = [type(block).__name__ for block in build(fake_services()).blocks.values()]
@@ -208,13 +209,13 @@ def stand_in(world=EMOJI_SCENES.name, family="blip2", title="One", parameters=9e
 def test_uploads_are_decoded_in_a_child_process():
     from qformer_viz.media import decode_pool
 
-    assert app.make_services(stand_in()).decode is decode_pool.decode
+    assert app_setup.make_context(stand_in()).decode is decode_pool.decode
 
 
 def test_other_models_are_loaded_when_chosen_and_only_once():
     first, second = stand_in(), stand_in(family="instructblip", title="Two")
     loaded = []
-    services = app.make_services(first, others={second.checkpoint: lambda: loaded.append(1) or second})
+    services = app_setup.make_context(first, others={second.checkpoint: lambda: loaded.append(1) or second})
     assert list(services.models) == ["One", "Two"] and services.compares_questions and not loaded
     assert services.models["One"]() is services.chat_model
     assert services.models["Two"]() is services.models["Two"]() and services.models["Two"]().reads_questions
@@ -237,27 +238,27 @@ def test_offered_checkpoints_are_named_and_not_read(tmp_path):
     from qformer_viz.errors import CheckpointError
 
     (tmp_path / "config.json").write_text('{"model_type": "instructblip"}')
-    args = app.parser().parse_args(["--offer", "Salesforce/blip2-opt-2.7b", str(tmp_path)])
-    found = app.offered(args)
+    args = app_command.app_parser().parse_args(["--offer", "Salesforce/blip2-opt-2.7b", str(tmp_path)])
+    found = app_setup.offered(args)
     assert [(entry.title, entry.family) for entry in found] == [
         ("BLIP-2 OPT-2.7B", "blip2"),
         (tmp_path.name, "instructblip"),
     ]
-    services = app.make_services(stand_in(), others=found)
+    services = app_setup.make_context(stand_in(), others=found)
     assert list(services.models) == ["One", "BLIP-2 OPT-2.7B", tmp_path.name] and services.compares_questions
     with pytest.raises(CheckpointError, match="allow"):
-        app.offered(app.parser().parse_args(["--offer", "someone/theirs"]))
+        app_setup.offered(app_command.app_parser().parse_args(["--offer", "someone/theirs"]))
 
 
 def test_a_model_alone_offers_no_choice_and_compares_no_questions():
-    services = app.make_services(stand_in(world="photographs"))
+    services = app_setup.make_context(stand_in(world="photographs"))
     assert list(services.models) == ["One"] and not services.compares_questions and not services.examples
 
 
 def test_small_models_are_quick_and_all_on_a_gpu():
-    assert app.chat_model(stand_in()).quick
-    assert not app.chat_model(stand_in(world="photographs", parameters=3.7e9)).quick
-    assert app.chat_model(stand_in(world="photographs", parameters=3.7e9, device="cuda:0")).quick
+    assert app_setup.chat_model(stand_in()).quick
+    assert not app_setup.chat_model(stand_in(world="photographs", parameters=3.7e9)).quick
+    assert app_setup.chat_model(stand_in(world="photographs", parameters=3.7e9, device="cuda:0")).quick
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def test_a_domain_that_is_added_is_used_by_the_page(tmp_path, monkeypatch):
         checkpoints, "CHECKPOINTS", checkpoints.CHECKPOINTS | {each.id: each for each in (matcher, other)}
     )
     pipe = stand_in(world="squares")
-    services = app.make_services(pipe)
+    services = app_setup.make_context(pipe)
     assert services.examples == ((tmp_path / "square.png", "a square"),)
     assert services.scene_maker.nouns == ("square",)
     model = services.chat_model
@@ -308,8 +309,8 @@ def test_a_domain_that_is_added_is_used_by_the_page(tmp_path, monkeypatch):
         fake_services(domain=squares), Session(), fake_speaker(), None, lambda done, of: None
     )
     assert [each.image.getpixel((0, 0)) for each in seen] == [(255, 0, 0)]
-    args = app.parser().parse_args([])
-    assert app.default_matcher(pipe) == "square-matcher" and list(app.bundled_beside(pipe, args)) == [other]
+    args = app_command.app_parser().parse_args([])
+    assert app_setup.default_matcher(pipe) == "square-matcher" and list(app_setup.bundled_beside(pipe, args)) == [other]
 
 
 def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
@@ -323,11 +324,11 @@ def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
         Checkpoint("Salesforce/x", "Photographs", "blip2"),
     ]
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", {entry.id: entry for entry in entries})
-    args = app.parser().parse_args([])
-    assert [entry.id for entry in app.bundled_beside(stand_in(), args)] == ["two"]
-    assert app.default_matcher(stand_in()) == EMOJI_SCENES.matcher
+    args = app_command.app_parser().parse_args([])
+    assert [entry.id for entry in app_setup.bundled_beside(stand_in(), args)] == ["two"]
+    assert app_setup.default_matcher(stand_in()) == EMOJI_SCENES.matcher
     photographs = stand_in(world="photographs")
-    assert app.bundled_beside(photographs, args) == {} and app.default_matcher(photographs) is None
+    assert app_setup.bundled_beside(photographs, args) == {} and app_setup.default_matcher(photographs) is None
 
 
 def test_several_steps_are_one_event():
@@ -386,19 +387,19 @@ def test_starts_behind_a_proxy_on_gradios_port(taken, monkeypatch):
 def test_our_variables_come_before_gradios(monkeypatch):
     for name, value in (("SERVER_NAME", "0.0.0.0"), ("SERVER_PORT", "9000"), ("SHARE", "True")):
         monkeypatch.setenv(f"GRADIO_{name}", value)
-    args = app.parser().parse_args([])
+    args = app_command.app_parser().parse_args([])
     assert (args.host, args.port, args.share) == ("0.0.0.0", 9000, True)
     monkeypatch.setenv("QFORMER_VIZ_HOST", "127.0.0.1")
     monkeypatch.setenv("QFORMER_VIZ_PORT", "9001")
-    args = app.parser().parse_args([])
+    args = app_command.app_parser().parse_args([])
     assert (args.host, args.port) == ("127.0.0.1", 9001)
 
 
 def test_as_many_ports_are_tried_as_gradio_would(taken, monkeypatch):
-    monkeypatch.setattr(app, "FIRST_PORT", taken)
+    monkeypatch.setattr(app_address, "FIRST_PORT", taken)
     monkeypatch.setenv("GRADIO_NUM_PORTS", "1")
     with pytest.raises(SystemExit, match=f"ports {taken} to {taken} are in use"):
-        app.free_port("127.0.0.1")
+        app_address.free_port("127.0.0.1")
 
 
 def test_a_repository_that_is_not_complete_is_told_in_one_line(tmp_path, monkeypatch):

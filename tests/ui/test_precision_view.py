@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-import app
+from qformer_viz.cli import app_setup
+from qformer_viz.cli.commands import app_command
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import precision_view
 from tests.support import fake_checkpoints as fakes
@@ -67,17 +68,17 @@ def test_trouble_is_told_with_its_fix(services, session):
 
 
 def test_what_is_offered_are_the_others(monkeypatch):
-    args = app.parser().parse_args([])
+    args = app_command.app_parser().parse_args([])
     pipe = fakes.pipeline()
-    assert list(app.other_precisions(pipe, args)) == ["bfloat16", "8bit", "4bit"]
+    assert list(app_setup.other_precisions(pipe, args)) == ["bfloat16", "8bit", "4bit"]
     pipe.quantization = "8bit"
-    assert list(app.other_precisions(pipe, args)) == ["float32", "bfloat16", "4bit"]
+    assert list(app_setup.other_precisions(pipe, args)) == ["float32", "bfloat16", "4bit"]
     pipe.device = torch.device("cuda")
-    assert "float16" in app.other_precisions(pipe, args)
+    assert "float16" in app_setup.other_precisions(pipe, args)
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    assert app.other_precisions(pipe, args) == {}
+    assert app_setup.other_precisions(pipe, args) == {}
 
 
 def test_a_precision_is_loaded_once():
-    first = app.other_precisions(fakes.pipeline(), app.parser().parse_args([]))["8bit"]
+    first = app_setup.other_precisions(fakes.pipeline(), app_command.app_parser().parse_args([]))["8bit"]
     assert first() is first() and first().quantization == "8bit"

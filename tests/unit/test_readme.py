@@ -37,7 +37,7 @@ def commands(prefix: str) -> list[list[str]]:
 
 
 def test_command_lines_parse():
-    from qformer_viz.cli.arguments import parser
+    from qformer_viz.cli.dispatch import parser
 
     found = commands("python -m qformer_viz ")
     assert {parser().parse_args(words).command for words in found} == {

@@ -8,6 +8,7 @@ from PIL import Image
 
 from qformer_viz.analysis import ablation_study
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.command import Backend
 from qformer_viz.media.images import decode
 from tests.support.fakes_ui import CROSS, FakeError, FakePipeline
 
@@ -69,7 +70,7 @@ def test_the_command_measures_the_world_or_ones_own_pictures(tmp_path, capsys, o
     for number, image in enumerate(IMAGES):
         image.save(tmp_path / f"{number}.png")
     pictures = sorted(map(str, tmp_path.glob("*.png")))[:2]
-    backend = cli.Backend(
+    backend = Backend(
         lambda name, **_: FakePipeline(),
         decode,
         (FakeError,),

@@ -10,6 +10,7 @@ import torch
 from qformer_viz.analysis import bottleneck, information
 from qformer_viz.analysis.information import PROBES, usable_information
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.command import Backend
 from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.domains.emoji.backgrounds import BACKGROUNDS
 from qformer_viz.domains.emoji.ground_truth import labels
@@ -190,7 +191,7 @@ def test_what_passes_and_what_does_not():
 @pytest.mark.parametrize("family", ["blip2", "instructblip"])
 def test_the_command_asks_only_who_reads_questions(family, tmp_path, capsys):
     pipe, out = Narrow(family=family), tmp_path / "found.json"
-    backend = cli.Backend(lambda *_, **__: pipe, None, (), labelled=coins)
+    backend = Backend(lambda *_, **__: pipe, None, (), labelled=coins)
     argv = ["bottleneck", "--scenes", "120", "--questions", "the other?", "--out", str(out)]
     assert cli.main(argv, backend) == 0
     told, err = capsys.readouterr()
@@ -201,7 +202,7 @@ def test_the_command_asks_only_who_reads_questions(family, tmp_path, capsys):
 
 
 def test_too_few_scenes_are_refused_on_a_line_of_its_own(capsys):
-    backend = cli.Backend(lambda *_, **__: Narrow(), None, (BadValues,), labelled=coins)
+    backend = Backend(lambda *_, **__: Narrow(), None, (BadValues,), labelled=coins)
     assert cli.main(["bottleneck", "--scenes", "30"], backend) == 2
     assert (
         capsys.readouterr().err.splitlines()[-1]

@@ -11,6 +11,7 @@ import qformer_viz
 from qformer_viz import BadShape, cka
 from qformer_viz.analysis.model_comparison import table
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.command import Backend
 from qformer_viz.media.images import decode
 from tests.support.fakes_ui import CROSS, GRID, QUERIES, WIDTH, FakePipeline, fake_capture, joined
 from tests.unit.analysis.test_image_sets import planted
@@ -167,7 +168,7 @@ def test_without_files_the_pictures_are_of_the_references_world(capsys):
     def load(name, **_):
         return FakePipeline(name={"old": "base", "new": "base"}[name])
 
-    backend = cli.Backend(load, decode, (qformer_viz.QFormerVizError,), pictures=pictures)
+    backend = Backend(load, decode, (qformer_viz.QFormerVizError,), pictures=pictures)
     assert cli.main(["compare", "--model", "new", "--against", "old", "--images", "4"], backend) == 0
     out = capsys.readouterr().out
     assert asked == [("base", 4)] and out.startswith("new against old, 4 images")

@@ -9,9 +9,9 @@ import torch
 
 import qformer_viz
 from qformer_viz import BadShape
-from qformer_viz.__main__ import backend
 from qformer_viz.analysis import precision_comparison
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.backend import backend
 from tests.support import fake_checkpoints as fakes
 from tests.unit.runtime.test_pipeline import FAMILIES, picture
 

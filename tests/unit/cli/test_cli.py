@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.command import Backend
 from qformer_viz.errors import CheckpointError
 from qformer_viz.media.images import decode
 from qformer_viz.view.archive import load_npz
@@ -36,7 +37,7 @@ def run(*argv, family="blip2"):
 
     from qformer_viz.errors import UserError
 
-    return cli.main(argv, cli.Backend(load, decode, (UserError, FakeError))), asked
+    return cli.main(argv, Backend(load, decode, (UserError, FakeError))), asked
 
 
 def test_caption_prints_the_caption_and_nothing_else(picture, capsys):

@@ -16,7 +16,8 @@ from PIL import Image
 import qformer_viz
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli import terminal
-from qformer_viz.cli.arguments import parser
+from qformer_viz.cli.dispatch import parser
+from qformer_viz.cli.command import Backend
 from qformer_viz.cli.inputs import listed
 from qformer_viz.errors import NoImage
 from qformer_viz.evaluation import doctor
@@ -47,7 +48,7 @@ def unreached(*_, **__):
 
 def told_at_once(capsys, *argv):
     """(exit code, what is told on stderr), where nothing may be loaded or computed."""
-    code = cli.main(argv, cli.Backend(unreached, decode, (FakeError,)))
+    code = cli.main(argv, Backend(unreached, decode, (FakeError,)))
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
     return code, err
@@ -238,7 +239,7 @@ def test_ctrl_c_ends_with_one_line_and_its_code(folder, capsys, argv):
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code = cli.main(argv, cli.Backend(load, decode, (FakeError,), truths=lambda count: []))
+        code = cli.main(argv, Backend(load, decode, (FakeError,), truths=lambda count: []))
     finally:
         signal.signal(signal.SIGINT, before)
     out, err = capsys.readouterr()
@@ -296,7 +297,7 @@ def test_the_report_of_the_doctor_is_written_on_any_page(page, monkeypatch):
     report = doctor.Report(checks=[("words", True, REPORT)])
     monkeypatch.setattr(doctor, "examine", lambda *_: report)
     written = page("cp1252")
-    backend = cli.Backend(lambda *_, **__: FakePipeline(), decode, (), photograph=Image.new("RGB", (8, 8)))
+    backend = Backend(lambda *_, **__: FakePipeline(), decode, (), photograph=Image.new("RGB", (8, 8)))
     assert cli.main(["doctor"], backend) == 0
     assert "| words | ok | “cat” – 16 × 16 ->" in written()
 
@@ -320,7 +321,7 @@ def test_the_doctor_runs_without_resource_on_a_page_of_ascii():
 
 
 def test_the_table_of_checkpoints_is_written_on_a_legacy_page(page):
-    from qformer_viz.__main__ import backend
+    from qformer_viz.cli.backend import backend
 
     written = page("ascii")
     assert cli.main(["checkpoints"], backend()) == 0

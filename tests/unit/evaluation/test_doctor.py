@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz.__main__ import backend
 from qformer_viz.attribution import explanation
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.backend import backend
 from qformer_viz.errors import UserError
 from qformer_viz.evaluation import doctor
 from qformer_viz.media.images import decode

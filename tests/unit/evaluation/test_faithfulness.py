@@ -10,8 +10,8 @@ import torch
 import qformer_viz
 from model import card_plots
 from qformer_viz import BadShape
-from qformer_viz.__main__ import backend
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.backend import backend
 from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.evaluation import benchmark
 from qformer_viz.evaluation.faithfulness import (

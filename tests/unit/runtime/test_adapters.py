@@ -231,7 +231,7 @@ def test_pickles_are_named_for_what_they_are(tmp_path):
 
 
 def test_an_adapter_is_compared_with_its_base(tmp_path, capsys):
-    from qformer_viz.__main__ import backend
+    from qformer_viz.cli.backend import backend
     from qformer_viz.cli.dispatch import main
 
     source = factory.write(tmp_path / "base", "blip2-opt")
@@ -245,11 +245,12 @@ def test_an_adapter_is_compared_with_its_base(tmp_path, capsys):
 
 
 def test_an_adapter_can_be_offered_on_the_page(tmp_path):
-    import app
+    from qformer_viz.cli import app_setup
+    from qformer_viz.cli.commands import app_command
 
     source = factory.write(tmp_path / "base", "blip2-opt")
     folder, _ = trained((source, "blip2-opt"), "qformer", tmp_path / "adapter")
-    args = app.parser().parse_args(["--model", str(source), "--offer", str(folder)])
-    ((entry, load),) = app.offered(args).items()
+    args = app_command.app_parser().parse_args(["--model", str(source), "--offer", str(folder)])
+    ((entry, load),) = app_setup.offered(args).items()
     assert entry.title == "adapter (adapter on base)"
     assert load().ask(IMAGE, QUESTION).tokens

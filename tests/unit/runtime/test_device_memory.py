@@ -7,8 +7,8 @@ import torch
 import transformers
 
 import qformer_viz
-from qformer_viz.__main__ import backend
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.backend import backend
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime import device_memory
 from qformer_viz.runtime.checkpoints import CHECKPOINTS

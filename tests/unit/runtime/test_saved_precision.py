@@ -125,7 +125,7 @@ def test_weights_of_another_method_are_named(source, tmp_path):
 
 
 def test_doctor_and_fidelity(tmp_path, capsys):
-    from qformer_viz.__main__ import backend
+    from qformer_viz.cli.backend import backend
     from qformer_viz.cli.dispatch import main
 
     whole = factory.write(tmp_path / "whole", "blip2-opt")

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 import qformer_viz
-from qformer_viz.__main__ import backend
 from qformer_viz.cli import dispatch as cli
+from qformer_viz.cli.backend import backend
 from qformer_viz.evaluation import doctor
 from qformer_viz.runtime import self_check
 from qformer_viz.runtime.prompts import Prompter

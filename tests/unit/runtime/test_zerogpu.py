@@ -12,13 +12,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import app
 import qformer_viz
 from qformer_viz import METHODS
 from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.attribution.reference_activations import activations_for_patching, reference_activations
 from qformer_viz.attribution.scorer import make_scorer
+from qformer_viz.cli import app_setup
+from qformer_viz.cli.commands import app_command
 from qformer_viz.errors import QuestionError
 from qformer_viz.evaluation.library_maps import library_attention
 from qformer_viz.runtime import device_memory
@@ -231,8 +232,8 @@ def test_on_zero_gpu_a_model_is_read_into_main_memory_and_makes_trips(monkeypatc
     monkeypatch.setitem(sys.modules, "spaces", type("spaces", (), {"GPU": Lent()}))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", None)
-    args = app.hosted(app.parser().parse_args(["--offer", str(folder)]))
-    ((entry, load),) = app.offered(args).items()
+    args = app_setup.hosted(app_command.app_parser().parse_args(["--offer", str(folder)]))
+    ((entry, load),) = app_setup.offered(args).items()
     with monkeypatch.context() as imitated:
         imitated.setattr(torch.cuda, "get_device_name", lambda *_: "an imitation")
         offered = load()
@@ -243,22 +244,22 @@ def test_on_zero_gpu_a_model_is_read_into_main_memory_and_makes_trips(monkeypatc
 
 def test_only_a_space_with_a_lent_gpu_has_trips(monkeypatch):
     pipe = fakes.pipeline()
-    assert zero_gpu() is None and app.placed(pipe) is pipe
+    assert zero_gpu() is None and app_setup.placed(pipe) is pipe
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", None)
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     monkeypatch.setitem(sys.modules, "spaces", type("spaces", (), {"GPU": Lent()}))
-    assert app.placed(pipe) is pipe
+    assert app_setup.placed(pipe) is pipe
     pipe.device = torch.device("cuda")
-    remote = app.placed(pipe)
+    remote = app_setup.placed(pipe)
     assert isinstance(remote, RemotePipeline)
     # What is cheap on one's own machine is a trip here.
-    assert app.chat_model(pipe).quick and not app.chat_model(remote).quick
+    assert app_setup.chat_model(pipe).quick and not app_setup.chat_model(remote).quick
     # transformers asks in every pass, and the answer would wake CUDA in the process that serves.
     assert torch.cuda.is_current_stream_capturing() is False
     assert device_memory.free(torch.device("cuda")) == float("inf")
-    assert app.hosted(app.parser().parse_args([])).device == "cpu"
-    assert app.hosted(app.parser().parse_args(["--model", "Salesforce/blip2-opt-2.7b"])).device == "cuda"
-    assert app.hosted(app.parser().parse_args(["--device", "cpu"])).device == "cpu"
+    assert app_setup.hosted(app_command.app_parser().parse_args([])).device == "cpu"
+    assert app_setup.hosted(app_command.app_parser().parse_args(["--model", "Salesforce/blip2-opt-2.7b"])).device == "cuda"
+    assert app_setup.hosted(app_command.app_parser().parse_args(["--device", "cpu"])).device == "cpu"
     beside = ["--offer", "instructblip-emoji", "Salesforce/blip2-opt-2.7b"]
-    assert app.hosted(app.parser().parse_args(beside)).device == "cuda"
-    assert app.hosted(app.parser().parse_args(beside[:2])).device == "cpu"
+    assert app_setup.hosted(app_command.app_parser().parse_args(beside)).device == "cuda"
+    assert app_setup.hosted(app_command.app_parser().parse_args(beside[:2])).device == "cpu"

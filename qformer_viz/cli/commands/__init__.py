@@ -1,0 +1,1 @@
+"""The commands, one file each; `qformer_viz.cli.command.all_commands` finds them."""

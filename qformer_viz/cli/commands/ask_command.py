@@ -1,0 +1,23 @@
+"""`qformer-viz ask`: answer a question about images."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from qformer_viz.cli.arguments import image_arguments
+from qformer_viz.cli.command import Command, answer_facts
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    image_arguments(parser)
+    parser.add_argument("question", help="the question, in quotes")
+
+
+def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The answer, as `answer_facts`."""
+    return answer_facts(pipe, pipe.ask(encoded, args.question))
+
+
+COMMAND = Command("ask", "answer a question about an image", arguments, run_on_image=run, order=2)
