@@ -91,6 +91,18 @@ MEMBERS = {
 """Members of modules, old to new."""
 
 
+METHODS = {"difference": "baseline_corrected", "valued": "norm_based"}
+"""Keys of methods, old to new."""
+
+
+def method(name: str) -> str:
+    """The key of a method, also by its name of 0.1."""
+    if name not in METHODS:
+        return name
+    warn(f"method {name!r}", repr(METHODS[name]))
+    return METHODS[name]
+
+
 def warn(old: str, new: str) -> None:
     """One warning at the line that used the old name."""
     warnings.warn(

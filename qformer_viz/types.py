@@ -71,8 +71,8 @@ class EncodedImage:
     """What one ViT and Q-Former pass leaves behind: the expensive thing, and the cache's value.
 
     source   the decoded upload; `seen` is what this model saw of it: f `frames`, of which `image` is the first, RGB at
-             its own geometry; `timestamps` says when each frame of a film is, () for a still picture; `sha256` is of the
-             pixels that were seen, and `notices` say what their owner should know
+             its own geometry; `timestamps` says when each frame of a film is, () for a still picture; `sha256` is of
+             the pixels that were seen, and `notices` say what their owner should know
     queries  [1, f·q, d] query outputs projected to the language model's width, frame by frame, on the model's device
     vision   [f, p, d] ViT output after its last LayerNorm, or None
     capture  what `observe` recorded of the pass (`qformer_viz.capture`), or None

@@ -10,7 +10,7 @@ from torch import Tensor
 from qformer_viz.analysis.bootstrap import interval
 from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution.explanation import prepare
-from qformer_viz.attribution.knockout import effects, ends
+from qformer_viz.attribution.methods.knockout import effects, ends
 from qformer_viz.types import VISUAL_GAIN
 
 MUCH = 1.0

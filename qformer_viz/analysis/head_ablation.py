@@ -1,4 +1,5 @@
-"""Inside the Q-Former: what each head is worth to a word, and what queries tell one another. Over a `ExplanationContext`."""
+"""Inside the Q-Former: what each head is worth to a word, and what queries tell one another. Over a
+`ExplanationContext`."""
 
 from dataclasses import dataclass
 

@@ -19,7 +19,8 @@ class ImageSetStatistics:
     maps are averaged over heads. b images.
 
     rows: names of the rows, for instance ("0", "2", "4", "mean"). images: b.
-    content_dependence: [r, q] `similarity.content_dependence` as a share of log b, the most there can be: 0 for a query that looks
+    content_dependence: [r, q] `similarity.content_dependence` as a share of log b, the most there can be: 0 for a
+    query that looks
         at the same patches in every image, 1 where no two images share a patch.
     reference: 99th percentile of the centred cosines between last states of queries of different images
         (`similarity.redundancy_reference`): two queries of one image that are more alike than this say the same.

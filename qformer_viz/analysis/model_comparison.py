@@ -23,8 +23,8 @@ OLD_KEYS = {
 
 @dataclass(frozen=True, eq=False)
 class ModelComparison:
-    """Rows are the cross-attention layers in order and, last, the map averaged over layers, as in `ImageSetStatistics`; maps are
-    averaged over heads. b images.
+    """Rows are the cross-attention layers in order and, last, the map averaged over layers, as in
+    `ImageSetStatistics`; maps are averaged over heads. b images.
 
     rows: names of the rows, for instance ("0", "2", "4", "mean"). images: b.
     moved: [r, q] share of a query's attention, CLS included, that the second model spends elsewhere: half the summed
@@ -111,13 +111,11 @@ def table(found: ModelComparison) -> str:
         "| layer | attention that went elsewhere, mean over queries | most | between unrelated queries |",
         "|---|---|---|---|",
     ]
-    for name, attention_shift, shift_between_unrelated in zip(
+    for name, shift, unrelated in zip(
         found.rows, found.attention_shift, found.shift_between_unrelated, strict=True
     ):
-        most = int(attention_shift.argmax())
-        lines.append(
-            f"| {name} | {attention_shift.mean():.3f} | {attention_shift[most]:.3f}, query {most} | {shift_between_unrelated:.3f} |"
-        )
+        most = int(shift.argmax())
+        lines.append(f"| {name} | {shift.mean():.3f} | {shift[most]:.3f}, query {most} | {unrelated:.3f} |")
     order = found.attention_shift[-1].argsort(descending=True, stable=True).tolist()[:5]
     lines += [
         "",

@@ -43,7 +43,8 @@ def compare_precisions(
     question: str = "",
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> PrecisionComparison:
-    """Two pipelines (`qformer_viz.load(..., observe=qformer_viz.capture)`) on the same images; the first is the reference.
+    """Two pipelines (`qformer_viz.load(..., observe=qformer_viz.capture)`) on the same images; the first is the
+    reference.
 
     question: asked of every image besides the caption; "" for none. told(done): after every image.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
-from qformer_viz.attribution.knockout import effects, replaced
+from qformer_viz.attribution.methods.knockout import effects, replaced
 
 PERMUTATIONS, SEED = 16, 0
 

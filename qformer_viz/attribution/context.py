@@ -26,19 +26,18 @@ def _missing(name: str, what: str) -> Callable[[], Any]:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationContext:
-    """One answer about one image.
+    """What a method works on: one answer about one image, and what explanations of it share.
 
-    scorer    `score(queries [n, q, d], on_progress=None) -> [n, t]`, `shown(keep [n, f, p], on_progress=None) -> [n, t]` and
-              `attention(queries=None) -> [t, q]`; for single methods also `values`, `attention_gradients` and
-              `feature_gradients`, see `qformer_viz.attribution.scorer.Scorer`
-    capture   of the Q-Former pass that the answer came from
-    baseline  [1, q, d] mean queries of other images, at the language model's width
-    features  () -> [1, p, d] mean ViT outputs of other images; asked for by integrated gradients
-    usual     () -> what is said inside the Q-Former for other images, on average, see `qformer_viz.hooks.interventions.QFormerActivations`; asked for by
-              `qformer_viz.analysis.head_ablation`. Without one of the two, what asks for it raises IncompleteCase
-    layer     index along the cross-attention layers whose maps say where a query looked; None is their mean
-    asked     the words to explain, by index; None for all
-    told      told(done, of) after each part of long work; raise from it to stop
+    scorer        log-probabilities of the words under changed queries, see `qformer_viz.attribution.scorer.Scorer`
+    capture       of the Q-Former pass that the answer came from
+    baseline      [1, f·q, d] mean projected queries over reference images
+    features      () -> [1, p, d] mean ViT outputs over reference images, for integrated gradients
+    reference     () -> mean activations inside the Q-Former over reference images, for head and message ablation
+    layer         index along the cross-attention layers whose maps are used; None is their mean
+    word_indices  the words to explain; None for all
+    on_progress   on_progress(done, total) after each part of long work; raise from it to stop
+
+    Without `features` or `reference`, what needs it raises IncompleteContext.
     """
 
     scorer: Any

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from qformer_viz import deprecated
 from qformer_viz.attention_maps import cls_share, select
 from qformer_viz.attribution import METHODS, ExplanationContext
-from qformer_viz.attribution.knockout import ends
+from qformer_viz.attribution.methods.knockout import ends
 from qformer_viz.errors import BadSelection
 from qformer_viz.types import Attribution, Capture
 
@@ -78,7 +79,7 @@ def attribute(
     on_progress: Callable[[int, int], Any] | None = None,
 ) -> Attribution:
     """`explain` for a case that is kept. told(done, of): called during long work; raise from it to stop."""
-    chosen = METHODS.get(method or DEFAULT)
+    chosen = METHODS.get(deprecated.method(method or DEFAULT))
     if chosen is None:
         raise BadSelection(f"method {method!r}", ", ".join(METHODS), "choose one of them, or None")
     capture, count = context.capture, len(context.scorer.words)

@@ -56,7 +56,8 @@ class Gradients:
     of a picture.
 
     queries  [f·q, d] gradient by the projected queries
-    own      [L, f, h, s, s] self-attention probabilities, `own_gradient` their gradient; s is the queries, then the tokens
+    own      [L, f, h, s, s] self-attention probabilities, `own_gradient` their gradient; s is the queries, then the
+    tokens
              of the text that an InstructBLIP's Q-Former reads
     cross    [l, f, h, q, p] cross-attention, CLS first, `cross_gradient` its gradient
     """

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
-from qformer_viz.attribution.knockout import compute as knockout
-from qformer_viz.attribution.knockout import effects
-from qformer_viz.attribution.occlusion import shown
+from qformer_viz.attribution.methods.knockout import compute as knockout
+from qformer_viz.attribution.methods.knockout import effects
+from qformer_viz.attribution.methods.occlusion import shown
 from qformer_viz.errors import BadSelection
 from qformer_viz.evaluation.faithfulness import area, curves, dilate, mass, pointing, spearman
 from qformer_viz.types import Attribution

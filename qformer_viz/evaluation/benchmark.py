@@ -17,8 +17,8 @@ from torch import Tensor
 from qformer_viz.analysis.bootstrap import interval
 from qformer_viz.attribution import METHODS
 from qformer_viz.attribution.explanation import DEFAULT, attribute, explain, prepare
-from qformer_viz.attribution.knockout import ends
-from qformer_viz.attribution.occlusion import shown
+from qformer_viz.attribution.methods.knockout import ends
+from qformer_viz.attribution.methods.occlusion import shown
 from qformer_viz.errors import BadSelection
 from qformer_viz.evaluation.faithfulness import deletion_insertion, lift, pointing, spearman, steps
 from qformer_viz.runtime.map_placement import box, of

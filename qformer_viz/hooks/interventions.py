@@ -34,7 +34,8 @@ class QFormerActivations(NamedTuple):
 
 @contextlib.contextmanager
 def record_activations(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
-    """The fields of `QFormerActivations` in this pass, for each image of the batch: lists over layers of [b, s or q, D]."""
+    """The fields of `QFormerActivations` in this pass, for each image of the batch: lists over layers of [b, s or q,
+    D]."""
     found: dict[str, list[Tensor]] = {name: [] for name in QFormerActivations._fields}
 
     def read(name: str, layer: int, said: Tensor) -> Tensor:
@@ -78,7 +79,8 @@ def replace_query_messages(
 
 @contextlib.contextmanager
 def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor]]) -> Iterator[None]:
-    """change(layer, what is said there) for some fields of `QFormerActivations`; cross-attention has layers of its own count."""
+    """change(layer, what is said there) for some fields of `QFormerActivations`; cross-attention has layers of its
+    own count."""
     _refuse_compiled(qformer)
     layers = qformer.encoder.layer
     own = [layer.attention.attention for layer in layers]

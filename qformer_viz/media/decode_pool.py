@@ -3,8 +3,8 @@
     from qformer_viz.media.decode_pool import decode
     decode("upload.png").image
 
-A child has limits of its own on processor time and memory (`qformer_viz.media.decode_worker`) and is watched from here as well,
-which is all there is where the system sets no limits. A child that breaks one is ended and replaced.
+A child has limits of its own on processor time and memory (`qformer_viz.media.decode_worker`) and is watched from
+here as well, which is all there is where the system sets no limits. A child that breaks one is ended and replaced.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 
 
 def decode(source: Any, *, max_pixels: int = images.MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Decoded:
-    """As `qformer_viz.decode`, but files are decoded in a child process with limits. Pictures and arrays that are already in
-    memory are converted here.
+    """As `qformer_viz.decode`, but files are decoded in a child process with limits. Pictures and arrays that are
+    already in memory are converted here.
 
     Raises:
         ImageError: for anything that is not an acceptable picture, or costs too much to decode.

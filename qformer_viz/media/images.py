@@ -1,8 +1,8 @@
 """The only image decoder: any upload becomes an RGB picture on white, or an `ImageError` that names the fix.
 
 Limits are read from the header before a pixel is decoded. `decode` here works in this process, as a script wants it; a
-server decodes what strangers send in another one, with limits that no file can break: `qformer_viz.media.decode_pool`. Loads
-neither torch nor transformers.
+server decodes what strangers send in another one, with limits that no file can break:
+`qformer_viz.media.decode_pool`. Loads neither torch nor transformers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Which frames of a moving picture a model sees, and reading them. `qformer_viz.media.images` decides what is read at all.
+"""Which frames of a moving picture a model sees, and reading them. `qformer_viz.media.images` decides what is read
+at all.
 
 Loads neither torch nor, before a video arrives, PyAV.
 """

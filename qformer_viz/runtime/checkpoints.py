@@ -83,7 +83,8 @@ class Checkpoint:
         return None if self.gigabytes is None else self.gigabytes[0] / 4
 
     def memory(self, precision: str = "bfloat16") -> float | None:
-        """GB of the weights in one of `precisions`, as `qformer_viz.runtime.device_memory.weight_bytes` counts them; None: not known."""
+        """GB of the weights in one of `precisions`, as `qformer_viz.runtime.device_memory.weight_bytes` counts them;
+        None: not known."""
         known = dict(zip(PRECISIONS, self.gigabytes or (), strict=False))
         return known.get(precision) if precision in self.precisions else None
 

@@ -1,4 +1,5 @@
-"""Where a map lies on its picture: on all of it, unless the model's input shows another part (`qformer_viz.runtime.input_placement`)."""
+"""Where a map lies on its picture: on all of it, unless the model's input shows another part
+(`qformer_viz.runtime.input_placement`)."""
 
 from typing import Any, Protocol
 

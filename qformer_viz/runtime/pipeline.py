@@ -74,7 +74,8 @@ class Pipeline:
     def encode(self, image: Any, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
 
-        image: whatever `qformer_viz.decode` takes, or an EncodedImage, perhaps of another model. InstructBLIP's Q-Former
+        image: whatever `qformer_viz.decode` takes, or an EncodedImage, perhaps of another model. InstructBLIP's
+        Q-Former
         reads the question: it runs once per question (None: the caption prompt), the ViT still once per image; and it
         sees four frames of what moves. BLIP-2 ignores `question` and sees the first frame.
         Raises ImageError, QuestionError, MemoryError_.

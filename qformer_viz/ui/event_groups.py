@@ -1,4 +1,5 @@
-"""Which events wait for which. Models run one batch at a time whoever asks (`qformer_viz.runtime.device_queue`); here is what else waits.
+"""Which events wait for which. Models run one batch at a time whoever asks (`qformer_viz.runtime.device_queue`);
+here is what else waits.
 
 CHAT   changes a visitor's session: one after another, so that none works on what another has just replaced.
 LONG   only reads it, and may take long: several at once, so that no question waits for somebody's explanation.

@@ -306,8 +306,8 @@ def divergence_figure(values, layers: Sequence[int]) -> go.Figure:
 
 
 def curves_figure(verdict) -> go.Figure:
-    """Deletion and insertion of a `verdict.Assessment`, side by side: log-probability of the word against the share of the
-    patches hidden, or shown."""
+    """Deletion and insertion of a `verdict.Assessment`, side by side: log-probability of the word against the share
+    of the patches hidden, or shown."""
     figure = go.Figure()
     colours = {"this map": ACCENT, "random order": INK, "the centre first": "#e08a1e"}
     shares = [round(100 * share, 1) for share in verdict.fractions]

@@ -57,7 +57,8 @@ def show(
 ) -> View:
     """What each query looks at, and with `why` which queries and patches each word came from, to explore.
 
-    seen: an image encoded by a pipeline that records (`qformer_viz.load(..., observe=qformer_viz.capture)`); or a capture of
+    seen: an image encoded by a pipeline that records (`qformer_viz.load(..., observe=qformer_viz.capture)`); or a
+    capture of
         one image, with its `picture`.
     pipe: the pipeline, so that the page says which model speaks and how it was loaded; else `model` is its name.
     why: what `explain` gave for an answer, by one method or several.

@@ -24,7 +24,7 @@ from qformer_viz import METHODS
 from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
 from qformer_viz.attribution import scorer
 from qformer_viz.attribution.explanation import attribute, prepare
-from qformer_viz.attribution.knockout import replaced
+from qformer_viz.attribution.methods.knockout import replaced
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.runtime.loading import choose_device

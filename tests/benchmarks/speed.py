@@ -220,7 +220,8 @@ def comparisons(pipe, tokens):
             return list(pool.map(lambda each: pipe.caption(each, decoding), pictures))
 
     def one_after_another():
-        # From a thread of a server's, too: a script's main thread runs its model itself (qformer_viz.runtime.device_queue).
+        # From a thread of a server's, too: a script's main thread runs its model itself
+        # (qformer_viz.runtime.device_queue).
         with ThreadPoolExecutor(1) as pool:
             return list(pool.map(lambda each: pipe.caption(each, decoding), pictures))
 

@@ -329,7 +329,7 @@ class FakeDomain(Domain):
 
 
 def fake_services(pipe: FakePipeline | None = None, **changes: Any) -> AppContext:
-    """Services around a fake pipeline, with the real decoder of uploads; the fields of `ChatModel` go to the speaker."""
+    """An app context around a fake pipeline, with the real decoder; fields of `ChatModel` go to its model."""
     from qformer_viz.errors import UserError
 
     def draw(nouns, layout, style):

@@ -1,4 +1,5 @@
-"""Checkpoint folders as people have them: each function makes a folder of `tests/support/checkpoint_factory.py` an odd one."""
+"""Checkpoint folders as people have them: each function makes a folder of `tests/support/checkpoint_factory.py` an
+odd one."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""python -m tests.support.screenshots: the pictures of the README, taken from the running app with the bundled model."""
+"""python -m tests.support.screenshots: the pictures of the README, taken from the running app with the bundled
+model."""
 
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""`torchrun --nproc-per-node N -m tests.support.two_processes FOLDER PARTS`: a small training; PARTS draws make one loss."""
+"""`torchrun --nproc-per-node N -m tests.support.two_processes FOLDER PARTS`: a small training; PARTS draws make one
+loss."""
 
 import sys
 from pathlib import Path

@@ -36,7 +36,10 @@ def test_the_loader_where_it_was():
 
 
 def test_a_script_of_the_last_version_runs():
-    code = "from qformer_viz.attention import entropy; from model.errors import ModelError; import qformer_viz; print(qformer_viz.Case)"
+    code = (
+        "from qformer_viz.attention import entropy; from model.errors import ModelError; import qformer_viz; "
+        "print(qformer_viz.Case)"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True
     )

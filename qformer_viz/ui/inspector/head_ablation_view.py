@@ -17,7 +17,7 @@ from qformer_viz.analysis.head_ablation import (
     shares,
 )
 from qformer_viz.analysis.query_similarity import cosine, leaf_order
-from qformer_viz.attribution.knockout import effects, ends
+from qformer_viz.attribution.methods.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure, alert, facts, word_row
 from qformer_viz.ui.conversation import Session

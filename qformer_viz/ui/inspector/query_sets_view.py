@@ -11,7 +11,7 @@ import gradio as gr
 from qformer_viz.analysis.query_sets import minimal_sufficient_set, pairwise_interactions, shapley_values
 from qformer_viz.analysis.token_readout import logit_lens
 from qformer_viz.attribution import ExplanationContext
-from qformer_viz.attribution.knockout import effects, ends
+from qformer_viz.attribution.methods.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, word_row
 from qformer_viz.ui.conversation import Session

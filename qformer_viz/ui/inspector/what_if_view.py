@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from qformer_viz.attribution.knockout import replaced
+from qformer_viz.attribution.methods.knockout import replaced
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext

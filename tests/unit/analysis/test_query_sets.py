@@ -19,9 +19,9 @@ from qformer_viz.analysis.query_sets import (
     shapley_values,
 )
 from qformer_viz.analysis.token_readout import logit_lens
-from qformer_viz.attribution import knockout
 from qformer_viz.attribution.explanation import prepare
-from qformer_viz.attribution.knockout import ends
+from qformer_viz.attribution.methods import knockout
+from qformer_viz.attribution.methods.knockout import ends
 from qformer_viz.domains.emoji.scenes import random_scene, render
 from qformer_viz.runtime.token_text import text_of
 

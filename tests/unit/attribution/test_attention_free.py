@@ -11,7 +11,7 @@ from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
 from tests.unit.runtime.test_pipeline import picture
 
-READ_ATTENTION = {"raw", "difference", "valued", "rollout"}
+READ_ATTENTION = {"raw", "baseline_corrected", "norm_based", "rollout"}
 
 
 def explained(language):

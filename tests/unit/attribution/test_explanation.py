@@ -8,7 +8,7 @@ import torch
 
 import qformer_viz
 from qformer_viz import METHODS, BadSelection, ExplanationContext
-from qformer_viz.attribution import knockout, occlusion, raw_attention
+from qformer_viz.attribution.methods import knockout, occlusion, raw_attention
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.domains.emoji.scenes import random_scene, render

@@ -10,8 +10,15 @@ import torch
 
 import qformer_viz
 from qformer_viz import METHODS, ExplanationContext
-from qformer_viz.attribution import gradient, integrated_gradients, norm_based, raw_attention, rise, rollout
 from qformer_viz.attribution.explanation import attribute, prepare
+from qformer_viz.attribution.methods import (
+    gradient,
+    integrated_gradients,
+    norm_based,
+    raw_attention,
+    rise,
+    rollout,
+)
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import GradientError

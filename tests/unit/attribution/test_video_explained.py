@@ -5,9 +5,9 @@ import torch
 
 import qformer_viz
 from qformer_viz.attention_maps import patches, select
-from qformer_viz.attribution import integrated_gradients
 from qformer_viz.attribution.explanation import attribute, explain, prepare
-from qformer_viz.attribution.knockout import ends
+from qformer_viz.attribution.methods import integrated_gradients
+from qformer_viz.attribution.methods.knockout import ends
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.evaluation.assessment import MAP, assess
@@ -63,7 +63,7 @@ def test_every_method_takes_a_film_apart(pipes, kind):  # noqa: F811
         torch.testing.assert_close(
             found["raw"].scores[0, own], shares[own, None] * looked, atol=1e-6, rtol=1e-4
         )
-        for name in ("valued", "rollout"):
+        for name in ("norm_based", "rollout"):
             single = attribute(alone, name, words=[word])
             of_map = single.scores[0] / attribute(alone, "raw", words=[word]).queries[0][:, None]
             torch.testing.assert_close(

@@ -16,8 +16,8 @@ from PIL import Image
 import qformer_viz
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli import terminal
-from qformer_viz.cli.dispatch import parser
 from qformer_viz.cli.command import Backend
+from qformer_viz.cli.dispatch import parser
 from qformer_viz.cli.inputs import listed
 from qformer_viz.errors import NoImage
 from qformer_viz.evaluation import doctor

@@ -258,7 +258,10 @@ def test_only_a_space_with_a_lent_gpu_has_trips(monkeypatch):
     assert torch.cuda.is_current_stream_capturing() is False
     assert device_memory.free(torch.device("cuda")) == float("inf")
     assert app_setup.hosted(app_command.app_parser().parse_args([])).device == "cpu"
-    assert app_setup.hosted(app_command.app_parser().parse_args(["--model", "Salesforce/blip2-opt-2.7b"])).device == "cuda"
+    assert (
+        app_setup.hosted(app_command.app_parser().parse_args(["--model", "Salesforce/blip2-opt-2.7b"])).device
+        == "cuda"
+    )
     assert app_setup.hosted(app_command.app_parser().parse_args(["--device", "cpu"])).device == "cpu"
     beside = ["--offer", "instructblip-emoji", "Salesforce/blip2-opt-2.7b"]
     assert app_setup.hosted(app_command.app_parser().parse_args(beside)).device == "cuda"

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
+from qformer_viz.attribution.method import Method
 
 
 def to_queries(context: ExplanationContext) -> Tensor:
@@ -15,11 +16,12 @@ def compute(context: ExplanationContext) -> Tensor:
     return to_queries(context)[context.words, :, None] * context.query_attention()
 
 
-def difference(context: ExplanationContext) -> Tensor:
-    """Less what the same words get when every query is the mean of other images: takes a sink out. Signed."""
-    reference = context.cached(
-        "usual attention", lambda: context.scorer.attention(context.baseline.to(context.scorer.queries))
-    )
-    return (to_queries(context) - reference / reference.sum(-1, keepdim=True))[
-        context.words, :, None
-    ] * context.query_attention()
+METHOD = Method(
+    "raw",
+    "Raw attention",
+    compute,
+    "of the attention",
+    shows="The language model's attention to each query, times that query's attention to each patch.",
+    hides="Attention is not use: the word may not depend on what was attended to. The first query may be a sink.",
+    order=6,
+)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
+from qformer_viz.attribution.method import Method
 
 
 def ends(context: ExplanationContext) -> Tensor:
@@ -41,3 +42,16 @@ def replaced(queries: Tensor, baseline: Tensor, sets: Tensor | None = None) -> T
 
 def compute(context: ExplanationContext) -> Tensor:
     return effects(context)[context.words, :, None] * context.query_attention()
+
+
+METHOD = Method(
+    "knockout",
+    "Query knock-out",
+    compute,
+    "nats",
+    shows="Each query is replaced by its average over other images. The bar shows how much less likely the word "
+    "becomes; the map shows where that query attends.",
+    hides="If two queries carry the same information, removing one changes nothing. A query may attend to a patch "
+    "without using it.",
+    order=1,
+)

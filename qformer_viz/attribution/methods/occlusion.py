@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
+from qformer_viz.attribution.method import Method
 
 
 def shown(scorer: Any, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
@@ -23,3 +24,16 @@ def compute(context: ExplanationContext) -> Tensor:
     keep = keep.unflatten(1, (context.frames, -1))
     scores = context.cached("occlusion", lambda: shown(context.scorer, keep, context.on_progress))
     return (scores[:1] - scores[1:]).T[context.words].unflatten(1, (context.frames, -1))
+
+
+METHOD = Method(
+    "occlusion",
+    "Patch occlusion",
+    compute,
+    "nats",
+    shows="How much less likely the word becomes when the queries cannot attend to a patch.",
+    hides="The ViT has already spread a patch over its neighbours and CLS, and an object is never hidden as a whole.",
+    order=4,
+    layered=False,
+    slow=True,
+)

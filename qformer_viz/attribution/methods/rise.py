@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
-from qformer_viz.attribution.occlusion import shown
+from qformer_viz.attribution.method import Method
+from qformer_viz.attribution.methods.occlusion import shown
 
 MASKS, CELLS, SEED = 512, 6, 0
 
@@ -43,3 +44,16 @@ def compute(context: ExplanationContext) -> Tensor:
         return weigh(keep, shown(context.scorer, keep, context.on_progress))
 
     return context.cached("rise", run)[context.words]
+
+
+METHOD = Method(
+    "rise",
+    "RISE",
+    compute,
+    "nats",
+    shows="How much likelier the word is with a patch shown than hidden, over random halves of the image.",
+    hides="Coarse and noisy: neighbouring patches share their weight.",
+    order=5,
+    layered=False,
+    slow=True,
+)

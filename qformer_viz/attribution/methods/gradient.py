@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qformer_viz.attention_maps import patches
 from qformer_viz.attribution.context import ExplanationContext
+from qformer_viz.attribution.method import Method
 
 
 def relevance(
@@ -47,3 +48,18 @@ def compute(context: ExplanationContext) -> Tensor:
         rows.append((found.queries * moved).sum(-1, keepdim=True) * patches(seen))
         context.on_progress(done + 1, len(context.words))
     return torch.stack(rows)
+
+
+METHOD = Method(
+    "gradient",
+    "Gradient × attention",
+    compute,
+    "nats, to first order",
+    shows="How the word's log-probability changes with each query, and with the attention to each patch, by its "
+    "gradient.",
+    hides="A gradient holds for small changes: where the word is certain it is flat, whatever the query carries.",
+    order=2,
+    layered=False,
+    slow=True,
+    single=True,
+)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from qformer_viz.attention_maps import patches
 from qformer_viz.attribution.context import ExplanationContext
-from qformer_viz.attribution.raw_attention import to_queries
+from qformer_viz.attribution.method import Method
+from qformer_viz.attribution.methods.raw_attention import to_queries
 
 
 def rollout(own: Tensor, cross: Tensor, cross_layers: tuple[int, ...]) -> Tensor:
@@ -32,3 +33,15 @@ def compute(context: ExplanationContext) -> Tensor:
         [patches(rollout(*frame, capture.cross_layers)) for frame in zip(own, cross, strict=True)]
     )
     return to_queries(context)[context.words, :, None] * looked
+
+
+METHOD = Method(
+    "rollout",
+    "Attention rollout",
+    compute,
+    "of the attention",
+    shows="Raw attention followed back through all layers, for queries attend to one another as well.",
+    hides="It blurs: after some layers the maps of all queries grow alike, whatever they use.",
+    order=9,
+    layered=False,
+)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.attribution.context import ExplanationContext
+from qformer_viz.attribution.method import Method
 
 POINTS = 24
 
@@ -43,3 +44,17 @@ def compute(context: ExplanationContext) -> tuple[Tensor, str]:
         f"On CLS, in no map: at most {shares[..., 0].abs().max():.2g} nats."
     )
     return shares[..., 1:], note
+
+
+METHOD = Method(
+    "integrated",
+    "Integrated gradients",
+    compute,
+    "nats",
+    shows="What each patch adds on the way from the average image to this one. All shares add up to the whole.",
+    hides="The images on that way are none that the model was made for, and their noise adds up too.",
+    order=3,
+    layered=False,
+    slow=True,
+    single=True,
+)

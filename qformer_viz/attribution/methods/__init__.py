@@ -1,0 +1,1 @@
+"""The methods, one file each: every module here defines a `METHOD`."""
