@@ -43,7 +43,7 @@ def make_context(
             if entry.title != pipe.checkpoint.title
         },
         compares_questions=first.reads_questions
-        or any(entry.family == "instructblip" for entry in others or ()),
+        or any(entry.model_family.reads_questions for entry in others or ()),
         decode=decode_pool.decode,
         decoding=Decoding,
         user_errors=shared.errors,
@@ -135,7 +135,7 @@ def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[]
         for entry in CHECKPOINTS.values()
         if domain.is_bundled
         and entry.domain == domain
-        and entry.family != "retrieval"
+        and entry.model_family.chats
         and entry.id != pipe.checkpoint.id
         and is_here(entry)
     }

@@ -17,6 +17,10 @@ from qformer_viz.domains.domain import Domain
 from qformer_viz.domains.domain_registry import EMOJI_SCENES, find_domain
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime.adapter_folder import Adapter, base_of, find_adapter
+from qformer_viz.runtime.families import Family, family_of_type, find_family
+from qformer_viz.runtime.families.blip2 import FAMILY as BLIP2
+from qformer_viz.runtime.families.instructblip import FAMILY as INSTRUCTBLIP
+from qformer_viz.runtime.families.retrieval import FAMILY as RETRIEVAL
 from qformer_viz.runtime.folder_layout import advice, models_inside
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
@@ -66,6 +70,11 @@ class Checkpoint:
     adapter: Adapter | None = None
 
     @property
+    def model_family(self) -> Family:
+        """What its family can do."""
+        return find_family(self.family)
+
+    @property
     def domain(self) -> Domain:
         """What it was trained on."""
         return find_domain(self.world)
@@ -94,8 +103,6 @@ _VICUNA = "research use (Salesforce; Vicuna and LLaMA licences)"
 _OPT_3B = (14.98, 7.70, 7.49, 3.99, 2.29)
 _OPT_7B = (31.01, 15.72, 15.51, 8.09, 4.48)
 _T5_XL = (15.51, 8.97, 7.75, 4.56, 3.01)
-_SHORT_ANSWER = "Question: {} Short answer:"
-_INSTRUCTED = {"question_prompt": "{}", "caption_prompt": "A short image description:"}
 _MIT = "MIT (Salesforce); FlanT5 under Apache-2.0"
 
 
@@ -104,8 +111,8 @@ def _blip2(name: str, title: str, *gigabytes: float) -> Checkpoint:
     return Checkpoint(
         id=f"Salesforce/{name}",
         title=title,
-        family="blip2",
-        question_prompt="Question: {} Answer:" if opt else _SHORT_ANSWER,
+        family=BLIP2.name,
+        **BLIP2.prompts(t5=not opt),
         licence=_OPT if opt else _MIT,
         # T5 overflows in float16.
         precisions=PRECISIONS if opt else _NO_HALF,
@@ -119,8 +126,8 @@ def _instructblip(name: str, title: str, *gigabytes: float) -> Checkpoint:
     return Checkpoint(
         id=f"Salesforce/{name}",
         title=title,
-        family="instructblip",
-        **_INSTRUCTED,
+        family=INSTRUCTBLIP.name,
+        **INSTRUCTBLIP.prompts(t5="vicuna" not in name),
         licence=_VICUNA if "vicuna" in name else _MIT,
         precisions=PRECISIONS if "vicuna" in name else _NO_HALF,
         gigabytes=gigabytes,
@@ -135,7 +142,7 @@ def _bundled(name: str, title: str, family: str, *gigabytes: float) -> Checkpoin
         family=family,
         world=EMOJI_SCENES.name,
         licence="Apache-2.0; trained on openly licensed emoji artwork",
-        precisions=WHOLE if family == "retrieval" else PRECISIONS,
+        precisions=PRECISIONS if find_family(family).chats else WHOLE,
         gigabytes=gigabytes,
         verified=True,
         folder=ASSETS / name,
@@ -144,16 +151,16 @@ def _bundled(name: str, title: str, family: str, *gigabytes: float) -> Checkpoin
 
 
 _ENTRIES = (
-    _bundled("blip2-emoji", "BLIP-2 emoji (bundled)", "blip2", 0.03, 0.02, 0.02, 0.01, 0.01),
+    _bundled("blip2-emoji", "BLIP-2 emoji (bundled)", BLIP2.name, 0.03, 0.02, 0.02, 0.01, 0.01),
     _bundled(
-        "instructblip-emoji", "InstructBLIP emoji (bundled)", "instructblip", 0.04, 0.02, 0.02, 0.02, 0.01
+        "instructblip-emoji", "InstructBLIP emoji (bundled)", INSTRUCTBLIP.name, 0.04, 0.02, 0.02, 0.02, 0.01
     ),
-    _bundled("blip2-emoji-itm", "BLIP-2 emoji retrieval (bundled)", "retrieval", 0.03, 0.03, 0.02),
+    _bundled("blip2-emoji-itm", "BLIP-2 emoji retrieval (bundled)", RETRIEVAL.name, 0.03, 0.03, 0.02),
     *(
         Checkpoint(
             id=f"Salesforce/{name}",
             title=title,
-            family="retrieval",
+            family=RETRIEVAL.name,
             licence="MIT (Salesforce)",
             precisions=WHOLE,
             gigabytes=(4.69, 2.67, 2.34),
@@ -224,11 +231,8 @@ def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
     its language model's give."""
     t5 = is_t5(text_type)
     precisions = _NO_HALF if t5 else PRECISIONS
-    if model_type in ("instructblip", "instructblipvideo"):
-        return {"family": "instructblip", "precisions": precisions} | _INSTRUCTED
-    asked = _SHORT_ANSWER if t5 else "Question: {} Answer:"
-    family = "blip2" if model_type == "blip-2" else str(model_type)
-    return {"family": family, "precisions": precisions, "question_prompt": asked}
+    family = family_of_type(model_type)
+    return {"family": family.name, "precisions": precisions} | family.prompts(t5)
 
 
 def _of_file(path: Path) -> str:

@@ -11,6 +11,7 @@ from transformers import AddedToken
 from qformer_viz.errors import CheckpointError, QuestionError
 from qformer_viz.runtime import input_placement
 from qformer_viz.runtime.checkpoints import Checkpoint
+from qformer_viz.runtime.families import family_of_type
 from qformer_viz.runtime.prompt_format import with_chat_template
 from qformer_viz.runtime.prompts import Prompter
 
@@ -93,7 +94,7 @@ def settle_image_token(name: str, processor: Any, config: Any) -> dict[str, int]
     The tokenizer gets the token where it is missing. Raises CheckpointError where tokenizer and configuration
     disagree, and where the language model has no row for the token.
     """
-    kind = "video" if config.model_type == "instructblipvideo" else "image"
+    kind = family_of_type(config.model_type).model_classes[config.model_type].token
     setting, token, tokenizer = f"{kind}_token_index", str(processor.image_token), processor.tokenizer
     if token not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=True)], special_tokens=True)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,13 @@ from qformer_viz.runtime.adapters import check_installed, put_on, without_adapte
 from qformer_viz.runtime.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
 from qformer_viz.runtime.device_memory import Plan, plan, weight_bytes
 from qformer_viz.runtime.device_queue import apart
+from qformer_viz.runtime.families import all_families, family_of_type
+from qformer_viz.runtime.families.retrieval import FAMILY as RETRIEVAL_FAMILY
 from qformer_viz.runtime.image_encoder import Observe
 from qformer_viz.runtime.matcher import Matcher
 from qformer_viz.runtime.pipeline import Pipeline
 from qformer_viz.runtime.saved_precision import check_asked, saved_kind, to_float
-from qformer_viz.runtime.video_processor import VideoProcessor
 
-FAMILIES = {
-    "blip-2": ("blip2", "Blip2ForConditionalGeneration", transformers.Blip2Processor),
-    "instructblip": (
-        "instructblip",
-        "InstructBlipForConditionalGeneration",
-        transformers.InstructBlipProcessor,
-    ),
-    "instructblipvideo": ("instructblip", "InstructBlipVideoForConditionalGeneration", VideoProcessor),
-}
-"""Model type of the configuration: family, model class, what reads the processor's files."""
 RETRIEVAL = "Blip2ForImageTextRetrieval"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -55,36 +47,43 @@ def load(
 
     quantization None, "8bit" (LLM.int8), "4bit" (NF4) or "auto": as little as the free memory asks for. device and
     dtype None: chosen, the reason printed. What does not fit is refused before it is loaded.
-    observe(model) is a context manager entered around every Q-Former pass; what it yields becomes
-    EncodedImage.record. Safetensors only, no remote code. Raises CheckpointError, MemoryError_.
+    observe(model) is a context manager entered around every Q-Former pass; what it records becomes
+    EncodedImage.capture. Safetensors only, no remote code. Raises CheckpointError, OutOfDeviceMemory.
     """
     checkpoint = resolve(name_or_path, allow)
     if quantization not in (None, AUTO, *device_memory.SHARE):
         raise CheckpointError(f'quantization is {quantization!r}; expected "auto", None, "8bit" or "4bit".')
     config = _attempt(checkpoint, transformers.AutoConfig.from_pretrained)
-    if config.model_type not in FAMILIES:
+    if config.model_type not in _model_types():
         raise CheckpointError(
             f"{checkpoint.id} is a {config.model_type!r} model; expected one with a Q-Former and a language "
-            f"model ({', '.join(FAMILIES)}). Choose another checkpoint."
+            f"model ({', '.join(_model_types())}). Choose another checkpoint."
         )
     if _is_retrieval(config):
         raise CheckpointError(
             f"{checkpoint.id} compares texts with images and has no language model to answer with. Load it with "
             "qformer_viz.load_matcher, or choose another checkpoint."
         )
-    family, model_class, processor_class = FAMILIES[config.model_type]
+    family = family_of_type(config.model_type)
+    classes = family.model_classes[config.model_type]
     if not checkpoint.family:
         checkpoint = replace(checkpoint, **spoken_to(config.model_type, config.text_config.model_type))
-    checkpoint = replace(checkpoint, family=family)
-    processor = _attempt(checkpoint, processor_class.from_pretrained)
+    checkpoint = replace(checkpoint, family=family.name)
+    module, _, processor_class = classes.processor.partition(":")
+    processor = _attempt(checkpoint, getattr(import_module(module), processor_class).from_pretrained)
     checkpoint, settings = folder_checks.check(checkpoint, processor, config)
-    model, quantization, reason, place = _open(checkpoint, config, model_class, device, dtype, quantization)
+    model, quantization, reason, place = _open(checkpoint, config, classes.model, device, dtype, quantization)
     model.config.update(settings)
     if (saved := saved_kind(checkpoint.id, config)) is not None:
         possible = tuple(each for each in checkpoint.precisions if each == saved or not each.endswith("bit"))
         checkpoint = replace(checkpoint, precisions=possible)
     how = {"quantization": quantization, "reason": reason, "device": place}
     return Pipeline(checkpoint, model, processor, observe=observe, **how)
+
+
+def _model_types() -> list[str]:
+    """Every `model_type` that some family loads."""
+    return [name for family in all_families().values() for name in family.model_classes]
 
 
 def load_matcher(
@@ -103,7 +102,7 @@ def load_matcher(
             f"{checkpoint.id} has no matching head; expected a {RETRIEVAL}. Load it with qformer_viz.load, or choose "
             "another checkpoint."
         )
-    checkpoint = replace(checkpoint, family="retrieval", precisions=WHOLE)
+    checkpoint = replace(checkpoint, family=RETRIEVAL_FAMILY.name, precisions=WHOLE)
     processor = _attempt(checkpoint, transformers.Blip2Processor.from_pretrained)
     folder_checks.check_picture_size(checkpoint.id, processor.image_processor, config.vision_config)
     model, _, reason, _ = _open(checkpoint, config, RETRIEVAL, device, dtype, None)

@@ -64,7 +64,8 @@ class Pipeline:
         self._prompts = Prompter(checkpoint, processor, model.config)
         # Marks what this pipeline encoded, and keeps no weights alive in an image that outlives it.
         self._mark = object()
-        self.sees_video = self.family == "instructblip"
+        self.sees_video = checkpoint.model_family.sees_video
+        self.reads_questions = checkpoint.model_family.reads_questions
         self.encoder = Encoder(model, processor, observe=observe, owner=self._mark, films=self.sees_video)
         self._generator = Generator(model, quantization, processor.tokenizer)
         self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
@@ -80,13 +81,13 @@ class Pipeline:
         sees four frames of what moves. BLIP-2 ignores `question` and sees the first frame.
         Raises ImageError, QuestionError, MemoryError_.
         """
-        instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
+        instruction = self._prompts.instruction(question) if self.reads_questions else None
         return self._encode(image, instruction)
 
     def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
         """`encode` of one image after the other, as it is asked for. A set of pictures is not kept: it would push what
         others are talking about out of the cache."""
-        instruction = self._prompts.instruction(question) if self.family == "instructblip" else None
+        instruction = self._prompts.instruction(question) if self.reads_questions else None
         return (self._encode(image, instruction, keep=False) for image in images)
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
@@ -154,7 +155,7 @@ class Pipeline:
     def with_vision(self, image: Any) -> tuple[EncodedImage, Mapping[str, torch.Tensor] | None]:
         """(the image with its ViT outputs, the tokens that an InstructBLIP's Q-Former reads, else None)."""
         instruction = image.question if isinstance(image, EncodedImage) else None
-        if self.family == "instructblip" and instruction is None:
+        if self.reads_questions and instruction is None:
             instruction = self._prompts.instruction(None)
         known = isinstance(image, EncodedImage) and image.vision is not None
         encoded = image if known else self._encode(image, instruction)
@@ -176,7 +177,7 @@ class Pipeline:
     def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]:
         """The pieces of text that an InstructBLIP's Q-Former reads beside its queries, for `EncodedImage.question`; ()
         for BLIP-2, which reads none."""
-        if self.family != "instructblip" or question is None:
+        if not self.reads_questions or question is None:
             return ()
         ids = self._prompts.instruction_inputs(question)["input_ids"][0].tolist()
         return tuple(map(partial(text_of, self._prompts.qformer_tokenizer), ids))
@@ -293,7 +294,7 @@ class Pipeline:
 
     def _encoded(self, image: EncodedImage | Decoded, prompt: Prompt) -> EncodedImage:
         """The image as this pipeline's Q-Former sees it for this prompt."""
-        instruction = prompt.instruction if self.family == "instructblip" else None
+        instruction = prompt.instruction if self.reads_questions else None
         if isinstance(image, EncodedImage) and image.question == instruction:
             return image
         return self._encode(image, instruction)

@@ -31,7 +31,7 @@ def with_chat_template(checkpoint: Checkpoint, tokenizer: Any) -> Checkpoint:
     if not getattr(tokenizer, "chat_template", None) or "question_prompt" in checkpoint.own_prompts:
         return checkpoint
     changes: dict[str, Any] = {"chat": True, "question_prompt": "{}"}
-    if "caption_prompt" not in checkpoint.own_prompts and checkpoint.family != "instructblip":
+    if "caption_prompt" not in checkpoint.own_prompts and not checkpoint.model_family.reads_questions:
         changes["caption_prompt"] = CAPTION_REQUEST
     return replace(checkpoint, **changes)
 

@@ -88,7 +88,17 @@ class RemotePipeline(RemoteObject):
                 yield error
 
         self._call, self._stream = _raising(gpu(call)), gpu(stream)
-        here = ("name", "family", "checkpoint", "quantization", "reason", "sees_video", "model", "processor")
+        here = (
+            "name",
+            "family",
+            "checkpoint",
+            "quantization",
+            "reason",
+            "sees_video",
+            "reads_questions",
+            "model",
+            "processor",
+        )
         local = ("device", "dtype", "describe", "qformer_text_tokens", "self_check")
         super().__init__(
             partial(self._call, _method), {name: getattr(pipe, name) for name in (*here, *local)}
@@ -134,7 +144,7 @@ class RemotePipeline(RemoteObject):
 
     def _read(self, question: str | None) -> str | None:
         """What the Q-Former reads meanwhile."""
-        return question if self.family == "instructblip" else None
+        return question if self.reads_questions else None
 
     def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
         """As `Pipeline.caption`."""

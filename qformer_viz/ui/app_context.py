@@ -12,6 +12,7 @@ from PIL import Image
 
 from qformer_viz.domains.domain import Domain, Example, OODCheck, SceneMaker, WordCheck
 from qformer_viz.errors import UserError
+from qformer_viz.runtime.families import find_family
 
 
 class Pipeline(Protocol):
@@ -87,7 +88,7 @@ class ChatModel:
     @property
     def reads_questions(self) -> bool:
         """Whether the Q-Former reads the question, so that every question has maps of its own."""
-        return self.pipe.family == "instructblip"
+        return find_family(self.pipe.family).reads_questions
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Value-weighted attention: ‖Σ_h A[h,q,p] v_p^h W_O^h‖ in place of A (Kobayashi et al. 2020, "Attention is not only a
+"""Norm-based attention: ‖Σ_h A[h,q,p] v_p^h W_O^h‖ in place of A (Kobayashi et al. 2020, "Attention is not only a
 weight"). Attention to a token of tiny value counts for nothing."""
 
 import torch

@@ -11,6 +11,7 @@ from typing import Any
 from qformer_viz.atomic_files import write_text
 from qformer_viz.cli.arguments import model_arguments, several
 from qformer_viz.cli.command import Backend, Command, load
+from qformer_viz.runtime.families import find_family
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def run(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     from qformer_viz.analysis import bottleneck
 
     pipe = load(backend, args)
-    questions = args.questions if pipe.family == "instructblip" else []
+    questions = args.questions if find_family(pipe.family).reads_questions else []
 
     def on_progress(what: str, done: int) -> None:
         print(f"\r{what} {done}", end="", file=sys.stderr, flush=True)

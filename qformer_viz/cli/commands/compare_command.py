@@ -8,6 +8,7 @@ from typing import Any
 
 from qformer_viz.cli.arguments import BUNDLED, model_arguments, several
 from qformer_viz.cli.command import Backend, Command, load
+from qformer_viz.runtime.families import find_family
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def run(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     def look(name: str) -> tuple[list[Any], list[str]]:
         pipe = load(backend, argparse.Namespace(**vars(args) | {"model": name}))
         pictures.extend(() if pictures else backend.pictures(pipe, args.images))
-        question = args.question if pipe.family == "instructblip" else ""
+        question = args.question if find_family(pipe.family).reads_questions else ""
         captures, said = [], []
         for encoded in pipe.encode_each(pictures, question or None):
             captures.append(encoded.capture)

@@ -13,6 +13,7 @@ from qformer_viz.attribution import METHODS
 from qformer_viz.attribution.explanation import DEFAULT, attribute, prepare
 from qformer_viz.cli.arguments import image_arguments
 from qformer_viz.cli.command import Command
+from qformer_viz.runtime.families import find_family
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
     answer = pipe.caption(encoded)
     turns = [("", answer.text)]
     if args.question:
-        encoded = pipe.encode(encoded, args.question) if pipe.family == "instructblip" else encoded
+        encoded = pipe.encode(encoded, args.question) if find_family(pipe.family).reads_questions else encoded
         answer = pipe.ask(encoded, args.question, turns)
         turns.append((args.question, answer.text))
     why = _explanations(pipe, encoded, answer, args.methods) if answer.text else []

@@ -5,7 +5,7 @@ import sys
 from qformer_viz import METHODS
 from qformer_viz.attribution import load_methods, methods
 
-SOURCE = '''
+SOURCE = """
 import torch
 
 from qformer_viz.attribution.method import Method
@@ -16,7 +16,7 @@ def compute(context):
 
 
 METHOD = Method("ones", "Ones", compute, "", shows="nothing", hides="everything", order=2)
-'''
+"""
 
 
 def test_a_file_more_is_a_method_more(tmp_path, monkeypatch):
@@ -31,6 +31,6 @@ def test_a_file_more_is_a_method_more(tmp_path, monkeypatch):
 
 
 def test_every_method_says_what_it_shows_and_hides():
-    assert list(METHODS)[0] == "knockout" and len(METHODS) == 9
+    assert next(iter(METHODS)) == "knockout" and len(METHODS) == 9
     for name, method in METHODS.items():
         assert method.name == name and method.shows and method.hides and method.title

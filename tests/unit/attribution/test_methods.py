@@ -12,10 +12,10 @@ import qformer_viz
 from qformer_viz import METHODS, ExplanationContext
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.attribution.methods import (
+    baseline_corrected,
     gradient,
     integrated_gradients,
     norm_based,
-    raw_attention,
     rise,
     rollout,
 )
@@ -227,7 +227,7 @@ def test_attention_less_the_usual_takes_a_sink_out():
     reference = torch.tensor([[0.1, 0.1, 0.2], [0.2, 0.2, 0.4]])
     first = case.scorer.attention
     case.scorer.attention = lambda queries=None: first() if queries is None else reference
-    found = raw_attention.difference(case)
+    found = baseline_corrected.compute(case)
     torch.testing.assert_close(found[0].sum(-1), torch.tensor([0.0, 0.5, -0.5]))
     torch.testing.assert_close(found[1], torch.zeros(3, 3))
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,9 +178,10 @@ def test_observe_reaches_the_pass(saved):
     import contextlib
 
     pipe = qformer_viz.load(
-        saved["blip2"], observe=lambda hf_model: contextlib.nullcontext(type(hf_model).__name__)
+        saved["blip2"],
+        observe=lambda hf_model: contextlib.nullcontext(SimpleNamespace(result=type(hf_model).__name__)),
     )
-    assert pipe.encode(PICTURE).record == "Blip2ForConditionalGeneration"
+    assert pipe.encode(PICTURE).capture == "Blip2ForConditionalGeneration"
 
 
 def test_no_network_names_the_ways_out(monkeypatch):
@@ -246,8 +248,8 @@ def test_precision_follows_size_device_and_family(monkeypatch):
     def chosen(
         place, config=opt, *, free=100e9, memory=16e9, bf16=True, quantization="auto", dtype=None, small=False
     ):
-        monkeypatch.setattr(loading.memory, "physical", lambda: memory)
-        monkeypatch.setattr(loading.memory, "free", lambda _: free)
+        monkeypatch.setattr(loading.device_memory, "physical", lambda: memory)
+        monkeypatch.setattr(loading.device_memory, "free", lambda _: free)
         # A T4 has 7.5, and torch.cuda.is_bf16_supported() is true of it: it imitates what it has not.
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0) if bf16 else (7, 5))
@@ -287,7 +289,7 @@ def test_precision_follows_size_device_and_family(monkeypatch):
 
 def test_what_does_not_fit_is_refused_before_it_is_read(saved, monkeypatch):
     monkeypatch.setattr(loading, "_stored_parameters", lambda _: 4.0)
-    monkeypatch.setattr(loading.memory, "free", lambda _: 1e6)
+    monkeypatch.setattr(loading.device_memory, "free", lambda _: 1e6)
     monkeypatch.setattr(
         transformers.Blip2ForConditionalGeneration, "from_pretrained", lambda *_, **__: pytest.fail("read")
     )
@@ -301,7 +303,7 @@ def test_a_matcher_that_does_not_fit_is_advised_of_nothing_it_cannot_do(tmp_path
     monkeypatch.setattr(
         loading, "weight_bytes", lambda _c, _m, precision, kind=None: 1e9 * precision.itemsize
     )
-    monkeypatch.setattr(loading.memory, "free", lambda _: 1e9)
+    monkeypatch.setattr(loading.device_memory, "free", lambda _: 1e9)
     with pytest.raises(OutOfDeviceMemory, match="fits in no precision") as refused:
         qformer_viz.load_matcher(tmp_path, device="cpu")
     assert "bit" not in str(refused.value).replace("bfloat16", "")

@@ -506,6 +506,7 @@ class Watcher:
                 ]
                 self.thread = threading.get_ident()
                 watcher.passes.append(self)
+                self.result = self
                 return self
 
             def __exit__(self, *_):
@@ -521,7 +522,7 @@ def test_observe_surrounds_exactly_the_pass_and_is_kept_as_record(family):
     watcher = Watcher()
     pipe = fakes.pipeline(family, observe=watcher)
     encoded = pipe.encode(picture())
-    assert encoded.record is watcher.passes[0]
+    assert encoded.capture is watcher.passes[0]
     list(pipe.stream_ask(encoded, QUESTION, (), SHORT))
     names = [inside.seen for inside in watcher.passes]
     if family == "blip2":
