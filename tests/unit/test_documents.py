@@ -28,25 +28,31 @@ BLOCKS = [
     for name, text in TEXTS.items()
     for kind, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.S | re.M)
 ]
-PYTHON = [
-    pytest.param(block, id=f"{name}-{number}")
-    for number, (name, kind, block) in enumerate(BLOCKS)
-    if kind == "python" and not block.startswith(("# needs the app", "# a new file"))
-]
+PYTHON = {
+    name: [
+        block
+        for document, kind, block in BLOCKS
+        if (document, kind) == (name, "python") and not block.startswith(("# needs the app", "# a new file"))
+    ]
+    for name in TEXTS
+}
 BENCHMARKS, FINDINGS, README = (
     TEXTS[name] for name in ("docs/benchmarks.md", "docs/findings.md", "README.md")
 )
 
 
-@pytest.mark.parametrize("block", PYTHON)
-def test_python_block_runs(block, monkeypatch, capsys):
+@pytest.mark.parametrize("name", [name for name, blocks in PYTHON.items() if blocks])
+def test_python_runs(name, monkeypatch, capsys):
+    """The blocks of a document, one after another as a reader would run them; each prints something."""
     monkeypatch.chdir(ROOT)
-    exec(compile(block, "document", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    namespace = {}
+    for block in PYTHON[name]:
+        exec(compile(block, name, "exec"), namespace)
+        assert capsys.readouterr().out.strip(), block
 
 
 def test_there_are_python_blocks():
-    assert len(PYTHON) >= 4
+    assert len(PYTHON["README.md"]) == 1 and len(PYTHON["docs/library.md"]) == 3
 
 
 def test_there_is_one_command_that_tests():
@@ -178,8 +184,8 @@ def test_what_was_found_is_what_was_measured():
         f"{pointing[f'Query knock-out, layer {last}']} of {truth['cases']} words",
         f"reach {pointing['Integrated gradients']} and RISE {pointing['RISE']}",
         f"in the object for {pointing[f'Raw attention, layer {last}']} of the words",
-        f"Of {nouns['entropy']:.2f} bits of which nouns are there, probes read {nouns['bits']:.2f} off the 32 queries and "
-        f"{bits['patches']['attention']['nouns']['bits']:.2f} off the 257 patches",
+        f"Of {nouns['entropy']:.2f} bits of which nouns are there, probes read {nouns['bits']:.2f} off the 32 queries "
+        f"and {bits['patches']['attention']['nouns']['bits']:.2f} off the 257 patches",
         f"the count loses {count['apart'][0]:.2f} nats",
         f"in {count['follows_talk']:.0%} of pairs",
         f"does so in {count['follows_cross'][-1]:.0%}",
@@ -196,11 +202,17 @@ def truth_layer(summary: dict) -> str:
 def test_linked_files_exist(name):
     links = re.findall(r"\]\(([^)#\s]+)\)|\]\(([^)#\s]+)#", TEXTS[name])
     inside = [link for pair in links for link in pair if link and "://" not in link]
-    assert [link for link in inside if not (ROOT / name).parent.joinpath(link).resolve().is_file()] == []
+    assert [link for link in inside if not (ROOT / name).parent.joinpath(link).resolve().exists()] == []
 
 
 def test_documents_link_to_files_at_all():
     assert all("](" in text for text in (README, BENCHMARKS, TEXTS["CONTRIBUTING.md"]))
+
+
+def test_the_map_of_the_house_names_every_package():
+    named = re.findall(r"^\| `qformer_viz\.(\w+)` \|", TEXTS["CONTRIBUTING.md"], re.M)
+    packages = {path.parent.name for path in (ROOT / "qformer_viz").glob("*/__init__.py")}
+    assert len(named) == len(set(named)) and set(named) == packages
 
 
 def test_readme_is_short():

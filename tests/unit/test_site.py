@@ -1,4 +1,4 @@
-"""The site of docs/ builds without a warning, its navigation names every page, and it fetches nothing from elsewhere."""
+"""The site of docs/ builds without a warning, names every page in its navigation, and fetches nothing from elsewhere."""
 
 import re
 import subprocess
