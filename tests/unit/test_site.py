@@ -1,4 +1,4 @@
-"""The site of docs/ builds without a warning, names every page in its navigation, and fetches nothing from elsewhere."""
+"""The site of docs/ builds without a warning, names every page in its navigation, and asks no other server."""
 
 import re
 import subprocess
@@ -33,7 +33,7 @@ def test_the_navigation_names_every_page_once():
 def site(tmp_path_factory):
     """The folder of the built site; warnings are errors."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
