@@ -94,6 +94,14 @@ def current_commands() -> list[str]:
     return listed
 
 
+def test_the_table_of_wishes_names_commands_that_exist():
+    section = README.split("## I want to ...\n")[1].split("\n## ")[0]
+    cells = [line.strip("|").split("|")[-1] for line in section.splitlines() if line.startswith("| ")]
+    assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == set(current_commands()) - {
+        "app"
+    }
+
+
 def test_commands_of_the_recipe_parse():
     words = list(filter(None, map(without_placeholders, commands("python -m model "))))
     assert len(words) >= 4
@@ -171,19 +179,21 @@ def test_what_was_found_is_what_was_measured():
     pointing = {title: f"{one['pointing'][0]:.3f}" for title, one in truth["summary"].items()}
     sentences = re.sub(r"\s+", " ", README.split("## What was found\n")[1].split("\n## ")[0])
     last = truth_layer(truth["summary"])
-    assert f"for {pointing[f'Query knock-out, layer {last}']} of {truth['cases']} words" in sentences
+    assert (
+        f"for a share of {pointing[f'Query knock-out, layer {last}']} of {truth['cases']} words" in sentences
+    )
     assert f"raw attention for {pointing[f'Raw attention, layer {last}']}" in sentences
     nouns, background = (bits["queries"]["attention"][name] for name in ("nouns", "background"))
     assert f"keep {nouns['bits']:.2f} of {nouns['entropy']:.2f} bits" in sentences
     assert f"and {background['bits']:.2f} of {background['entropy']:.2f} bits" in sentences
     caption, count = inside["asked"][""], inside["asked"]["how many objects are there?"]
-    assert f"costs {caption['head'][0]:.2f} nats" in sentences
-    assert f"cost {caption['cross'][-1][0]:.2f}" in sentences
+    assert f"loses {caption['head'][0]:.2f} nats" in sentences
+    assert f"it loses {caption['cross'][-1][0]:.2f}" in sentences
     findings = re.sub(r"\s+", " ", FINDINGS)
     for expected in (
         f"{pointing[f'Query knock-out, layer {last}']} of {truth['cases']} words",
         f"reach {pointing['Integrated gradients']} and RISE {pointing['RISE']}",
-        f"in the object for {pointing[f'Raw attention, layer {last}']} of the words",
+        f"in the object for a share of {pointing[f'Raw attention, layer {last}']} of the words",
         f"Of {nouns['entropy']:.2f} bits of which nouns are there, probes read {nouns['bits']:.2f} off the 32 queries "
         f"and {bits['patches']['attention']['nouns']['bits']:.2f} off the 257 patches",
         f"the count loses {count['apart'][0]:.2f} nats",
