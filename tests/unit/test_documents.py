@@ -5,14 +5,15 @@ import importlib.util
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
-import app
 import model.__main__ as recipe_commands
 from model.card_sections import LABELS
-from qformer_viz.cli import arguments
+from qformer_viz.cli.commands.app_command import app_parser
+from qformer_viz.cli.dispatch import parser
 from qformer_viz.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -83,13 +84,13 @@ def test_commands_of_the_library_parse_and_all_are_named():
     # In prose a command may stand without its arguments.
     whole = [each for each in words if len(each) > 1 or each[0] not in ("caption", "ask", "explain")]
     assert len(whole) > 10
-    found = {arguments.parser().parse_args(each).command for each in whole}
-    assert found == set(current_commands()) - {"app"}
+    found = {parser().parse_args(each).command for each in whole}
+    assert found == set(current_commands())
 
 
 def current_commands() -> list[str]:
     """Those that the parser lists; old names that it still takes are not listed."""
-    listed = re.findall(r"^    ([a-z][\w-]*)", arguments.parser().format_help(), re.M)
+    listed = re.findall(r"^    ([a-z][\w-]*)", parser().format_help(), re.M)
     assert len(listed) > 8
     return listed
 
@@ -113,7 +114,23 @@ def test_commands_of_the_app_parse():
     words = commands("python app.py")
     assert len(words) >= 3
     for each in words:
-        app.parser().parse_args(each)
+        app_parser().parse_args(each)
+
+
+def test_extras_are_those_of_the_package():
+    given = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    section = TEXTS["docs/library.md"].split("| extra | brings |\n")[1].split("\n\n")[0]
+    table = {name for line in section.splitlines() for name in re.findall(r"`([\w-]+)`", line.split("|")[1])}
+    assert table == set(given)
+    named = {
+        name
+        for text in TEXTS.values()
+        for each in re.findall(r"\.\[([\w,-]+)\]\"", text)
+        for name in each.split(",")
+    }
+    assert named and named <= set(given)
 
 
 def test_modules_of_the_tests_exist():
@@ -124,7 +141,7 @@ def test_modules_of_the_tests_exist():
 
 
 def test_options_and_environment_variables_exist():
-    help_text = app.parser().format_help()
+    help_text = app_parser().format_help()
     rows = re.findall(r"^\| `(--\w+)[^|]*\| `(\w+)`", TEXTS["docs/deployment.md"], re.M)
     assert len(rows) >= 9
     for option, variable in rows:
