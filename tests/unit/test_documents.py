@@ -98,9 +98,7 @@ def current_commands() -> list[str]:
 def test_the_table_of_wishes_names_commands_that_exist():
     section = README.split("## I want to ...\n")[1].split("\n## ")[0]
     cells = [line.strip("|").split("|")[-1] for line in section.splitlines() if line.startswith("| ")]
-    assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == set(current_commands()) - {
-        "app"
-    }
+    assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == set(current_commands())
 
 
 def test_commands_of_the_recipe_parse():
