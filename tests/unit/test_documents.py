@@ -12,6 +12,7 @@ import pytest
 
 import model.__main__ as recipe_commands
 from model.card_sections import LABELS
+from qformer_viz import METHODS
 from qformer_viz.cli.commands.app_command import app_parser
 from qformer_viz.cli.dispatch import parser
 from qformer_viz.version import __version__
@@ -33,7 +34,8 @@ PYTHON = {
     name: [
         block
         for document, kind, block in BLOCKS
-        if (document, kind) == (name, "python") and not block.startswith(("# needs the app", "# a new file"))
+        if (document, kind) == (name, "python")
+        and not block.startswith(("# needs the app", "# qformer_viz/"))
     ]
     for name in TEXTS
 }
@@ -54,6 +56,38 @@ def test_python_runs(name, monkeypatch, capsys):
 
 def test_there_are_python_blocks():
     assert len(PYTHON["README.md"]) == 1 and len(PYTHON["docs/library.md"]) == 3
+
+
+RECIPES = [block for _, kind, block in BLOCKS if kind == "python" and block.startswith("# qformer_viz/")]
+RECORDS = {
+    "qformer_viz/attribution/methods": ("METHOD", "Method"),
+    "qformer_viz/cli/commands": ("COMMAND", "Command"),
+    "qformer_viz/runtime/families": ("FAMILY", "Family"),
+    "qformer_viz/ui/inspector": ("VIEW", "InspectorView"),
+}
+"""What a registry finds in the files of a folder: the name of the record, and its class."""
+
+
+@pytest.mark.parametrize("block", RECIPES, ids=[block.splitlines()[0] for block in RECIPES])
+def test_a_recipe_is_a_file_that_a_registry_finds(block):
+    path = Path(block.splitlines()[0].removeprefix("# "))
+    name, kind = RECORDS[path.parent.as_posix()]
+    assert not (ROOT / path).exists()
+    namespace = {}
+    exec(compile(block, path.as_posix(), "exec"), namespace)
+    assert type(namespace[name]).__name__ == kind
+
+
+def test_every_registry_has_a_recipe():
+    folders = [Path(block.splitlines()[0].removeprefix("# ")).parent.as_posix() for block in RECIPES]
+    assert sorted(folders) == sorted(RECORDS)
+
+
+def test_the_methods_are_those_of_the_library():
+    named = re.findall(r"^\| `(\w+)` \| \[\w+\.py\]\((\S+)\)", TEXTS["docs/methods.md"], re.M)
+    assert [name for name, _ in named] and {name for name, _ in named} == set(METHODS)
+    for name, link in named:
+        assert METHODS[name].compute.__module__.endswith(f".methods.{Path(link).stem}"), name
 
 
 def test_there_is_one_command_that_tests():
