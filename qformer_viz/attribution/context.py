@@ -18,7 +18,7 @@ def _missing(name: str, what: str) -> Callable[[], Any]:
             f"a Case without `{name}`",
             what,
             "make the case with qformer_viz.prepare(pipe, encoded, answer), or pass "
-            f"{name}=lambda: ... as qformer_viz.Case tells",
+            f"{name}=lambda: ... as qformer_viz.ExplanationContext tells",
         )
 
     return ask
