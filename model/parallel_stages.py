@@ -22,7 +22,7 @@ def stage_groups(options: Options, threads: int, processes: int) -> list[tuple[s
     `processes` of `accelerate launch` train together, and where stage 2 starts from what stage 1 leaves."""
     if threads < 2 or processes > 1:
         return [(stage,) for stage in recipe.STAGES]
-    order = []
+    order: list[tuple[str, ...]] = []
     for group in PARALLEL:
         in_turn = options.start == "stage-1" and "stage2" in group
         order += [(stage,) for stage in group] if in_turn else [group]

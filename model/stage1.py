@@ -293,7 +293,7 @@ def train_stage1(
 
         return draw, loss_of
 
-    sets = [(features, training_scene)]
+    sets: list[tuple[np.ndarray, Callable[[int], Scene]]] = [(features, training_scene)]
     run("align", accelerator, module, *stage(5, sets), schedule, out)
     if augmented:
         sets.append((augmented[0], augmented_scene))

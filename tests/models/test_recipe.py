@@ -14,7 +14,7 @@ from transformers import (
 
 from model import __main__ as command
 from model import patch_masking, recipe, recipe_ablation, stage2
-from model.recipe_options import Options
+from model.recipe_options import Options, from_arguments
 from model.training_loop import Schedule, make_accelerator
 from qformer_viz.domains.emoji.scenes import patch_labels, random_scene, render
 
@@ -96,6 +96,15 @@ def test_a_short_run_has_as_many_steps_as_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setitem(recipe._RUN_STAGE, "lm", steps)
     assert recipe.train_stage("lm", tmp_path, 0.0005, "fp32", least=30)["steps"] == [30] * 4
+
+
+def test_former_names_of_stages_and_flags_are_still_taken():
+    for former, name in recipe.ALIASES.items():
+        arguments = command.parser().parse_args(["train", "--stage", former])
+        assert arguments.stage == name and name in recipe.STAGES
+    for flag in ("--no-dictation", "--no-slot-warmup"):
+        arguments = command.parser().parse_args(["train", flag])
+        assert not from_arguments(arguments).slot_warmup and from_arguments(arguments).losses
 
 
 def test_a_stage_without_its_predecessors_says_which(tmp_path):
