@@ -6,6 +6,8 @@ import gradio as gr
 
 from qformer_viz.domains.photographs import PHOTO_COMMAND
 from qformer_viz.ui.app_context import AppContext, ChatModel
+from qformer_viz.ui.event_groups import Step
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 
 
 def header(chat_model: ChatModel, offers: bool = False) -> str:
@@ -66,10 +68,19 @@ PER_IMAGE = (
 PER_QUESTION = "This model's Q-Former reads the question: the maps belong to image and question together."
 
 
-def tab(services: AppContext) -> gr.HTML:
-    return gr.HTML(text(services.chat_model))
+def build(app: AppContext) -> Parts:
+    """The text."""
+    return {"text": gr.HTML(text(app.chat_model))}
 
 
 def text(chat_model: ChatModel) -> str:
     """What the maps of this model show and what they do not."""
     return TEXT % (PER_QUESTION if chat_model.reads_questions else PER_IMAGE)
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """The text speaks of the model that chats."""
+    return [(lambda session: text(context.app.of(session)), context.session, context.parts["text"])]
+
+
+VIEW = InspectorView(id="about", title="About", order=130, build=build, on_model=on_model)
