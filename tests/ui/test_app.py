@@ -310,7 +310,9 @@ def test_a_domain_that_is_added_is_used_by_the_page(tmp_path, monkeypatch):
     )
     assert [each.image.getpixel((0, 0)) for each in seen] == [(255, 0, 0)]
     args = app_command.app_parser().parse_args([])
-    assert app_setup.default_matcher(pipe) == "square-matcher" and list(app_setup.bundled_beside(pipe, args)) == [other]
+    assert app_setup.default_matcher(pipe) == "square-matcher" and list(
+        app_setup.bundled_beside(pipe, args)
+    ) == [other]
 
 
 def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
@@ -328,7 +330,9 @@ def test_bundled_models_keep_to_themselves(tmp_path, monkeypatch):
     assert [entry.id for entry in app_setup.bundled_beside(stand_in(), args)] == ["two"]
     assert app_setup.default_matcher(stand_in()) == EMOJI_SCENES.matcher
     photographs = stand_in(world="photographs")
-    assert app_setup.bundled_beside(photographs, args) == {} and app_setup.default_matcher(photographs) is None
+    assert (
+        app_setup.bundled_beside(photographs, args) == {} and app_setup.default_matcher(photographs) is None
+    )
 
 
 def test_several_steps_are_one_event():

@@ -13,6 +13,7 @@ from qformer_viz.atomic_files import atomic_write, cannot_write, make_folder, wr
 from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
+from qformer_viz.ui.components import markup, note
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.explanation_cache import get_current
 from qformer_viz.ui.inspector import statistics_view
@@ -139,9 +140,9 @@ def fresh_folder() -> Path:
 
 def build(app: AppContext) -> Parts:
     """One button and one line of explanation per file; the view itself is drawn by the browser."""
-    gr.HTML(
-        "<p class='qfv-note'>PNG and SVG of the current view are drawn in your browser, as you see it. "
-        "The files below are made on the server from the numbers, for this image.</p>"
+    note(
+        "PNG and SVG of the current view are drawn in your browser, as you see it. "
+        "The files below are made on the server from the numbers, for this image."
     )
     with gr.Row(elem_classes="qfv-exports"):
         png = gr.Button("This view (PNG)", size="sm", elem_id="export-png")
@@ -150,7 +151,7 @@ def build(app: AppContext) -> Parts:
     for name, (title, meaning, _) in WRITERS.items():
         with gr.Row(elem_classes="qfv-exports"):
             buttons[name] = gr.Button(title, size="sm", min_width=180, scale=0, elem_id=f"export-{name}")
-            gr.HTML(f"<span class='qfv-note'>{meaning}</span>")
+            gr.HTML(markup("<span class='qfv-note'>{meaning}</span>", meaning=meaning))
     return {
         "png": png,
         "svg": svg,

@@ -19,7 +19,7 @@ from qformer_viz.analysis.head_ablation import (
 from qformer_viz.analysis.query_similarity import cosine, leaf_order
 from qformer_viz.attribution.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext, Geometry
-from qformer_viz.ui.components import Figure, alert, facts, word_row
+from qformer_viz.ui.components import Figure, alert, facts, note, word_row
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LIGHT, LONG, Step, after_answer, discard_if_stale, stop_button
 from qformer_viz.ui.explanation_cache import get_current, get_or_create, progress_callback
@@ -30,12 +30,11 @@ from qformer_viz.view.word_payload import first_word
 
 def build(app: AppContext) -> Parts:
     """A button, a word, four figures and their facts."""
-    gr.HTML(
-        "<p class='qfv-note'>Every head in turn hands on what it does for other images, and every query tells the "
+    note(
+        "Every head in turn hands on what it does for other images, and every query tells the "
         "other queries what it tells of other images: what does the word lose? Heads that do the same hide one "
         "another; the column “all” takes a whole layer. A click on a head of cross-attention shows its maps on the "
-        "canvas.</p>",
-        apply_default_css=False,
+        "canvas."
     )
     row = word_row("heads", "Silence the heads")
     told = gr.HTML(elem_id="heads-told", apply_default_css=False)
@@ -45,10 +44,9 @@ def build(app: AppContext) -> Parts:
             for name, label in (("cross", "Heads of cross-attention"), ("own", "Heads of self-attention"))
         )
     said = Figure(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
-    gr.HTML(
-        "<p class='qfv-note'>Whom each query attends to in self-attention: a row adds up to one, together with the "
-        "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above.</p>",
-        apply_default_css=False,
+    note(
+        "Whom each query attends to in self-attention: a row adds up to one, together with the "
+        "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above."
     )
     geometry = app.chat_model.geometry
     with gr.Row(elem_classes="qfv-controls"):

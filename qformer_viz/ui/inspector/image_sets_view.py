@@ -11,7 +11,7 @@ from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statis
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import of
 from qformer_viz.ui.app_context import AppContext, ChatModel
-from qformer_viz.ui.components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
+from qformer_viz.ui.components import alert, facts, live_view, note, picture_row, plot_and_facts, uploaded
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, Step, stop_button
 from qformer_viz.ui.explanation_cache import progress_callback
@@ -26,11 +26,10 @@ SIDE = 256
 
 def build(app: AppContext) -> Parts:
     """Two ways to a set of images, a heat map beside the figures, and the pictures."""
-    gr.HTML(
-        "<p class='qfv-note'>One picture does not tell whether a query looks at a thing or at a place. Here is the "
+    note(
+        "One picture does not tell whether a query looks at a thing or at a place. Here is the "
         "query of the canvas on a whole set, and how far each query's map changes from picture to picture. That a "
-        "query follows the picture does not say that the model uses what it finds.</p>",
-        apply_default_css=False,
+        "query follows the picture does not say that the model uses what it finds."
     )
     chosen = picture_row("across", "Look at", app.limits.images)
     plot, told = plot_and_facts("across", "How far queries follow the picture")

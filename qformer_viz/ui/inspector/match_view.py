@@ -1,13 +1,13 @@
 """Tab: how well any text fits the image, and where the queries look while they read it."""
 
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert
+from qformer_viz.ui.components import Figure, alert, markup, note, table
 from qformer_viz.ui.conversation import Session, too_long
 from qformer_viz.ui.event_groups import LIGHT, LONG, Step, discard_if_stale
 from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
@@ -20,12 +20,15 @@ NO_TEXT = "There is no text yet. Type one a line, for example: a cat above a dog
 def build(app: AppContext) -> Parts:
     """Texts, their ranking, and the votes of single queries for one of them."""
     about = app.matcher.describe()
-    gr.HTML(
-        f"<p class='qfv-note'>Judged by <strong>{escape(about['title'])}</strong>, a model of its own that only "
-        "compares: the model that chats has no part in it. The probability comes from its matching head, which "
-        "reads image and text together; the similarity from its contrastive space, where the best query counts. "
-        f"{escape(about.get('caution', ''))}</p>",
-        apply_default_css=False,
+    note(
+        markup(
+            "Judged by <strong>{title}</strong>, a model of its own that only "
+            "compares: the model that chats has no part in it. The probability comes from its matching head, which "
+            "reads image and text together; the similarity from its contrastive space, where the best query counts. "
+            "{caution}",
+            title=about["title"],
+            caution=about.get("caution", ""),
+        )
     )
     with gr.Row(elem_classes="qfv-controls"):
         texts = gr.Textbox(
@@ -85,18 +88,20 @@ def trouble(message: str) -> tuple:
     return (), alert(message), gr.update(visible=False), gr.update(choices=[], value=None), None
 
 
-def ranking(matches: tuple) -> str:
+def ranking(matches: tuple) -> Markup:
     """The texts as a table, the most probable first."""
-    rows = "".join(
-        f"<tr><td>{escape(match.text)}</td>"
-        f"<td><meter min='0' max='1' value='{match.probability:.4f}'></meter> {match.probability:.1%}</td>"
-        f"<td>{match.similarity:.3f}</td><td>{best(match):02d}</td></tr>"
-        for match in matches
-    )
-    return (
-        "<table class='qfv-table'><thead><tr><th scope='col'>text</th><th scope='col'>true of the image</th>"
-        "<th scope='col'>similarity</th><th scope='col'>best query</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+    meter = "<meter min='0' max='1' value='{share:.4f}'></meter> {share:.1%}"
+    return table(
+        ("text", "true of the image", "similarity", "best query"),
+        (
+            (
+                match.text,
+                markup(meter, share=match.probability),
+                f"{match.similarity:.3f}",
+                f"{best(match):02d}",
+            )
+            for match in matches
+        ),
     )
 
 

@@ -1,7 +1,6 @@
 """In the Models tab: two models on a set of images, for instance before and after fine-tuning."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ from qformer_viz.analysis.model_comparison import ModelComparison, compare_model
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of
 from qformer_viz.ui.app_context import AppContext, ChatModel
-from qformer_viz.ui.components import alert, facts, picture_row, plot_and_facts
+from qformer_viz.ui.components import alert, facts, markup, picture_row, plot_and_facts, table
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, stop_button
 from qformer_viz.ui.explanation_cache import progress_callback
@@ -118,23 +117,17 @@ def figures(
 
 
 def differing(names: Sequence[str], pictures: Sequence[Any], said: Sequence[Sequence[str]]) -> str:
-    """A table of the pictures that get two answers."""
+    """A table of the pictures that get two answers, as HTML."""
     rows = []
     for number, (picture, *answers) in enumerate(zip(pictures, *said, strict=True), 1):
         if answers[0] != answers[1]:
             small = picture.copy()
             small.thumbnail((SIDE, SIDE))
-            cells = "".join(f"<td>{escape(answer or '(no word)')}</td>" for answer in answers)
-            rows.append(
-                f"<tr><td><img src='{embed(small)['src']}' alt='picture {number}' /></td>{cells}</tr>"
+            shown = markup(
+                "<img src='{src}' alt='picture {number}' />", src=embed(small)["src"], number=number
             )
-    if not rows:
-        return ""
-    heads = "".join(f"<th scope='col'>{escape(name)}</th>" for name in names)
-    return (
-        f"<table class='qfv-table qfv-answers'><caption>Pictures that get two answers</caption><thead><tr>"
-        f"<th scope='col'>picture</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
+            rows.append([shown, *(answer or "(no word)" for answer in answers)])
+    return table(["picture", *names], rows, "Pictures that get two answers") if rows else ""
 
 
 def wire(app: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) -> None:

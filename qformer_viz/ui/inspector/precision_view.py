@@ -8,7 +8,7 @@ import gradio as gr
 from qformer_viz.analysis import precision_comparison
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert, compare_row, facts
+from qformer_viz.ui.components import Figure, alert, compare_row, facts, note
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LOAD, Step, discard_if_stale
 from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
@@ -16,11 +16,10 @@ from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 
 def build(app: AppContext) -> Parts:
     """A precision to compare with, a button, and the figures."""
-    gr.HTML(
-        "<p class='qfv-note'>Loads this model a second time, in another precision, and gives both this image. The "
+    note(
+        "Loads this model a second time, in another precision, and gives both this image. The "
         "Q-Former stays in floating point in every precision; what changes is what the ViT shows it and what the "
-        "language model makes of it.</p>",
-        apply_default_css=False,
+        "language model makes of it."
     )
     other, run = compare_row("precision", list(app.precisions), 160)
     told = gr.HTML(elem_id="precision-told", apply_default_css=False)

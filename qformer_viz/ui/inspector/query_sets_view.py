@@ -3,17 +3,17 @@ enough, and what single ones spell."""
 
 from dataclasses import replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from qformer_viz.analysis.query_sets import minimal_sufficient_set, pairwise_interactions, shapley_values
 from qformer_viz.analysis.token_readout import logit_lens
 from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert, word_row
+from qformer_viz.ui.components import Figure, alert, markup, note, table, word_row
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, Step, after_answer, discard_if_stale, stop_button
 from qformer_viz.ui.explanation_cache import get_current, get_or_create, progress_callback
@@ -29,10 +29,9 @@ LENS_WARNING = (
 
 def build(app: AppContext) -> Parts:
     """A button, a word, and four views."""
-    gr.HTML(
-        "<p class='qfv-note'>One query's effect hides behind others that say the same. Here they are taken away in "
-        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare.</p>",
-        apply_default_css=False,
+    note(
+        "One query's effect hides behind others that say the same. Here they are taken away in "
+        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare."
     )
     row = word_row("together", "Weigh the queries")
     told = gr.HTML(elem_id="together-told", apply_default_css=False)
@@ -102,27 +101,31 @@ def for_word(app: AppContext, session: Session, word: Any) -> list:
     return [gr.update(value=shares, visible=True), gr.update(value=twos, visible=True)]
 
 
-def enough(few: list[str], count: int) -> str:
+def enough(few: list[str], count: int) -> Markup:
     """The smallest set found, by name, as HTML."""
     if not few:
-        return "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
-    names = ", ".join(few)
-    return (
-        f"<p role='status'><b>{len(few)} of {count} queries are enough for the same answer, word for word: {names}."
-        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>"
+        return markup(
+            "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
+        )
+    return markup(
+        "<p role='status'><b>{few} of {count} queries are enough for the same answer, word for word: {names}."
+        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>",
+        few=len(few),
+        count=count,
+        names=", ".join(few),
     )
 
 
-def lens(context: ExplanationContext) -> str:
+def lens(context: ExplanationContext) -> Markup:
     """The tokens that the output layer reads off every query, with the warning, as HTML."""
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
+    rows = (
+        (name, ", ".join(token for token, _ in row))
         for name, row in zip(labels(context), logit_lens(context), strict=True)
     )
-    return (
-        f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"
-        f"<th scope='col'>likeliest words, less what it spells of any image</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+    return markup(
+        "<p class='qfv-note'>{warning}</p>{table}",
+        warning=LENS_WARNING,
+        table=table(("query", "likeliest words, less what it spells of any image"), rows),
     )
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import placed
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import alert, live_view
+from qformer_viz.ui.components import alert, live_view, note
 from qformer_viz.ui.conversation import Session, too_long
 from qformer_viz.ui.event_groups import LONG, Step, discard_if_stale
 from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
@@ -25,11 +25,10 @@ NOT_READ = (
 
 def build(app: AppContext) -> Parts:
     """Two questions, and the view of both with their difference."""
-    gr.HTML(
-        "<p class='qfv-note'>InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
+    note(
+        "InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
         "the same image, side by side on one scale, and what the second moved. A moved map shows that the query read "
-        "elsewhere, not that the answer needed it.</p>",
-        apply_default_css=False,
+        "elsewhere, not that the answer needed it."
     )
     with gr.Row(elem_classes="qfv-controls"):
         first, second = (

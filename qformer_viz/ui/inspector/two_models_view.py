@@ -1,7 +1,6 @@
 """Tab: two models on one image, for instance before and after fine-tuning: the maps of both and what each says."""
 
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -9,7 +8,7 @@ import gradio as gr
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of, placed
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import alert, compare_row, live_view
+from qformer_viz.ui.components import alert, compare_row, live_view, note, side_by_side
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LOAD, Step, discard_if_stale
 from qformer_viz.ui.inspector import model_comparison_view
@@ -22,11 +21,10 @@ from qformer_viz.view.stage_payload import canvas_payload
 
 def build(app: AppContext) -> Parts:
     """The other model, a button, both answers, the view of both maps with their difference; and the same on a set."""
-    gr.HTML(
-        "<p class='qfv-note'>Gives this image, and the last question, to a second model, and sets the maps of both "
+    note(
+        "Gives this image, and the last question, to a second model, and sets the maps of both "
         "side by side on one scale: which queries look elsewhere after a fine-tuning, for instance. A number stands "
-        "for the same query in both only where one was trained from the other.</p>",
-        apply_default_css=False,
+        "for the same query in both only where one was trained from the other."
     )
     other, run = compare_row("versus", list(app.models)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)
@@ -75,10 +73,6 @@ def both(app: AppContext, session: Session, name: str) -> tuple[str, str]:
         pipe.ask(each, question, before) if question else pipe.caption(each)
         for pipe, each in zip(pipes, seen, strict=True)
     ]
-    cells = "".join(
-        f"<div><dt>{escape(model)}</dt><dd>{escape(answer.text or '(no word)')}</dd></div>"
-        for model, answer in zip(names, said, strict=True)
-    )
     lead = f"Asked “{question}”:" if question else "The caption:"
     view = {
         "titles": list(names),
@@ -91,8 +85,8 @@ def both(app: AppContext, session: Session, name: str) -> tuple[str, str]:
             for capture, each in zip(captures, seen, strict=True)
         ],
     }
-    told = f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
-    return told, as_json(view)
+    texts = [answer.text or "(no word)" for answer in said]
+    return side_by_side(lead, zip(names, ("", ""), texts, strict=True)), as_json(view)
 
 
 def forget() -> tuple[str, str]:

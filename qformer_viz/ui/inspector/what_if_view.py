@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,7 @@ from qformer_viz.attribution.knockout import replaced
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import alert, live_view
+from qformer_viz.ui.components import alert, joined, live_view, markup, note, side_by_side, table
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, Step, after_answer, discard_if_stale
 from qformer_viz.ui.explanation_cache import get_or_create
@@ -45,11 +44,7 @@ UNKNOWN_SCENE = (
 
 def build(app: AppContext) -> Parts:
     """Three ways to change what the language model gets, and one place for what follows."""
-    gr.HTML(
-        "<p class='qfv-note'>Asks the last question again with something taken away. Nothing here changes the "
-        "conversation.</p>",
-        apply_default_css=False,
-    )
+    note("Asks the last question again with something taken away. Nothing here changes the conversation.")
     parts: dict[str, Any] = {}
     with gr.Tabs():
         with gr.Tab("Patches", id="whatif-patches"):
@@ -165,19 +160,16 @@ def consequence(
     new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
     scorer = get_or_create(app, session).context.scorer
     was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
-    rows = "".join(
-        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{_signed(b - a)}</td></tr>"
+    rows = (
+        (word, f"{a.exp():.1%}", f"{b.exp():.1%}", _signed(b - a))
         for word, a, b in zip(scorer.words, was, now, strict=True)
     )
-    sides = [("before", old.text), ("now, greedily", new.text or "(no word)")]
-    cells = "".join(
-        f"<div><dt>{name}</dt>{_picture(scenes, i)}<dd>{escape(text)}</dd></div>"
-        for i, (name, text) in enumerate(sides)
-    )
-    return (
-        f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
-        "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
-        f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
+    sides = [
+        ("before", _picture(scenes, 0), old.text),
+        ("now, greedily", _picture(scenes, 1), new.text or "(no word)"),
+    ]
+    return joined(
+        (side_by_side(lead, sides), table(("word of the old answer", "before", "now", "nats"), rows))
     )
 
 
@@ -190,7 +182,7 @@ def _picture(scenes: tuple[Any, Any] | None, index: int) -> str:
     if scenes is None:
         return ""
     alt = ("the scene as it was", "the scene drawn again")[index]
-    return f"<img src='{embed(scenes[index])['src']}' alt='{alt}'>"
+    return markup("<img src='{src}' alt='{alt}'>", src=embed(scenes[index])["src"], alt=alt)
 
 
 def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.evaluation.assessment import CENTRE, ERASER, MAP, RANDOM_ORDER, Assessment, assess
 from qformer_viz.runtime.map_placement import box
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert, facts, live_view
+from qformer_viz.ui.components import Figure, alert, facts, live_view, note
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, Step, after_answer, discard_if_stale, stop_button
 from qformer_viz.ui.explanation_cache import (
@@ -27,10 +27,9 @@ from qformer_viz.view.word_payload import words_payload
 
 def build(app: AppContext) -> Parts:
     """One button, the view of words, queries and patches, and the verdict on its map."""
-    gr.HTML(
-        "<p class='qfv-note'>Takes the last answer apart: which queries each word came from, and where those looked. "
-        "A word that the model would have said of any image says so and gets no map.</p>",
-        apply_default_css=False,
+    note(
+        "Takes the last answer apart: which queries each word came from, and where those looked. "
+        "A word that the model would have said of any image says so and gets no map."
     )
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(
