@@ -22,7 +22,7 @@ BUSY, IDLE = "() => window.qfvBusy(true)", "() => window.qfvBusy(false)"
 GREEDY, SAMPLED, BEAMS = "Greedy", "Sampled", "Beams"
 
 
-def picture(services: AppContext) -> dict[str, gr.Component]:
+def picture(app: AppContext) -> dict[str, gr.Component]:
     """Upload box, example strip and scene maker."""
     image = UploadedImage(
         label="Image",
@@ -35,16 +35,16 @@ def picture(services: AppContext) -> dict[str, gr.Component]:
         placeholder="Drop an image here, or tap to choose one",
     )
     parts: dict[str, Any] = {"image": image}
-    if services.compares_questions:
+    if app.compares_questions:
         parts["film"] = gr.UploadButton(
             "Upload a film", file_types=["video", "image"], size="sm", elem_id="film", variant="secondary"
         )
-    if services.examples:
+    if app.examples:
         parts["examples"] = gr.Gallery(
-            value=[(str(path), title) for path, title in services.examples],
+            value=[(str(path), title) for path, title in app.examples],
             show_label=False,
             label="Examples",
-            columns=len(services.examples),
+            columns=len(app.examples),
             height="auto",
             allow_preview=False,
             object_fit="cover",
@@ -52,8 +52,8 @@ def picture(services: AppContext) -> dict[str, gr.Component]:
             interactive=False,
             elem_id="examples",
         )
-    if services.scene_maker:
-        parts |= _scene_maker(services.scene_maker, services.compares_questions)
+    if app.scene_maker:
+        parts |= _scene_maker(app.scene_maker, app.compares_questions)
     return parts
 
 
@@ -80,7 +80,7 @@ def _scene_maker(maker, films: bool) -> dict[str, gr.Component]:
     return parts
 
 
-def talk(services: AppContext) -> dict[str, gr.Component]:
+def talk(app: AppContext) -> dict[str, gr.Component]:
     """The conversation, the question box, the buttons and the folded settings."""
     log = gr.Chatbot(
         value=[],
@@ -117,7 +117,7 @@ def talk(services: AppContext) -> dict[str, gr.Component]:
     names = ("log", "question", "send", "stop", "caption", "retry", "clear")
     parts = dict(zip(names, (log, question, send, stop, caption, retry, clear), strict=True))
     parts["picture"] = gr.Textbox(visible=False)
-    return parts | {"settings": _settings(services.limits)}
+    return parts | {"settings": _settings(app.limits)}
 
 
 def _settings(limits: Limits) -> list[gr.Component]:
@@ -139,14 +139,14 @@ def _settings(limits: Limits) -> list[gr.Component]:
     return [mode, tokens, temperature, top_p, beams, penalty]
 
 
-def decoding(services: AppContext, mode, tokens, temperature, top_p, beams, penalty) -> Any:
+def decoding(app: AppContext, mode, tokens, temperature, top_p, beams, penalty) -> Any:
     """The settings as the pipeline's decoding options, inside this server's caps whatever was sent."""
-    limits = services.limits
+    limits = app.limits
 
     def clamp(value, low, high):
         return max(low, min(high, value))
 
-    return services.decoding(
+    return app.decoding(
         max_new_tokens=int(clamp(tokens, 1, limits.max_new_tokens)),
         do_sample=mode == SAMPLED,
         temperature=float(clamp(temperature, 0.1, 2.0)) if mode == SAMPLED else 1.0,
@@ -162,41 +162,41 @@ def halt(session: Session) -> None:
     session.pause.set()
 
 
-def look(services: AppContext, session: Session, source: str | None) -> tuple:
+def look(app: AppContext, session: Session, source: str | None) -> tuple:
     """A new image: (session, chat, image box). A bad one leaves image and conversation as they were; with the
     last one goes all that was said and shown of it."""
     if source is None:
         session = conversation.without_image(session)
         return session, messages(session), gr.skip()
     try:
-        session = conversation.look(services, session, source, source)
-    except services.user_errors as error:
+        session = conversation.look(app, session, source, source)
+    except app.user_errors as error:
         gr.Warning(escape(str(error)), duration=12, title="This image cannot be read")
         session = session.add("notice", str(error))
         return session, messages(session), session.preview
     return session, messages(session), gr.skip()
 
 
-def look_at_film(services: AppContext, session: Session, path: str) -> tuple:
+def look_at_film(app: AppContext, session: Session, path: str) -> tuple:
     """As `look`, for a file that the image box would not take; the box shows its first frame."""
     source = str(uploaded(path))
-    session, lines, preview = look(services, session, source)
+    session, lines, preview = look(app, session, source)
     if session.preview != source:
         return session, lines, preview
     session = replace(session, preview=session.encoded.image)
     return session, lines, session.preview
 
 
-def answer(services: AppContext, session: Session, *settings) -> Iterator[tuple]:
+def answer(app: AppContext, session: Session, *settings) -> Iterator[tuple]:
     """Stream (session, chat) until the last question, or the caption, is answered."""
     # Gradio empties the outputs of a generator that yields nothing.
     yield session, messages(session)
-    for grown in conversation.answer(services, session, decoding(services, *settings)):
+    for grown in conversation.answer(app, session, decoding(app, *settings)):
         yield grown, messages(grown)
 
 
 def pose(
-    services: AppContext,
+    app: AppContext,
     session: Session,
     question: str,
     picture: str,
@@ -205,26 +205,26 @@ def pose(
 ) -> tuple:
     """(session, chat, question box): the box is emptied once the question has been taken. picture, bubbles, model: what
     the page shows, as in `Shown`."""
-    session = recovered(services, session, Shown(picture, bubbles, model))
+    session = recovered(app, session, Shown(picture, bubbles, model))
     if session.growing():
         gr.Info("The answer is still being written. Wait for its end or press Stop.")
         return gr.skip(), gr.skip(), gr.skip()
-    session = conversation.pose(session, question, services.limits)
+    session = conversation.pose(session, question, app.limits)
     return session, messages(session), "" if session.lines[-1].kind == "question" else gr.skip()
 
 
 def pose_caption(
-    services: AppContext, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
+    app: AppContext, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
 ) -> tuple:
-    session = conversation.pose_caption(recovered(services, session, Shown(picture, bubbles, model)))
+    session = conversation.pose_caption(recovered(app, session, Shown(picture, bubbles, model)))
     return session, messages(session)
 
 
 def retry(
-    services: AppContext, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
+    app: AppContext, session: Session, picture: str, bubbles: Sequence[dict], model: str | None = None
 ) -> tuple:
     """Take the last answer away, so that its question is answered again."""
-    session = recovered(services, session, Shown(picture, bubbles, model))
+    session = recovered(app, session, Shown(picture, bubbles, model))
     if session.last_question() is None:
         gr.Info("There is no question to ask again yet.")
     session = conversation.retried(session)
@@ -236,14 +236,14 @@ def clear(session: Session) -> tuple:
     return session, messages(session)
 
 
-def scene(services: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> Any:
+def scene(app: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     """The scene maker's picture, for the image box."""
-    return _drawn(services, services.scene_maker.render, session, nouns, layout, style)
+    return _drawn(app, app.scene_maker.render, session, nouns, layout, style)
 
 
-def moving_scene(services: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> str:
+def moving_scene(app: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> str:
     """The scene maker's film, for the image box: an animated PNG, which loses nothing."""
-    first, *others = _drawn(services, services.scene_maker.video, session, nouns, layout, style)
+    first, *others = _drawn(app, app.scene_maker.video, session, nouns, layout, style)
     path = fresh_folder() / "film.png"
     with atomic_write(path) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=700, loop=0)
@@ -251,12 +251,12 @@ def moving_scene(services: AppContext, session: Session, nouns: list[str], layou
 
 
 def _drawn(
-    services: AppContext, draw: Callable, session: Session, nouns: list[str], layout: str, style: str
+    app: AppContext, draw: Callable, session: Session, nouns: list[str], layout: str, style: str
 ) -> Any:
     halt(session)
     try:
         return draw(nouns, layout, None if style == "mixed" else style)
-    except services.user_errors as error:
+    except app.user_errors as error:
         raise gr.Error(
             escape(str(error)), title="This scene cannot be drawn", print_exception=False
         ) from None
@@ -267,18 +267,18 @@ def _picture_at(index: int) -> str:
     return f"async (...inputs) => inputs.with({index}, await window.qfvPicturePath())"
 
 
-def example_picker(services: AppContext) -> Callable:
+def example_picker(app: AppContext) -> Callable:
     """The handler of the example strip; a closure, because Gradio reads no type hints off a partial."""
 
     def example(session: Session, event: gr.SelectData) -> str:
         halt(session)
-        return str(services.examples[event.index][0])
+        return str(app.examples[event.index][0])
 
     return example
 
 
 def wire(
-    services: AppContext,
+    app: AppContext,
     session: gr.State,
     parts: dict,
     choice: gr.Dropdown | None,
@@ -296,22 +296,22 @@ def wire(
     chat = [session, log]
     new_image = [image.input(halt, session, None, **light)]
     if "examples" in parts:
-        new_image.append(parts["examples"].select(example_picker(services), session, image, **light))
+        new_image.append(parts["examples"].select(example_picker(app), session, image, **light))
     if "make" in parts:
         choices = [parts[name] for name in ("nouns", "layout", "style")]
         for name, draw in (("make", scene), ("make_film", moving_scene)):
             if name in parts:
-                begun = parts[name].click(partial(draw, services), [session, *choices], image, **light)
+                begun = parts[name].click(partial(draw, app), [session, *choices], image, **light)
                 new_image.append(begun)
     looked = [
-        begun.success(partial(look, services), [session, image], [session, log, image], **queue_for)
+        begun.success(partial(look, app), [session, image], [session, log, image], **queue_for)
         for begun in new_image
     ] + switched
     if "film" in parts:
         begun = parts["film"].upload(halt, session, None, **light)
         looked.append(
             begun.success(
-                partial(look_at_film, services), [session, parts["film"]], [session, log, image], **queue_for
+                partial(look_at_film, app), [session, parts["film"]], [session, log, image], **queue_for
             )
         )
     for seen in looked:
@@ -322,7 +322,7 @@ def wire(
     shown = [parts["picture"], log, *([choice] if choice is not None else [])]
     posed = gr.on(
         asking,
-        partial(pose, services),
+        partial(pose, app),
         [session, question, *shown],
         [session, log, question],
         js=_picture_at(2),
@@ -331,12 +331,12 @@ def wire(
     captioned, retried = (
         parts[name]
         .click(halt, session, None, **light)
-        .then(partial(fn, services), [session, *shown], chat, js=_picture_at(1), **queue_for)
+        .then(partial(fn, app), [session, *shown], chat, js=_picture_at(1), **queue_for)
         for name, fn in (("caption", pose_caption), ("retry", retry))
     )
     for begun in (*looked, posed, captioned, retried):
         begun.then(None, None, None, js=BUSY)
-        done = begun.success(partial(answer, services), [session, *parts["settings"]], chat, **queue_for)
+        done = begun.success(partial(answer, app), [session, *parts["settings"]], chat, **queue_for)
         done.then(None, None, None, js=IDLE)
         for fn, inputs, outputs in after_answer:
             done.success(fn, inputs, outputs, **light)

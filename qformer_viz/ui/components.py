@@ -3,7 +3,6 @@ canvas that is fed once per image, and HTML that is only ever made from escaped 
 
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import gradio as gr
 from gradio.components.plot import PlotData
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
+from markupsafe import Markup
 
 from qformer_viz.errors import UserError
 from qformer_viz.view.standalone_page import (
@@ -73,7 +73,9 @@ def stage(**options) -> gr.HTML:
     """The stage. Its value is the payload as JSON text; the browser does every redraw."""
     return gr.HTML(
         value="",
-        html_template=f"<div class='qfv-host'>{_static('welcome.html')}</div>",
+        html_template=markup(
+            "<div class='qfv-host'>{welcome}</div>", welcome=Markup(_static("welcome.html"))
+        ),
         js_on_load=(STATIC / "mount.stage.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id="canvas",
@@ -85,7 +87,7 @@ def live_view(name: str, elem_id: str) -> gr.HTML:
     """A tab's view, `QFormerViz[name](host, value)`; its value is JSON text, "" for none. Drawn in the browser."""
     return gr.HTML(
         value="",
-        html_template=f"<div class='qfv-host' data-view='{name}'></div>",
+        html_template=markup("<div class='qfv-host' data-view='{name}'></div>", name=name),
         js_on_load=(STATIC / "mount.view.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id=elem_id,
@@ -147,39 +149,83 @@ def plot_and_facts(name: str, label: str) -> tuple[Figure, gr.HTML]:
     return plot, told
 
 
-def facts(rows: Iterable[tuple[str, str, str]], warning: str = "", lead: str = "") -> str:
+def markup(template: str, **values: object) -> Markup:
+    """HTML from a template of the source code. Every value is escaped, but for what is HTML already.
+
+    Args:
+        template: HTML with names in braces, never an f-string.
+        values: What the names stand for. A `Markup` goes in as it is, anything else as text.
+
+    Returns:
+        The HTML.
+
+    >>> markup("<b>{word}</b> {share:.0%}", word="a < b", share=0.5)
+    Markup('<b>a &lt; b</b> 50%')
+    """
+    return Markup(template).format(**values)
+
+
+def joined(pieces: Iterable[str]) -> Markup:
+    """Pieces of HTML as one; plain text among them is escaped."""
+    return Markup("").join(pieces)
+
+
+def note(text: str) -> gr.HTML:
+    """A paragraph that explains a view."""
+    return gr.HTML(markup("<p class='qfv-note'>{text}</p>", text=text), apply_default_css=False)
+
+
+def facts(rows: Iterable[tuple[str, str, str]], warning: str = "", lead: str = "") -> Markup:
     """A list of (name, value, what it means) as HTML, with an optional warning or leading sentence above."""
-    told = alert(warning) if warning else ""
-    told += f"<p role='status'><b>{escape(lead)}</b></p>" if lead else ""
-    cells = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class='qfv-meaning'>{escape(meaning)}</dd></div>"
-        for name, value, meaning in rows
+    item = "<div><dt>{name}</dt><dd>{value}</dd><dd class='qfv-meaning'>{meaning}</dd></div>"
+    return markup(
+        "{warning}{lead}<dl class='qfv-facts'>{items}</dl>",
+        warning=alert(warning) if warning else "",
+        lead=markup("<p role='status'><b>{lead}</b></p>", lead=lead) if lead else "",
+        items=joined(markup(item, name=name, value=value, meaning=meaning) for name, value, meaning in rows),
     )
-    return f"{told}<dl class='qfv-facts'>{cells}</dl>"
 
 
-def alert(message: str) -> str:
+def alert(message: str) -> Markup:
     """What went wrong and how to mend it, as HTML."""
-    return f"<p class='qfv-alert' role='status'>{escape(message)}</p>"
+    return markup("<p class='qfv-alert' role='status'>{message}</p>", message=message)
 
 
-def head() -> str:
+def side_by_side(lead: str, sides: Iterable[tuple[str, str, str]]) -> Markup:
+    """Two answers as HTML: the name, the picture as HTML or "", and the text of each."""
+    item = "<div><dt>{name}</dt>{picture}<dd>{text}</dd></div>"
+    return markup(
+        "<p role='status'>{lead}</p><dl class='qfv-facts qfv-sides'>{items}</dl>",
+        lead=lead,
+        items=joined(markup(item, name=name, picture=picture, text=text) for name, picture, text in sides),
+    )
+
+
+def table(headers: Iterable[str], rows: Iterable[Iterable[object]], caption: str = "") -> Markup:
+    """A table as HTML; a caption makes it one of answers."""
+    return markup(
+        "<table class='{style}'>{caption}<thead><tr>{headers}</tr></thead><tbody>{rows}</tbody></table>",
+        style="qfv-table qfv-answers" if caption else "qfv-table",
+        caption=markup("<caption>{caption}</caption>", caption=caption) if caption else "",
+        headers=joined(markup("<th scope='col'>{header}</th>", header=header) for header in headers),
+        rows=joined(
+            markup("<tr>{cells}</tr>", cells=joined(markup("<td>{cell}</td>", cell=cell) for cell in row))
+            for row in rows
+        ),
+    )
+
+
+def head() -> Markup:
     """Style sheets and scripts for the page's head, inline: nothing is fetched from elsewhere."""
-    styles = "".join(
-        f"<style>{text}</style>" for text in (stage_style(), word_evidence_style(), _static("app.css"))
+    names = ("image_sets.js", "map_comparison.js", "patch_brush.js", "connection.js", "app.js")
+    styles = (stage_style(), word_evidence_style(), _static("app.css"))
+    scripts = (stage_script(), word_evidence_script(), *map(_static, names))
+    return markup(
+        '<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}',
+        icon=quote(_static("icon.svg")),
+        styles=joined(markup("<style>{text}</style>", text=Markup(text)) for text in styles),
+        scripts=joined(markup("<script>{text}</script>", text=Markup(text)) for text in scripts),
     )
-    scripts = "".join(
-        f"<script>{text}</script>"
-        for text in (
-            stage_script(),
-            word_evidence_script(),
-            *map(
-                _static, ("image_sets.js", "map_comparison.js", "patch_brush.js", "connection.js", "app.js")
-            ),
-        )
-    )
-    icon = quote(_static("icon.svg"))
-    return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{icon}">{styles}{scripts}'
 
 
 def _static(name: str) -> str:

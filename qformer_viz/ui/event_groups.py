@@ -1,5 +1,5 @@
-"""Which events wait for which. Models run one batch at a time whoever asks (`qformer_viz.runtime.device_queue`);
-here is what else waits.
+"""Which events wait for which. Models run one batch at a time whoever asks (`qformer_viz.runtime.device_queue`).
+Here is what else waits.
 
 CHAT   changes a visitor's session: one after another, so that none works on what another has just replaced.
 LONG   only reads it, and may take long: several at once, so that no question waits for somebody's explanation.
@@ -42,7 +42,7 @@ def at_once(steps: Sequence[Step]) -> Step:
     written: list[Any] = []
     plan = []
     for fn, inputs, outputs in steps:
-        given, shown = _listed(inputs), _listed(outputs)
+        given, shown = listed(inputs), listed(outputs)
         read += [each for each in given if not any(each is known for known in read)]
         at = [next(index for index, known in enumerate(read) if known is each) for each in given]
         plan.append((fn, at, len(shown)))
@@ -58,7 +58,8 @@ def at_once(steps: Sequence[Step]) -> Step:
     return all_of_them, read, written
 
 
-def _listed(components: Any) -> list[Any]:
+def listed(components: Any) -> list[Any]:
+    """The inputs or outputs of an event as a list: Gradio takes None and a single component as well."""
     if components is None:
         return []
     return list(components) if isinstance(components, list | tuple) else [components]

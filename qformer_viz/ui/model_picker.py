@@ -8,8 +8,8 @@ from qformer_viz.errors import UserError
 from qformer_viz.ui import conversation
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session, messages
-from qformer_viz.ui.event_groups import CHAT, LIGHT, LOAD
-from qformer_viz.ui.inspector import about_view, head_ablation_view, similarity_view, statistics_view
+from qformer_viz.ui.event_groups import CHAT, LIGHT, LOAD, Step, listed
+from qformer_viz.ui.inspector import about_view
 
 
 def picker(services: AppContext) -> gr.Dropdown | None:
@@ -65,30 +65,26 @@ def _cannot(error: Exception) -> None:
 
 
 def switch(services: AppContext, session: Session, name: str) -> tuple:
-    """(session, picker, chat, header, about, controls of the tabs ...). On failure the model that spoke goes on."""
+    """(session, picker, chat, header). On failure the model that spoke goes on."""
     if name in services.models and name != speaking(services, session):
         try:
             session = conversation.switch(services, session, name)
         except services.user_errors as error:
             _cannot(error)
-    chat_model = services.of(session)
-    return (
-        session,
-        speaking(services, session),
-        messages(session),
-        about_view.header(chat_model, offers=True),
-        about_view.text(chat_model),
-        *similarity_view.refit(chat_model.geometry),
-        *statistics_view.refit(chat_model.geometry),
-        *head_ablation_view.refit(chat_model.geometry),
-        gr.update(choices=others(services, session), value=others(services, session)[0]),
-    )
+    header = about_view.header(services.of(session), offers=True)
+    return session, speaking(services, session), messages(session), header
 
 
 def wire(
-    services: AppContext, session: gr.State, choice: gr.Dropdown, shown: list, halt
+    services: AppContext, session: gr.State, choice: gr.Dropdown, shown: list, renewal: Step, halt
 ) -> gr.events.Dependency:
-    """`shown`: chat, header, about text and the tabs' controls. Returns the event after which all is new."""
+    """`shown`: chat and header; `renewal`: the step that makes the tabs fit the new model, which reads the session
+    alone. Returns the event after which all is new."""
+    renew, inputs, outputs = renewal
+    if any(each is not session for each in listed(inputs)):
+        raise ValueError(
+            "A step of `on_model` reads the session alone: what the browser holds is out of date."
+        )
 
     # Closures, because Gradio reads no type hints off a partial. What downloading and reading weights tell of their
     # progress is shown over the header: the conversation goes on.
@@ -100,10 +96,12 @@ def wire(
             halt(session)
 
     def change(session: Session, name: str):
-        return switch(services, session, name)
+        session, *switched = switch(services, session, name)
+        return session, *switched, *renew(*[session] * len(listed(inputs)))
 
     name = gr.State("")  # what the browser holds may lag behind
     # Of its events, input comes twice for a click, and select not at all for a key.
     ready = choice.change(read, [session, choice], [choice, name], show_progress_on=shown[1], **LOAD)
     halted = ready.success(stop, [session, name], None, **LIGHT)
-    return halted.success(change, [session, name], [session, choice, *shown], show_progress="hidden", **CHAT)
+    changed = [session, choice, *shown, *outputs]
+    return halted.success(change, [session, name], changed, show_progress="hidden", **CHAT)

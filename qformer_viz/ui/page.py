@@ -14,22 +14,9 @@ from qformer_viz.ui import api_endpoints, chat, frame_choice, model_picker, stag
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import head, stage
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LIGHT, at_once
-from qformer_viz.ui.inspector import (
-    about_view,
-    export_view,
-    head_ablation_view,
-    image_sets_view,
-    match_view,
-    precision_view,
-    query_sets_view,
-    questions_view,
-    similarity_view,
-    statistics_view,
-    two_models_view,
-    what_if_view,
-    word_evidence_view,
-)
+from qformer_viz.ui.event_groups import LIGHT, Step, at_once
+from qformer_viz.ui.inspector import about_view, inspector_views
+from qformer_viz.ui.inspector.view import InspectorView, ViewContext
 from qformer_viz.ui.request_guard import RequestGuard, rules_for
 from qformer_viz.ui.session_store import VisitorBlocks
 from qformer_viz.ui.upload_folder import Cap
@@ -37,120 +24,99 @@ from qformer_viz.ui.upload_folder import Cap
 STATIC = Path(__file__).parent / "static"
 
 
-def build(services: AppContext) -> gr.Blocks:
-    """The Blocks for these services. Launch it with `launch_options(services)`."""
-    limits = services.limits
+def build(app: AppContext) -> gr.Blocks:
+    """The page of a server.
+
+    Args:
+        app: The models, the limits and the helpers of this server.
+
+    Returns:
+        The Blocks. Launch them with `launch_options(app)`.
+    """
+    limits = app.limits
     page = VisitorBlocks(
         title="QFormer-Viz",
         analytics_enabled=False,
         delete_cache=(600, limits.cache_seconds),
         fill_width=True,
     )
-    page.user_errors, page.most_bytes = services.user_errors, limits.session_bytes
+    page.user_errors, page.most_bytes = app.user_errors, limits.session_bytes
     with page:
         session = gr.State(Session(), time_to_live=limits.cache_seconds)
         with gr.Row(elem_id="top", equal_height=True):
             header = gr.HTML(
-                about_view.header(services.chat_model, offers=len(services.models) > 1),
+                about_view.header(app.chat_model, offers=len(app.models) > 1),
                 elem_id="header",
                 apply_default_css=False,
             )
-            choice = model_picker.picker(services)
+            choice = model_picker.picker(app)
             if get_space():
                 gr.DuplicateButton("Duplicate", size="sm", elem_id="duplicate")
         with gr.Row(elem_id="columns", equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_id="left"):
                 with gr.Column(elem_id="picture"):
-                    parts = chat.picture(services)
+                    parts = chat.picture(app)
                 with gr.Column(elem_id="talk"):
-                    parts |= chat.talk(services)
+                    parts |= chat.talk(app)
             with gr.Column(scale=9, min_width=320, elem_id="right"):
-                view = stage()
+                canvas = stage()
                 with gr.Tabs(elem_id="tabs"):
-                    with gr.Tab("Why", id="why"):
-                        reasons = word_evidence_view.tab()
-                    with gr.Tab("What if", id="whatif"):
-                        changes = what_if_view.tab(services)
-                    with gr.Tab("Queries", id="together"):
-                        weights = query_sets_view.tab()
-                    with gr.Tab("Heads", id="heads"):
-                        inside = head_ablation_view.tab(services)
-                    with gr.Tab("Similarity", id="similarity"):
-                        alike = similarity_view.tab(services)
-                    with gr.Tab("Statistics", id="statistics"):
-                        numbers = statistics_view.tab(services)
-                    with gr.Tab("Images", id="across"):
-                        many = image_sets_view.tab(services)
-                    if services.compares_questions:
-                        with gr.Tab("Questions", id="questions"):
-                            pair = questions_view.tab()
-                    if choice is not None:
-                        with gr.Tab("Models", id="versus"):
-                            two = two_models_view.tab(services)
-                    if services.matcher is not None:
-                        with gr.Tab("Match", id="match"):
-                            fits = match_view.tab(services)
-                    if services.precisions:
-                        with gr.Tab("Precision", id="precision"):
-                            copies = precision_view.tab(services)
-                    with gr.Tab("Export", id="export"):
-                        files = export_view.tab()
-                    with gr.Tab("About", id="about"):
-                        said = about_view.tab(services)
-        # What a new picture, and what every answer, brings: the canvas first, then all else in few events.
-        fed = (partial(stage_updates.as_text, services), session, view)
-        attended, unheard = head_ablation_view.wire(services, session, inside)
-        tabs = at_once(
-            [*similarity_view.wire(session, alike), *statistics_view.wire(session, numbers), attended]
-        )
-        pictured, undone = what_if_view.wire(services, session, changes)
-        explained = word_evidence_view.wire(services, session, reasons)
-        stale = [undone, query_sets_view.wire(services, session, weights), unheard]
-        if services.precisions:
-            stale.append(precision_view.wire(services, session, copies))
+                    views = [
+                        (view, _tab(view, app, session, canvas))
+                        for view in inspector_views()
+                        if view.available(app)
+                    ]
+        for view, context in views:
+            view.wire(context)
+        maps = at_once(_steps(views, "on_maps"))
+        after_look = [(partial(stage_updates.as_text, app), session, canvas), maps]
+        after_answer = [(partial(stage_updates.answered, app), session, canvas)]
+        if app.compares_questions:
+            after_answer.append(stage_updates.if_question_is_read(app, session, maps))
+        after_look += _events(views, "on_image")
+        after_answer += _events(views, "on_answer")
+        switched = []
         if choice is not None:
-            stale.append(two_models_view.wire(services, session, two))
-        unmatched = match_view.wire(services, session, fits, view) if services.matcher is not None else []
-        asked = []
-        after = (partial(stage_updates.answered, services), session, view)
-        looked, answered, switched = [fed, tabs, explained], [after, explained], []
-        if services.compares_questions:
-            # InstructBLIP's maps follow the question, so there every answer brings new ones.
-            answered = [after, questions_view.only_if_read(services, *tabs), explained]
-            after_look, asked = questions_view.wire(services, session, pair)
-            unmatched = [*unmatched, *after_look]
-        looked.append(at_once([pictured, *stale, *unmatched]))
-        answered.append(at_once([*stale, *asked]))
-        if choice is not None:
-            controls = [*alike["controls"], numbers["layer"], *inside["controls"], two["other"]]
-            switched = [
-                model_picker.wire(
-                    services, session, choice, [parts["log"], header, said, *controls], chat.halt
-                )
-            ]
-        unseen = image_sets_view.wire(services, session, many)
-        for event in switched:
-            event.success(*unseen, **LIGHT)
-        chat.wire(services, session, parts, choice, looked, answered, switched)
+            renewal = at_once(_steps(views, "on_model"))
+            shown = [parts["log"], header]
+            switched = [model_picker.wire(app, session, choice, shown, renewal, chat.halt)]
+        chat.wire(app, session, parts, choice, after_look, after_answer, switched)
         page.load(lambda session: session.opened.set(), session, None, **LIGHT)
-        frame_choice.wire(session, view, tabs)
-        export_view.wire(services, session, files)
-        api_endpoints.endpoints(services)
+        frame_choice.wire(session, canvas, maps)
+        api_endpoints.endpoints(app)
     page.queue(max_size=limits.queue, api_open=False, default_concurrency_limit=4)
     return page
 
 
+Views = Sequence[tuple[InspectorView, ViewContext]]
+
+
+def _tab(view: InspectorView, app: AppContext, session: gr.State, canvas: gr.HTML) -> ViewContext:
+    with gr.Tab(view.title, id=view.id):
+        return ViewContext(app, session, canvas, view.build(app))
+
+
+def _steps(views: Views, moment: str) -> list[Step]:
+    """The steps of all views at one moment: `on_image`, `on_maps`, `on_answer` or `on_model`."""
+    return [step for view, context in views for step in getattr(view, moment)(context)]
+
+
+def _events(views: Views, moment: str) -> list[Step]:
+    """Those steps in few events: every slow view has its own, all others share the last."""
+    slow = [each for each in views if each[0].slow]
+    quick = [each for each in views if not each[0].slow]
+    return [*_steps(slow, moment), at_once(_steps(quick, moment))]
+
+
 def launch_options(
-    services: AppContext, host: str = "127.0.0.1", share: bool = False, names: Sequence[str] = ()
+    app: AppContext, host: str = "127.0.0.1", share: bool = False, names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What belongs to `launch()`: looks, privacy, limits, and what requests must be on such a host; `names`: those of a
     proxy before it."""
     rules = rules_for(host, os.environ, share, names)
     return {
         "server_name": f"[{host}]" if ":" in host else host,
-        "app_kwargs": {
-            "middleware": [Middleware(RequestGuard, rules=rules, written=Cap(services.limits.disk))]
-        },
+        "app_kwargs": {"middleware": [Middleware(RequestGuard, rules=rules, written=Cap(app.limits.disk))]},
         "theme": theme(),
         "head": head(),
         "share": share,
@@ -158,7 +124,7 @@ def launch_options(
         "enable_monitoring": False,
         "run_history": False,
         "footer_links": ["api", "settings"],
-        "max_file_size": services.limits.upload,
+        "max_file_size": app.limits.upload,
         "ssr_mode": False,
         "pwa": False,
     }

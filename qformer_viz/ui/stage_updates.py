@@ -8,6 +8,7 @@ import gradio as gr
 from qformer_viz.runtime.map_placement import of
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import Step, listed
 from qformer_viz.view.provenance import provenance_of
 from qformer_viz.view.stage_payload import canvas_payload, embed
 
@@ -43,6 +44,18 @@ def answered(services: AppContext, session: Session) -> Any:
     """That payload, where an answer has brought new maps, or ends those of another model on the canvas."""
     new = services.of(session).reads_questions or session.kept.get(VISITING)
     return own(services, session) if new else gr.skip()
+
+
+def if_question_is_read(services: AppContext, session: gr.State, step: Step) -> Step:
+    """The step that runs only where an answer has brought new maps: the model's Q-Former reads the question."""
+    fn, inputs, outputs = step
+
+    def run(session: Session, *values: Any) -> Any:
+        if services.of(session).reads_questions:
+            return fn(*values)
+        return [gr.skip() for _ in outputs] if isinstance(outputs, list) else gr.skip()
+
+    return run, [session, *listed(inputs)], outputs
 
 
 def pictures(encoded: Any) -> dict:

@@ -1,6 +1,7 @@
 """The Questions tab and the picker of models, without a browser."""
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from qformer_viz.errors import UserError
 from qformer_viz.ui import model_picker
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.inspector import questions_view
+from qformer_viz.ui.inspector import inspector_views, questions_view
+from qformer_viz.ui.inspector.view import ViewContext
 from qformer_viz.view.stage_payload import unpack
 from tests.support.fakes_ui import FakePipeline, fake_choice, fake_services
 from tests.ui.test_conversation import ask, looked
@@ -65,26 +67,20 @@ def test_hostile_questions_close_no_script(services, session):
     assert "<" not in view and json.loads(view)["titles"][0] == "</script><b>"
 
 
-def test_maps_are_sent_again_only_where_the_question_is_read(services, session):
-    step, *_ = questions_view.only_if_read(services, lambda session: "drawn", None, None)
-    assert step(session) == "drawn"
-    step, *_ = questions_view.only_if_read(fake_services(), lambda session: "drawn", None, None)
-    assert step(session) != "drawn"
-    step, *_ = questions_view.only_if_read(
-        fake_services(), lambda session: ["drawn", "told"], None, ["plot", "facts"]
-    )
-    assert len(step(session)) == 2 and "drawn" not in step(session)
-
-
 def test_a_switch_renews_everything_that_names_the_model(tmp_path):
     services = fake_services(**fake_choice())
     before = looked(services, Session(), tmp_path)
-    session, shown, log, header, about, *controls = model_picker.switch(services, before, "Fake InstructBLIP")
+    session, shown, log, header = model_picker.switch(services, before, "Fake InstructBLIP")
     assert services.of(session).pipe.name == "reader" and log == [] and shown == "Fake InstructBLIP"
     assert "Fake &lt;b&gt;model" in header and "other models" in header
-    assert (
-        "reads the question" in about and len(controls) == 10 and controls[-1]["choices"] == ["Fake BLIP-2"]
-    )
+    components = defaultdict(lambda: None) | {"controls": [None] * 5}
+    context = ViewContext(services, None, None, components)
+    steps = {view.id: fn for view in inspector_views() for fn, *_ in view.on_model(context)}
+    assert set(steps) == {"heads", "similarity", "statistics", "across", "versus", "about"}
+    assert "reads the question" in steps["about"](session)
+    assert steps["versus"](session)["choices"] == ["Fake BLIP-2"]
+    assert len(steps["similarity"](session)) == 5 and len(steps["heads"](session)) == 3
+    assert steps["statistics"](session)["value"] == "mean" and steps["across"](session)[:2] == ("", "")
 
 
 def test_weights_are_read_before_anything_else_changes(tmp_path, monkeypatch):

@@ -1,35 +1,44 @@
 """Tab: what this page shows and what it does not, and the header that names the model."""
 
-from html import escape
-
 import gradio as gr
+from markupsafe import Markup
 
 from qformer_viz.domains.photographs import PHOTO_COMMAND
 from qformer_viz.ui.app_context import AppContext, ChatModel
+from qformer_viz.ui.components import joined, markup
+from qformer_viz.ui.event_groups import Step
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 
 
-def header(chat_model: ChatModel, offers: bool = False) -> str:
-    """Which model is speaking, where and how precisely; text from the model's description is escaped.
-    `offers`: the page has a picker of models, so that no command is needed to change."""
+def header(chat_model: ChatModel, offers: bool = False) -> Markup:
+    """Which model chats, on which device and in which precision.
+
+    Args:
+        chat_model: The model.
+        offers: The page has a picker of models, so that no command is needed to change.
+
+    Returns:
+        HTML for the top of the page.
+    """
     pipe = chat_model.pipe
     about = pipe.describe()
     precision = pipe.quantization or str(about.get("precision", ""))
-    chips = "".join(
-        f"<span title='{escape(tip)}'>{escape(text)}</span>"
-        for text, tip in (
-            (str(about.get("title") or pipe.name), f"Knows {chat_model.domain.name}"),
-            (str(about.get("device", "")), pipe.reason),
-            (precision, pipe.reason),
-        )
-        if text
+    chips = (
+        (str(about.get("title") or pipe.name), f"Knows {chat_model.domain.name}"),
+        (str(about.get("device", "")), pipe.reason),
+        (precision, pipe.reason),
     )
-    change = (
-        f"<details><summary>{'other models' if offers else 'change'}</summary><p>To look into a model that is not on "
-        "this page, stop the program and start it with its name, for example for photographs:"
-        f"<code>{escape(PHOTO_COMMAND)}</code>A folder works as well. "
-        "<code>python app.py --help</code> lists what is supported.</p></details>"
+    return markup(
+        "<div class='qfv-header'><h1>QFormer-Viz</h1><div class='qfv-chips'>{chips}</div>"
+        "<details><summary>{summary}</summary><p>To look into a model that is not on this page, stop the program and "
+        "start it with its name, for example for photographs:<code>{command}</code>A folder works as well. "
+        "<code>python app.py --help</code> lists what is supported.</p></details></div>",
+        chips=joined(
+            markup("<span title='{tip}'>{text}</span>", tip=tip, text=text) for text, tip in chips if text
+        ),
+        summary="other models" if offers else "change",
+        command=PHOTO_COMMAND,
     )
-    return f"<div class='qfv-header'><h1>QFormer-Viz</h1><div class='qfv-chips'>{chips}</div>{change}</div>"
 
 
 TEXT = """
@@ -38,7 +47,7 @@ TEXT = """
 the language model ever gets to see of it. In every second layer each query looks at the image: a share for
 each patch and one for the CLS token, summing to one. The canvas shows these shares over the true patch grid.
 CLS is left out of the picture, never out of the numbers: its share is always printed.</p>
-<p><b>What it does not say.</b> %s A bright patch was looked at; whether it mattered for a word is another
+<p><b>What it does not say.</b> {scope} A bright patch was looked at; whether it mattered for a word is another
 question. A query's number carries no meaning of its own, and queries exchange what they hold in the layers
 between: the last map alone does not tell what a query knows.</p>
 <p><b>Scale.</b> Raw shows shares as they are; shared uses one range for all maps; per map stretches each map
@@ -66,10 +75,19 @@ PER_IMAGE = (
 PER_QUESTION = "This model's Q-Former reads the question: the maps belong to image and question together."
 
 
-def tab(services: AppContext) -> gr.HTML:
-    return gr.HTML(text(services.chat_model))
+def build(app: AppContext) -> Parts:
+    """The text."""
+    return {"text": gr.HTML(text(app.chat_model))}
 
 
-def text(chat_model: ChatModel) -> str:
+def text(chat_model: ChatModel) -> Markup:
     """What the maps of this model show and what they do not."""
-    return TEXT % (PER_QUESTION if chat_model.reads_questions else PER_IMAGE)
+    return markup(TEXT, scope=PER_QUESTION if chat_model.reads_questions else PER_IMAGE)
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """The text speaks of the model that chats."""
+    return [(lambda session: text(context.app.of(session)), context.session, context.parts["text"])]
+
+
+VIEW = InspectorView(id="about", title="About", order=130, build=build, on_model=on_model)

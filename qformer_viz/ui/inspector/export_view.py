@@ -13,9 +13,11 @@ from qformer_viz.atomic_files import atomic_write, cannot_write, make_folder, wr
 from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
+from qformer_viz.ui.components import markup, note
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.explanation_cache import get_current
 from qformer_viz.ui.inspector import statistics_view
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import payload
 from qformer_viz.view import archive as files
 from qformer_viz.view import map_images, standalone_page
@@ -25,12 +27,12 @@ from qformer_viz.view.word_payload import words_payload
 DOWNLOAD = "(file) => window.qfvDownload(file)"
 
 
-def about(services: AppContext, session: Session) -> dict:
+def about(app: AppContext, session: Session) -> dict:
     """The manifest of what is on the page."""
     question, answer = session.turns()[-1] if session.turns() else (None, None)
     return files.manifest(
         session.encoded.capture,
-        services.of(session).pipe.describe(),
+        app.of(session).pipe.describe(),
         image_sha256=session.encoded.sha256,
         question=question or None,
         answer=answer,
@@ -38,15 +40,15 @@ def about(services: AppContext, session: Session) -> dict:
     )
 
 
-def write_npz(services: AppContext, session: Session, folder: Path) -> Path:
-    return files.save_npz(session.encoded.capture, folder / "capture.npz", about(services, session))
+def write_npz(app: AppContext, session: Session, folder: Path) -> Path:
+    return files.save_npz(session.encoded.capture, folder / "capture.npz", about(app, session))
 
 
-def write_manifest(services: AppContext, session: Session, folder: Path) -> Path:
-    return write_json(folder / "manifest.json", about(services, session), indent=2)
+def write_manifest(app: AppContext, session: Session, folder: Path) -> Path:
+    return write_json(folder / "manifest.json", about(app, session), indent=2)
 
 
-def write_sheet(services: AppContext, session: Session, folder: Path) -> Path:
+def write_sheet(app: AppContext, session: Session, folder: Path) -> Path:
     path = folder / "contact_sheet.png"
     with atomic_write(path) as temporary:
         map_images.contact_sheet(session.capture, session.picture, placement=session.placement).save(
@@ -55,15 +57,15 @@ def write_sheet(services: AppContext, session: Session, folder: Path) -> Path:
     return path
 
 
-def write_page(services: AppContext, session: Session, folder: Path) -> Path:
+def write_page(app: AppContext, session: Session, folder: Path) -> Path:
     kept = get_current(session)
     words = kept and kept.found and words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
     return write_text(
-        folder / "page.html", standalone_page.standalone_page(payload(services, session), words=words)
+        folder / "page.html", standalone_page.standalone_page(payload(app, session), words=words)
     )
 
 
-def write_csv(services: AppContext, session: Session, folder: Path) -> Path:
+def write_csv(app: AppContext, session: Session, folder: Path) -> Path:
     """One row for every layer and query, of a film for every frame as well."""
     whole, frames = session.encoded.capture, len(session.encoded.frames)
     rows = [
@@ -78,21 +80,21 @@ def write_csv(services: AppContext, session: Session, folder: Path) -> Path:
     return files.save_csv(headers, rows, folder / "statistics.csv")
 
 
-def write_why(services: AppContext, session: Session, folder: Path) -> Path:
+def write_why(app: AppContext, session: Session, folder: Path) -> Path:
     kept = get_current(session)
     if kept is None or not kept.found:
         raise UserError("No answer has been explained yet. Open the Why tab and explain the last one.")
     path = folder / "attributions.json"
-    return files.save_attributions([*kept.found.values()], path, about(services, session))
+    return files.save_attributions([*kept.found.values()], path, about(app, session))
 
 
-def write_heads(services: AppContext, session: Session, folder: Path) -> Path:
+def write_heads(app: AppContext, session: Session, folder: Path) -> Path:
     kept = get_current(session)
     if kept is None or not kept.context.known("heads", "talk"):
         raise UserError("No heads have been silenced yet. Open the Heads tab and do so for the last answer.")
     found = {"heads": vars(ablate_heads(kept.context)), "talk": vars(ablate_query_messages(kept.context))}
-    whole = {"manifest": about(services, session), "words": list(kept.context.scorer.words), "unit": "nats"}
-    whole["read"] = list(services.of(session).pipe.qformer_text_tokens(session.encoded.question))
+    whole = {"manifest": about(app, session), "words": list(kept.context.scorer.words), "unit": "nats"}
+    whole["read"] = list(app.of(session).pipe.qformer_text_tokens(session.encoded.question))
     whole |= {name: {key: value.tolist() for key, value in each.items()} for name, each in found.items()}
     return write_json(folder / "heads.json", whole)
 
@@ -120,11 +122,11 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
 }
 
 
-def make(services: AppContext, name: str, session: Session) -> str:
+def make(app: AppContext, name: str, session: Session) -> str:
     """One file for this visitor, in a folder of Gradio's cache that nobody can guess and that is emptied."""
     if session.encoded is None:
         raise UserError(session.no_image)
-    return str(WRITERS[name][2](services, session, fresh_folder()))
+    return str(WRITERS[name][2](app, session, fresh_folder()))
 
 
 def fresh_folder() -> Path:
@@ -136,11 +138,11 @@ def fresh_folder() -> Path:
         raise cannot_write(cache, error) from error
 
 
-def tab() -> dict:
+def build(app: AppContext) -> Parts:
     """One button and one line of explanation per file; the view itself is drawn by the browser."""
-    gr.HTML(
-        "<p class='qfv-note'>PNG and SVG of the current view are drawn in your browser, as you see it. "
-        "The files below are made on the server from the numbers, for this image.</p>"
+    note(
+        "PNG and SVG of the current view are drawn in your browser, as you see it. "
+        "The files below are made on the server from the numbers, for this image."
     )
     with gr.Row(elem_classes="qfv-exports"):
         png = gr.Button("This view (PNG)", size="sm", elem_id="export-png")
@@ -149,7 +151,7 @@ def tab() -> dict:
     for name, (title, meaning, _) in WRITERS.items():
         with gr.Row(elem_classes="qfv-exports"):
             buttons[name] = gr.Button(title, size="sm", min_width=180, scale=0, elem_id=f"export-{name}")
-            gr.HTML(f"<span class='qfv-note'>{meaning}</span>")
+            gr.HTML(markup("<span class='qfv-note'>{meaning}</span>", meaning=meaning))
     return {
         "png": png,
         "svg": svg,
@@ -158,12 +160,17 @@ def tab() -> dict:
     }
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> None:
+def wire(context: ViewContext) -> None:
+    """A file is made on the server and fetched by the browser at once."""
+    app, session, parts = context.app, context.session, context.parts
     quiet = {"api_visibility": "private", "concurrency_limit": 4, "concurrency_id": "export"}
     for name, button in parts["buttons"].items():
         made = button.click(
-            partial(make, services, name), session, parts["file"], show_progress="minimal", **quiet
+            partial(make, app, name), session, parts["file"], show_progress="minimal", **quiet
         )
         made.success(None, parts["file"], None, js=DOWNLOAD)
     for kind in ("png", "svg"):
         parts[kind].click(None, None, None, js=f"() => window.qfvSaveView('{kind}')")
+
+
+VIEW = InspectorView(id="export", title="Export", order=120, build=build, wire=wire)

@@ -19,22 +19,22 @@ from qformer_viz.analysis.head_ablation import (
 from qformer_viz.analysis.query_similarity import cosine, leaf_order
 from qformer_viz.attribution.methods.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext, Geometry
-from qformer_viz.ui.components import Figure, alert, facts, word_row
+from qformer_viz.ui.components import Figure, alert, facts, note, word_row
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LIGHT, LONG, after_answer, discard_if_stale, stop_button
+from qformer_viz.ui.event_groups import LIGHT, LONG, Step, after_answer, discard_if_stale, stop_button
 from qformer_viz.ui.explanation_cache import get_current, get_or_create, progress_callback
 from qformer_viz.ui.inspector.similarity_view import INDEX, LEAF, MEAN
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.view.word_payload import first_word
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """A button, a word, four figures and their facts."""
-    gr.HTML(
-        "<p class='qfv-note'>Every head in turn hands on what it does for other images, and every query tells the "
+    note(
+        "Every head in turn hands on what it does for other images, and every query tells the "
         "other queries what it tells of other images: what does the word lose? Heads that do the same hide one "
         "another; the column “all” takes a whole layer. A click on a head of cross-attention shows its maps on the "
-        "canvas.</p>",
-        apply_default_css=False,
+        "canvas."
     )
     row = word_row("heads", "Silence the heads")
     told = gr.HTML(elem_id="heads-told", apply_default_css=False)
@@ -44,12 +44,11 @@ def tab(services: AppContext) -> dict:
             for name, label in (("cross", "Heads of cross-attention"), ("own", "Heads of self-attention"))
         )
     said = Figure(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
-    gr.HTML(
-        "<p class='qfv-note'>Whom each query attends to in self-attention: a row adds up to one, together with the "
-        "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above.</p>",
-        apply_default_css=False,
+    note(
+        "Whom each query attends to in self-attention: a row adds up to one, together with the "
+        "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above."
     )
-    geometry = services.chat_model.geometry
+    geometry = app.chat_model.geometry
     with gr.Row(elem_classes="qfv-controls"):
         layer, head = (
             gr.Dropdown(_choices(count), value=MEAN, label=label, elem_id=f"heads-{label}", min_width=100)
@@ -82,25 +81,25 @@ def refit(geometry: Geometry) -> list:
     ]
 
 
-def ablated(services: AppContext, session: Session, progress: gr.Progress) -> list:
+def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
     """(told, words, three figures) of the last answer; trouble is told instead."""
     try:
-        kept = get_or_create(services, session)
+        kept = get_or_create(app, session)
         context = replace(kept.context, on_progress=progress_callback(session, progress, "Silencing heads"))
         ablate_heads(context)
         ablate_query_messages(context)
         if context.frames == 1:
             effects(context)
         image_gain = ends(context)[0] - ends(context)[1]
-    except services.user_errors as error:
+    except app.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 4]
     first = first_word(context.scorer.words, image_gain)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(context.scorer.words)]
-    told, *figures = for_word(services, session, first)
+    told, *figures = for_word(app, session, first)
     return [told, gr.update(choices=choices, value=first), *figures]
 
 
-def for_word(services: AppContext, session: Session, word: Any) -> list:
+def for_word(app: AppContext, session: Session, word: Any) -> list:
     """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures import heads_figure, query_labels, talk_figure
 
@@ -113,7 +112,7 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
     cross, own = context.capture.cross_layers, range(len(context.capture.self_attention))
     parts = (found.cross[word], found.cross_layers[word]), (found.own[word], found.own_layers[word])
     top = max(float(values.abs().max()) for part in parts for values in part)
-    pieces = _read(services, session)
+    pieces = _read(app, session)
     queries = query_labels(len(said.queries[word]))
     alone = effects(context)[word] if context.frames == 1 else None
     figures = (
@@ -185,7 +184,7 @@ def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
     return name, f"{lost[most]:.2f} nats", most
 
 
-def attended(services: AppContext, session: Session, layer: str, head: str, order: str) -> list:
+def attended(app: AppContext, session: Session, layer: str, head: str, order: str) -> list:
     """(figure, facts) of the self-attention of one layer and head, or their means."""
     from qformer_viz.view.figures import self_attention_figure
 
@@ -199,7 +198,7 @@ def attended(services: AppContext, session: Session, layer: str, head: str, orde
     sequence = (
         leaf_order(cosine(own)) if order == LEAF else range(len(own))
     )  # like are those who attend alike
-    pieces = _read(services, session)
+    pieces = _read(app, session)
     itself, others, read = shares(own, text)
     rows = [
         ("On themselves", f"{itself:.1%}", "of the queries' self-attention, mean over queries"),
@@ -222,9 +221,9 @@ def attended(services: AppContext, session: Session, layer: str, head: str, orde
     return [self_attention_figure(own, text, list(sequence), pieces), facts(rows)]
 
 
-def _read(services: AppContext, session: Session) -> list[str]:
+def _read(app: AppContext, session: Session) -> list[str]:
     """The pieces of text that the Q-Former reads, each with a name of its own."""
-    return unlike(services.of(session).pipe.qformer_text_tokens(session.encoded.question))
+    return unlike(app.of(session).pipe.qformer_text_tokens(session.encoded.question))
 
 
 def unlike(pieces: Sequence[str]) -> list[str]:
@@ -247,22 +246,68 @@ def forget(session: Session) -> list:
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3]
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
-    """Connect the tab; returns what must run after a new image, and what after that and every answer."""
+def wire(context: ViewContext) -> None:
+    """Connect the button, the word and the controls of the self-attention."""
+    app, session, parts = context.app, context.session, context.parts
 
-    # Closures, because Gradio reads no type hints off a partial.
+    # A closure, because Gradio reads no type hints off a partial.
     def silence(session: Session, progress=gr.Progress()):  # noqa: B008
-        return discard_if_stale(session, lambda: ablated(services, session, progress))
+        return discard_if_stale(session, lambda: ablated(app, session, progress))
 
-    def attend(session: Session, layer: str, head: str, order: str) -> list:
-        return attended(services, session, layer, head, order)
-
-    everything = [parts["told"], parts["word"], *parts["figures"]]
-    after_answer(parts["run"].click, silence, session, everything, show_progress_on=parts["told"], **LONG)
+    after_answer(
+        parts["run"].click,
+        silence,
+        session,
+        _results(parts),
+        show_progress_on=parts["told"],
+        **LONG,
+    )
     parts["word"].input(
-        partial(for_word, services), [session, parts["word"]], [parts["told"], *parts["figures"]], **LIGHT
+        partial(for_word, app), [session, parts["word"]], [parts["told"], *parts["figures"]], **LIGHT
     )
     stop_button(parts["stop"], session)
-    drawing = (attend, [session, *parts["controls"]], parts["attention"])
+    (drawing,) = on_maps(context)
     gr.on([control.input for control in parts["controls"]], *drawing, trigger_mode="always_last", **LIGHT)
-    return drawing, (forget, session, everything)
+
+
+def _results(parts: Parts) -> list[gr.Component]:
+    return [parts["told"], parts["word"], *parts["figures"]]
+
+
+def on_maps(context: ViewContext) -> list[Step]:
+    """Draw the self-attention of the chosen layer and head."""
+    parts = context.parts
+
+    def attend(session: Session, layer: str, head: str, order: str) -> list:
+        return attended(context.app, session, layer, head, order)
+
+    return [(attend, [context.session, *parts["controls"]], parts["attention"])]
+
+
+def clear(context: ViewContext) -> list[Step]:
+    """Remove what belongs to another image or answer."""
+    return [(forget, context.session, _results(context.parts))]
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """Offer the layers and heads of the model that chats."""
+    return [
+        (
+            lambda session: refit(context.app.of(session).geometry),
+            context.session,
+            context.parts["controls"],
+        )
+    ]
+
+
+VIEW = InspectorView(
+    id="heads",
+    title="Heads",
+    order=40,
+    build=build,
+    wire=wire,
+    on_image=clear,
+    on_maps=on_maps,
+    on_answer=clear,
+    on_model=on_model,
+)

@@ -11,10 +11,11 @@ from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statis
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import of
 from qformer_viz.ui.app_context import AppContext, ChatModel
-from qformer_viz.ui.components import alert, facts, live_view, picture_row, plot_and_facts, uploaded
+from qformer_viz.ui.components import alert, facts, live_view, note, picture_row, plot_and_facts, uploaded
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, stop_button
+from qformer_viz.ui.event_groups import LONG, Step, stop_button
 from qformer_viz.ui.explanation_cache import progress_callback
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import as_json
 from qformer_viz.view.palette import STOPS
 from qformer_viz.view.stage_payload import embed, pack
@@ -23,34 +24,33 @@ SIDE = 256
 """Pixels of the longer side of a picture in the album."""
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """Two ways to a set of images, a heat map beside the figures, and the pictures."""
-    gr.HTML(
-        "<p class='qfv-note'>One picture does not tell whether a query looks at a thing or at a place. Here is the "
+    note(
+        "One picture does not tell whether a query looks at a thing or at a place. Here is the "
         "query of the canvas on a whole set, and how far each query's map changes from picture to picture. That a "
-        "query follows the picture does not say that the model uses what it finds.</p>",
-        apply_default_css=False,
+        "query follows the picture does not say that the model uses what it finds."
     )
-    chosen = picture_row("across", "Look at", services.limits.images)
+    chosen = picture_row("across", "Look at", app.limits.images)
     plot, told = plot_and_facts("across", "How far queries follow the picture")
     view = live_view("imageSets", "across-view")
     return {**chosen, "told": told, "view": view, "plot": plot}
 
 
 def looked(
-    services: AppContext, session: Session, files: Sequence[str] | None, progress: gr.Progress
+    app: AppContext, session: Session, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, str, Any]:
     """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
     from qformer_viz.view.figures import measure_figure
 
     try:
         chat_model, told = (
-            services.of(session),
+            app.of(session),
             progress_callback(session, progress, "Looking", outdates=False),
         )
-        seen = encoded(services, session, chat_model, files, told)
+        seen = encoded(app, session, chat_model, files, told)
         found = image_set_statistics([each.capture for each in seen])
-    except services.user_errors as error:
+    except app.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]
     plot = measure_figure(found.content_dependence, names, "follows the picture", "0 to 1")
@@ -66,7 +66,7 @@ def looked(
 
 
 def encoded(
-    services: AppContext,
+    app: AppContext,
     session: Session,
     chat_model: ChatModel,
     files: Sequence[str] | None,
@@ -74,23 +74,23 @@ def encoded(
 ) -> list[Any]:
     """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
     files, sample images of the domain of the model that chats. UserError says what to do instead."""
-    most = services.limits.images
+    most = app.limits.images
     if files and not 2 <= len(files) <= most:
         raise UserError(f"{len(files)} images were chosen. Choose 2 to {most}.")
-    sources = files or [*islice(services.of(session).domain.sample_images(), most)]
+    sources = files or [*islice(app.of(session).domain.sample_images(), most)]
     question = session.last_question() if chat_model.reads_questions else None
-    pictures, seen = (read(services, source) for source in sources) if files else sources, []
+    pictures, seen = (read(app, source) for source in sources) if files else sources, []
     for each in chat_model.pipe.encode_each(pictures, question or None):
         seen.append(each)
         told(len(seen), len(sources))
     return seen
 
 
-def read(services: AppContext, path: str) -> Any:
+def read(app: AppContext, path: str) -> Any:
     """An uploaded file's picture; trouble names the file."""
     try:
-        return services.decode(str(uploaded(path))).still()
-    except services.user_errors as error:
+        return app.decode(str(uploaded(path))).still()
+    except app.user_errors as error:
         raise UserError(f"{Path(path).name}: {error}") from error
 
 
@@ -146,19 +146,31 @@ def forget() -> tuple[str, str, Any]:
     return "", "", gr.update(visible=False)
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
-    """Connect the tab; returns what must run after another model was chosen."""
+def wire(context: ViewContext) -> None:
+    """Connect both ways to a set of images."""
+    app, session, parts = context.app, context.session, context.parts
 
     # Closures, because Gradio reads no type hints off a partial.
     def look(session: Session, progress=gr.Progress()):  # noqa: B008
-        return looked(services, session, None, progress)
+        return looked(app, session, None, progress)
 
     def look_at(session: Session, files: list[str], progress=gr.Progress()):  # noqa: B008
-        return looked(services, session, files, progress)
+        return looked(app, session, files, progress)
 
-    shown = [parts["told"], parts["view"], parts["plot"]]
+    shown = _results(parts)
     told = {"show_progress_on": parts["view"], **LONG}
     parts["run"].click(look, session, shown, **told)
     parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
     stop_button(parts["stop"], session)
-    return forget, None, shown
+
+
+def _results(parts: Parts) -> list[gr.Component]:
+    return [parts["told"], parts["view"], parts["plot"]]
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """Remove what another model did."""
+    return [(lambda session: forget(), context.session, _results(context.parts))]
+
+
+VIEW = InspectorView(id="across", title="Images", order=70, build=build, wire=wire, on_model=on_model)

@@ -1,30 +1,34 @@
 """Tab: how well any text fits the image, and where the queries look while they read it."""
 
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert
+from qformer_viz.ui.components import Figure, alert, markup, note, table
 from qformer_viz.ui.conversation import Session, too_long
-from qformer_viz.ui.event_groups import LIGHT, LONG, discard_if_stale
+from qformer_viz.ui.event_groups import LIGHT, LONG, Step, discard_if_stale
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import VISITING, as_json, own
 from qformer_viz.view.stage_payload import canvas_payload
 
 NO_TEXT = "There is no text yet. Type one a line, for example: a cat above a dog"
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """Texts, their ranking, and the votes of single queries for one of them."""
-    about = services.matcher.describe()
-    gr.HTML(
-        f"<p class='qfv-note'>Judged by <strong>{escape(about['title'])}</strong>, a model of its own that only "
-        "compares: the model that chats has no part in it. The probability comes from its matching head, which "
-        "reads image and text together; the similarity from its contrastive space, where the best query counts. "
-        f"{escape(about.get('caution', ''))}</p>",
-        apply_default_css=False,
+    about = app.matcher.describe()
+    note(
+        markup(
+            "Judged by <strong>{title}</strong>, a model of its own that only "
+            "compares: the model that chats has no part in it. The probability comes from its matching head, which "
+            "reads image and text together; the similarity from its contrastive space, where the best query counts. "
+            "{caution}",
+            title=about["title"],
+            caution=about.get("caution", ""),
+        )
     )
     with gr.Row(elem_classes="qfv-controls"):
         texts = gr.Textbox(
@@ -45,6 +49,7 @@ def tab(services: AppContext) -> dict:
             back = gr.Button("Back to the model that chats", elem_id="match-back", size="md", min_width=200)
         plot = Figure(show_label=False, label="Votes of queries", elem_id="match-plot")
     return {
+        "matches": gr.State((), time_to_live=app.limits.cache_seconds),
         "texts": texts,
         "compare": compare,
         "table": table,
@@ -56,18 +61,18 @@ def tab(services: AppContext) -> dict:
     }
 
 
-def rank(services: AppContext, session: Session, texts: str) -> tuple:
+def rank(app: AppContext, session: Session, texts: str) -> tuple:
     """(matches, table, detail, choice, plot) for the lines of `texts`; trouble is told where the table stands."""
     lines = list(dict.fromkeys(line.strip() for line in (texts or "").splitlines() if line.strip()))
     if session.encoded is None:
         return trouble(session.no_image)
     if not lines:
         return trouble(NO_TEXT)
-    if long := too_long("A text", max(lines, key=len), services.limits):
+    if long := too_long("A text", max(lines, key=len), app.limits):
         return trouble(long)
     try:
-        matches = tuple(services.matcher.rank(session.picture, lines))
-    except services.user_errors as error:
+        matches = tuple(app.matcher.rank(session.picture, lines))
+    except app.user_errors as error:
         return trouble(str(error))
     choices = [(match.text, index) for index, match in enumerate(matches)]
     return (
@@ -83,18 +88,20 @@ def trouble(message: str) -> tuple:
     return (), alert(message), gr.update(visible=False), gr.update(choices=[], value=None), None
 
 
-def ranking(matches: tuple) -> str:
+def ranking(matches: tuple) -> Markup:
     """The texts as a table, the most probable first."""
-    rows = "".join(
-        f"<tr><td>{escape(match.text)}</td>"
-        f"<td><meter min='0' max='1' value='{match.probability:.4f}'></meter> {match.probability:.1%}</td>"
-        f"<td>{match.similarity:.3f}</td><td>{best(match):02d}</td></tr>"
-        for match in matches
-    )
-    return (
-        "<table class='qfv-table'><thead><tr><th scope='col'>text</th><th scope='col'>true of the image</th>"
-        "<th scope='col'>similarity</th><th scope='col'>best query</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+    meter = "<meter min='0' max='1' value='{share:.4f}'></meter> {share:.1%}"
+    return table(
+        ("text", "true of the image", "similarity", "best query"),
+        (
+            (
+                match.text,
+                markup(meter, share=match.probability),
+                f"{match.similarity:.3f}",
+                f"{best(match):02d}",
+            )
+            for match in matches
+        ),
     )
 
 
@@ -113,11 +120,11 @@ def draw(matches: tuple, index: int | None):
     return votes_figure(match.similarities, match.probabilities)
 
 
-def maps(services: AppContext, session: Session, matches: tuple, index: int | None) -> Any:
+def maps(app: AppContext, session: Session, matches: tuple, index: int | None) -> Any:
     """The canvas payload of the matching pass: maps that depend on the text. They end with the next answer."""
     if session.encoded is None or index is None or not 0 <= index < len(matches):
         return gr.skip()
-    match, about = matches[index], services.matcher.describe()
+    match, about = matches[index], app.matcher.describe()
     session.kept[VISITING] = True
     meta = {
         "model": about["title"],
@@ -144,16 +151,35 @@ def forget() -> tuple:
     return (), "", gr.update(visible=False), gr.update(choices=[], value=None), None
 
 
-def wire(services: AppContext, session: gr.State, parts: dict, view: gr.HTML) -> list:
-    """Connect the tab; returns what must run when a new image has been encoded."""
+def wire(context: ViewContext) -> None:
+    """Connect the comparison, and the maps of a text on the canvas."""
+    app, session, parts = context.app, context.session, context.parts
 
     def compare(session: Session, texts: str) -> Any:
-        return discard_if_stale(session, lambda: rank(services, session, texts))
+        return discard_if_stale(session, lambda: rank(app, session, texts))
 
-    matches = gr.State((), time_to_live=services.limits.cache_seconds)
-    told = [matches, *(parts[name] for name in ("table", "detail", "chosen", "plot"))]
-    gr.on([parts["compare"].click], compare, [session, parts["texts"]], told, **LONG)
-    parts["chosen"].input(draw, [matches, parts["chosen"]], parts["plot"], **LIGHT)
-    parts["show"].click(partial(maps, services), [session, matches, parts["chosen"]], view, **LIGHT)
-    parts["back"].click(partial(own, services), session, view, **LIGHT)
-    return [(forget, None, told)]
+    chosen = [parts["matches"], parts["chosen"]]
+    gr.on([parts["compare"].click], compare, [session, parts["texts"]], _results(parts), **LONG)
+    parts["chosen"].input(draw, chosen, parts["plot"], **LIGHT)
+    parts["show"].click(partial(maps, app), [session, *chosen], context.canvas, **LIGHT)
+    parts["back"].click(partial(own, app), session, context.canvas, **LIGHT)
+
+
+def _results(parts: Parts) -> list[gr.Component]:
+    return [parts[name] for name in ("matches", "table", "detail", "chosen", "plot")]
+
+
+def on_image(context: ViewContext) -> list[Step]:
+    """Remove what belongs to another image."""
+    return [(forget, None, _results(context.parts))]
+
+
+VIEW = InspectorView(
+    id="match",
+    title="Match",
+    order=100,
+    available=lambda app: app.matcher is not None,
+    build=build,
+    wire=wire,
+    on_image=on_image,
+)

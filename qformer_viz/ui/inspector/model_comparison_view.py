@@ -1,7 +1,6 @@
 """In the Models tab: two models on a set of images, for instance before and after fine-tuning."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ from qformer_viz.analysis.model_comparison import ModelComparison, compare_model
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of
 from qformer_viz.ui.app_context import AppContext, ChatModel
-from qformer_viz.ui.components import alert, facts, picture_row, plot_and_facts
+from qformer_viz.ui.components import alert, facts, markup, picture_row, plot_and_facts, table
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import LONG, stop_button
 from qformer_viz.ui.explanation_cache import progress_callback
@@ -22,7 +21,7 @@ SIDE = 96
 """Pixels of the longer side of a picture in the list of answers that differ."""
 
 
-def section(services: AppContext) -> dict:
+def section(app: AppContext) -> dict:
     """Two ways to a set of images, a heat map beside the figures, and the answers that differ."""
     gr.HTML(
         "<h3>On a set of pictures</h3><p class='qfv-note'>One picture does not tell what a fine-tuning changed. Here "
@@ -31,14 +30,14 @@ def section(services: AppContext) -> dict:
         apply_default_css=False,
         elem_id="apart-head",
     )
-    chosen = picture_row("apart", "Compare on", services.limits.images)
+    chosen = picture_row("apart", "Compare on", app.limits.images)
     plot, told = plot_and_facts("apart", "How far the maps of every query have moved")
     answers = gr.HTML(elem_id="apart-answers", apply_default_css=False)
     return {**chosen, "plot": plot, "told": told, "answers": answers}
 
 
 def compared(
-    services: AppContext, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
+    app: AppContext, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, Any, str]:
     """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
     from qformer_viz.view.figures import measure_figure
@@ -48,9 +47,7 @@ def compared(
 
     def look(number: int, chat_model: ChatModel) -> tuple[list[Any], list[Any], list[str]]:
         """The pictures, what the Q-Former does with each, and what the model says of it."""
-        seen = encoded(
-            services, session, chat_model, files, lambda done, of: told(2 * number * of + done, 4 * of)
-        )
+        seen = encoded(app, session, chat_model, files, lambda done, of: told(2 * number * of + done, 4 * of))
         said = []
         for each in seen:
             answer = chat_model.pipe.ask(each, question) if question else chat_model.pipe.caption(each)
@@ -60,8 +57,8 @@ def compared(
         return pictures, [each.capture for each in seen], said
 
     try:
-        names = pair(services, session, name)
-        models = services.of(session), services.models[name]()
+        names = pair(app, session, name)
+        models = app.of(session), app.models[name]()
         pictures, captures, said = zip(*map(look, (0, 1), models), strict=True)
         if any(one[1] != other[1] for one, other in zip(*pictures, strict=True)):
             raise UserError(
@@ -69,7 +66,7 @@ def compared(
                 "them in other ways), so their patches cannot be compared. Choose square pictures."
             )
         found = compare_models(*captures)
-    except services.user_errors as error:
+    except app.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
     plot = measure_figure(found.attention_shift, rows, "attention that went elsewhere", "0 to 1")
@@ -120,34 +117,28 @@ def figures(
 
 
 def differing(names: Sequence[str], pictures: Sequence[Any], said: Sequence[Sequence[str]]) -> str:
-    """A table of the pictures that get two answers."""
+    """A table of the pictures that get two answers, as HTML."""
     rows = []
     for number, (picture, *answers) in enumerate(zip(pictures, *said, strict=True), 1):
         if answers[0] != answers[1]:
             small = picture.copy()
             small.thumbnail((SIDE, SIDE))
-            cells = "".join(f"<td>{escape(answer or '(no word)')}</td>" for answer in answers)
-            rows.append(
-                f"<tr><td><img src='{embed(small)['src']}' alt='picture {number}' /></td>{cells}</tr>"
+            shown = markup(
+                "<img src='{src}' alt='picture {number}' />", src=embed(small)["src"], number=number
             )
-    if not rows:
-        return ""
-    heads = "".join(f"<th scope='col'>{escape(name)}</th>" for name in names)
-    return (
-        f"<table class='qfv-table qfv-answers'><caption>Pictures that get two answers</caption><thead><tr>"
-        f"<th scope='col'>picture</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
+            rows.append([shown, *(answer or "(no word)" for answer in answers)])
+    return table(["picture", *names], rows, "Pictures that get two answers") if rows else ""
 
 
-def wire(services: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) -> None:
+def wire(app: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) -> None:
     """Connect the section. What it shows names both models and the pictures, so it stays until it is asked again."""
 
     # Closures, because Gradio reads no type hints off a partial.
     def compare(session: Session, name: str, progress=gr.Progress()):  # noqa: B008
-        return compared(services, session, name, None, progress)
+        return compared(app, session, name, None, progress)
 
     def compare_on(session: Session, name: str, files: list[str], progress=gr.Progress()):  # noqa: B008
-        return compared(services, session, name, files, progress)
+        return compared(app, session, name, files, progress)
 
     shown = [parts["told"], parts["plot"], parts["answers"]]
     told = {"show_progress_on": parts["answers"], **LONG}

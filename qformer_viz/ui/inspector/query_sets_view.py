@@ -3,20 +3,21 @@ enough, and what single ones spell."""
 
 from dataclasses import replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from qformer_viz.analysis.query_sets import minimal_sufficient_set, pairwise_interactions, shapley_values
 from qformer_viz.analysis.token_readout import logit_lens
 from qformer_viz.attribution import ExplanationContext
 from qformer_viz.attribution.methods.knockout import effects, ends
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert, word_row
+from qformer_viz.ui.components import Figure, alert, markup, note, table, word_row
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale, stop_button
+from qformer_viz.ui.event_groups import LONG, Step, after_answer, discard_if_stale, stop_button
 from qformer_viz.ui.explanation_cache import get_current, get_or_create, progress_callback
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.view.word_payload import first_word
 
 CLOSEST = 8
@@ -26,12 +27,11 @@ LENS_WARNING = (
 )
 
 
-def tab() -> dict:
+def build(app: AppContext) -> Parts:
     """A button, a word, and four views."""
-    gr.HTML(
-        "<p class='qfv-note'>One query's effect hides behind others that say the same. Here they are taken away in "
-        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare.</p>",
-        apply_default_css=False,
+    note(
+        "One query's effect hides behind others that say the same. Here they are taken away in "
+        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare."
     )
     row = word_row("together", "Weigh the queries")
     told = gr.HTML(elem_id="together-told", apply_default_css=False)
@@ -46,18 +46,18 @@ def tab() -> dict:
     return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
 
 
-def weighed(services: AppContext, session: Session, progress: gr.Progress) -> list:
+def weighed(app: AppContext, session: Session, progress: gr.Progress) -> list:
     """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
     from qformer_viz.view.figures import effects_figure
 
     try:
-        kept = get_or_create(services, session)
+        kept = get_or_create(app, session)
         told = progress_callback(session, progress, "Weighing queries")
         context = replace(kept.context, on_progress=told)
         context.cached("shapley", lambda: shapley_values(context))
         few = context.cached("smallest", lambda: minimal_sufficient_set(context))
         image_gain = ends(context)[0] - ends(context)[1]
-    except services.user_errors as error:
+    except app.user_errors as error:
         return [alert(str(error)), *[gr.skip()] * 5]
     words = context.scorer.words
     first = first_word(context.scorer.words, image_gain)
@@ -68,7 +68,7 @@ def weighed(services: AppContext, session: Session, progress: gr.Progress) -> li
         enough([names[query] for query in few], len(names)),
         gr.update(choices=choices, value=first),
         gr.update(value=matrix, visible=True),
-        *for_word(services, session, first),
+        *for_word(app, session, first),
         lens(context),
     ]
 
@@ -80,12 +80,12 @@ def labels(context: ExplanationContext) -> list[str]:
     return query_labels(context.scorer.queries.shape[1], context.frames)
 
 
-def for_word(services: AppContext, session: Session, word: Any) -> list:
+def for_word(app: AppContext, session: Session, word: Any) -> list:
     """(Shapley values, pairs) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures import pairs_figure, shapley_figure
 
     try:
-        context = get_or_create(services, session).context
+        context = get_or_create(app, session).context
         if type(word) is not int or not 0 <= word < len(context.scorer.words) or not context.known("shapley"):
             return [gr.skip(), gr.skip()]
         found, alone = context.cached("shapley", lambda: shapley_values(context)), effects(context)[word]
@@ -93,7 +93,7 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
         both = context.cached(("pairs", tuple(closest)), lambda: pairwise_interactions(context, closest))[
             word
         ]
-    except services.user_errors:
+    except app.user_errors:
         return [gr.skip(), gr.skip()]
     spoken, names = context.scorer.words[word], labels(context)
     shares = shapley_figure(found.values[word], found.error[word], alone, names, spoken)
@@ -101,27 +101,31 @@ def for_word(services: AppContext, session: Session, word: Any) -> list:
     return [gr.update(value=shares, visible=True), gr.update(value=twos, visible=True)]
 
 
-def enough(few: list[str], count: int) -> str:
+def enough(few: list[str], count: int) -> Markup:
     """The smallest set found, by name, as HTML."""
     if not few:
-        return "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
-    names = ", ".join(few)
-    return (
-        f"<p role='status'><b>{len(few)} of {count} queries are enough for the same answer, word for word: {names}."
-        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>"
+        return markup(
+            "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
+        )
+    return markup(
+        "<p role='status'><b>{few} of {count} queries are enough for the same answer, word for word: {names}."
+        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>",
+        few=len(few),
+        count=count,
+        names=", ".join(few),
     )
 
 
-def lens(context: ExplanationContext) -> str:
+def lens(context: ExplanationContext) -> Markup:
     """The tokens that the output layer reads off every query, with the warning, as HTML."""
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{escape(', '.join(token for token, _ in row))}</td></tr>"
+    rows = (
+        (name, ", ".join(token for token, _ in row))
         for name, row in zip(labels(context), logit_lens(context), strict=True)
     )
-    return (
-        f"<p class='qfv-note'>{LENS_WARNING}</p><table class='qfv-table'><thead><tr><th scope='col'>query</th>"
-        f"<th scope='col'>likeliest words, less what it spells of any image</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+    return markup(
+        "<p class='qfv-note'>{warning}</p>{table}",
+        warning=LENS_WARNING,
+        table=table(("query", "likeliest words, less what it spells of any image"), rows),
     )
 
 
@@ -133,21 +137,41 @@ def forget(session: Session) -> list:
     return ["", gr.update(choices=[], value=None), *[gr.update(visible=False)] * 3, ""]
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
-    """Connect the tab; returns what must run after a new image and after every answer."""
+def wire(context: ViewContext) -> None:
+    """Connect the button and the word."""
+    app, session, parts = context.app, context.session, context.parts
 
     # A closure, because Gradio reads no type hints off a partial.
     def weigh(session: Session, progress=gr.Progress()):  # noqa: B008
-        return discard_if_stale(session, lambda: weighed(services, session, progress))
+        return discard_if_stale(session, lambda: weighed(app, session, progress))
 
-    everything = [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
-    after_answer(parts["run"].click, weigh, session, everything, show_progress_on=parts["told"], **LONG)
+    after_answer(
+        parts["run"].click,
+        weigh,
+        session,
+        _results(parts),
+        show_progress_on=parts["told"],
+        **LONG,
+    )
     parts["word"].input(
-        partial(for_word, services),
+        partial(for_word, app),
         [session, parts["word"]],
         parts["figures"][1:],
         show_progress="hidden",
         **LONG,
     )
     stop_button(parts["stop"], session)
-    return (forget, session, everything)
+
+
+def _results(parts: Parts) -> list[gr.Component]:
+    return [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
+
+
+def clear(context: ViewContext) -> list[Step]:
+    """Remove what belongs to another image or answer."""
+    return [(forget, context.session, _results(context.parts))]
+
+
+VIEW = InspectorView(
+    id="together", title="Queries", order=30, build=build, wire=wire, on_image=clear, on_answer=clear
+)

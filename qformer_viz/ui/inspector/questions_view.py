@@ -1,6 +1,5 @@
 """Tab: how the maps move when the question changes. For models whose Q-Former reads the question (InstructBLIP)."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,9 +8,10 @@ import gradio as gr
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import placed
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import alert, live_view
+from qformer_viz.ui.components import alert, live_view, note
 from qformer_viz.ui.conversation import Session, too_long
-from qformer_viz.ui.event_groups import LONG, discard_if_stale
+from qformer_viz.ui.event_groups import LONG, Step, discard_if_stale
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import as_json
 from qformer_viz.view.palette import DIVERGING
 from qformer_viz.view.stage_payload import canvas_payload
@@ -23,13 +23,12 @@ NOT_READ = (
 )
 
 
-def tab() -> dict:
+def build(app: AppContext) -> Parts:
     """Two questions, and the view of both with their difference."""
-    gr.HTML(
-        "<p class='qfv-note'>InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
+    note(
+        "InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
         "the same image, side by side on one scale, and what the second moved. A moved map shows that the query read "
-        "elsewhere, not that the answer needed it.</p>",
-        apply_default_css=False,
+        "elsewhere, not that the answer needed it."
     )
     with gr.Row(elem_classes="qfv-controls"):
         first, second = (
@@ -52,28 +51,28 @@ def tab() -> dict:
     return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
 
 
-def pair(services: AppContext, session: Session, first: str, second: str) -> tuple[str, str]:
+def pair(app: AppContext, session: Session, first: str, second: str) -> tuple[str, str]:
     """(message, view): the maps of both questions as JSON; trouble is told instead."""
 
     def work() -> tuple[str, str]:
         try:
-            return "", as_json(maps(services, session, first, second))
-        except services.user_errors as error:
+            return "", as_json(maps(app, session, first, second))
+        except app.user_errors as error:
             return alert(str(error)), ""
 
     return discard_if_stale(session, work)
 
 
-def maps(services: AppContext, session: Session, first: str, second: str) -> dict[str, Any]:
+def maps(app: AppContext, session: Session, first: str, second: str) -> dict[str, Any]:
     """Canvas payloads of both questions and the colours of their difference. UserError says what to do instead."""
-    chat_model = services.of(session)
+    chat_model = app.of(session)
     if session.encoded is None:
         raise UserError(session.no_image)
     if not chat_model.reads_questions:
         raise UserError(NOT_READ)
     asked = [(text or "").strip() for text in (first, second)]
     for text in asked:
-        if long := too_long("A question", text, services.limits):
+        if long := too_long("A question", text, app.limits):
             raise UserError(long)
     if asked[0] == asked[1]:
         raise UserError("Both questions are the same. Choose or type another one, then compare.")
@@ -109,20 +108,30 @@ def forget() -> tuple[str, str]:
     return "", ""
 
 
-def only_if_read(services: AppContext, fn: Callable, inputs: Any, outputs: Any) -> tuple:
-    """The step (fn, inputs, outputs) that runs only where an answer has brought new maps."""
-
-    def step(session: Session, *rest: Any) -> Any:
-        if services.of(session).reads_questions:
-            return fn(session, *rest)
-        return [gr.skip() for _ in outputs] if isinstance(outputs, list) else gr.skip()
-
-    return step, inputs, outputs
+def wire(context: ViewContext) -> None:
+    """Connect the button."""
+    parts = context.parts
+    questions = [context.session, parts["first"], parts["second"]]
+    parts["compare"].click(partial(pair, context.app), questions, [parts["told"], parts["view"]], **LONG)
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[list, list]:
-    """Connect the tab; returns what must run after a new image, and after every answer."""
-    told = [parts["told"], parts["view"]]
-    parts["compare"].click(partial(pair, services), [session, parts["first"], parts["second"]], told, **LONG)
-    offering = (offered, session, [parts["first"], parts["second"]])
-    return [offering, (forget, None, told)], [offering]
+def on_answer(context: ViewContext) -> list[Step]:
+    """Offer the questions that were asked."""
+    return [(offered, context.session, [context.parts["first"], context.parts["second"]])]
+
+
+def on_image(context: ViewContext) -> list[Step]:
+    """The same, and remove what belongs to another image."""
+    return [*on_answer(context), (forget, None, [context.parts["told"], context.parts["view"]])]
+
+
+VIEW = InspectorView(
+    id="questions",
+    title="Questions",
+    order=80,
+    available=lambda app: app.compares_questions,
+    build=build,
+    wire=wire,
+    on_image=on_image,
+    on_answer=on_answer,
+)

@@ -7,6 +7,8 @@ from qformer_viz.attention_maps import patches, select
 from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure, facts
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LIGHT, Step
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 
 TOKENS, MAPS = "Learned query tokens", "Attention maps (1 − Jensen–Shannon distance)"
 MEAN = "mean"
@@ -21,9 +23,9 @@ def spaces(geometry: Geometry) -> list[str]:
     return [TOKENS, *states, MAPS]
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """Controls, heat map and the facts beside it."""
-    geometry = services.chat_model.geometry
+    geometry = app.chat_model.geometry
     choices = spaces(geometry)
     with gr.Row(elem_classes="qfv-controls"):
         space = gr.Dropdown(
@@ -149,17 +151,36 @@ def _number(head: str) -> int | None:
     return None if head == MEAN else int(head)
 
 
-def wire(session: gr.State, parts: dict) -> list:
-    """Redraw on every control; returns what must run when a new image has been encoded."""
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+def wire(context: ViewContext) -> None:
+    """Draw again after every change of a control."""
+    controls, threshold = context.parts["controls"], context.parts["threshold"]
+    drawing, listing = on_maps(context)
+    options = {"trigger_mode": "always_last", **LIGHT}
+    gr.on([control.input for control in controls], *drawing, **options)
+    gr.on([control.input for control in (*controls, threshold)], *listing, **options)
+
+
+def on_maps(context: ViewContext) -> list[Step]:
+    """Draw the heat map and list the facts beside it."""
+    session, parts = context.session, context.parts
     controls, threshold = parts["controls"], parts["threshold"]
-    drawing = (draw, [session, *controls], parts["plot"])
-    progress_callback = (tell, [session, threshold, *controls], parts["told"])
-    gr.on([control.input for control in controls], *drawing, trigger_mode="always_last", **quiet)
-    gr.on(
-        [control.input for control in (*controls, threshold)],
-        *progress_callback,
-        trigger_mode="always_last",
-        **quiet,
-    )
-    return [drawing, progress_callback]
+    return [
+        (draw, [session, *controls], parts["plot"]),
+        (tell, [session, threshold, *controls], parts["told"]),
+    ]
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """Offer the layers and heads of the model that chats."""
+    return [
+        (
+            lambda session: refit(context.app.of(session).geometry),
+            context.session,
+            context.parts["controls"],
+        )
+    ]
+
+
+VIEW = InspectorView(
+    id="similarity", title="Similarity", order=50, build=build, wire=wire, on_maps=on_maps, on_model=on_model
+)

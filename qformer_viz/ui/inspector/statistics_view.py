@@ -7,6 +7,8 @@ from qformer_viz.runtime.map_placement import aspect, box
 from qformer_viz.ui.app_context import AppContext, Geometry
 from qformer_viz.ui.components import Figure
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.event_groups import LIGHT, Step
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 
 MEAN = "mean"
 ENTROPY, PATCHES, CLS, CENTRE = "Entropy", "Effective patches", "CLS share", "Centre of mass"
@@ -14,9 +16,9 @@ HEADERS = ["query", "entropy (nats)", "effective patches", "CLS share", "centre 
 UNITS = {ENTROPY: ("entropy", "nats"), PATCHES: ("effective_patches", "patches"), CLS: ("cls_share", "")}
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """Measure and layer, the figure, and the table of one layer."""
-    layers = [MEAN, *map(str, services.chat_model.geometry.cross_layers)]
+    layers = [MEAN, *map(str, app.chat_model.geometry.cross_layers)]
     with gr.Row(elem_classes="qfv-controls"):
         measure = gr.Dropdown(
             [ENTROPY, PATCHES, CLS, CENTRE],
@@ -41,9 +43,9 @@ def tab(services: AppContext) -> dict:
     return {"plot": plot, "table": table, "measure": measure, "layer": layer}
 
 
-def refit(geometry: Geometry) -> list:
-    """Updates of the controls for a model of this geometry."""
-    return [gr.update(choices=[MEAN, *map(str, geometry.cross_layers)], value=MEAN)]
+def refit(geometry: Geometry) -> dict:
+    """The update of the layers for a model of this geometry."""
+    return gr.update(choices=[MEAN, *map(str, geometry.cross_layers)], value=MEAN)
 
 
 def row_of(capture, layer: str) -> int:
@@ -82,11 +84,30 @@ def table_rows(session: Session, layer: str) -> list[list[float]]:
     return [] if session.encoded is None else rows(session.capture, layer)
 
 
-def wire(session: gr.State, parts: dict) -> list:
-    """Redraw on every control; returns what must run when a new image has been encoded."""
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
-    drawing = (draw, [session, parts["measure"], parts["layer"]], parts["plot"])
-    listing = (table_rows, [session, parts["layer"]], parts["table"])
-    gr.on([parts["measure"].input, parts["layer"].input], *drawing, **quiet)
-    parts["layer"].input(*listing, **quiet)
-    return [drawing, listing]
+def wire(context: ViewContext) -> None:
+    """Draw again after every change of a control."""
+    measure, layer = context.parts["measure"], context.parts["layer"]
+    drawing, listing = on_maps(context)
+    gr.on([measure.input, layer.input], *drawing, **LIGHT)
+    layer.input(*listing, **LIGHT)
+
+
+def on_maps(context: ViewContext) -> list[Step]:
+    """Draw the figure and fill the table."""
+    session, parts = context.session, context.parts
+    return [
+        (draw, [session, parts["measure"], parts["layer"]], parts["plot"]),
+        (table_rows, [session, parts["layer"]], parts["table"]),
+    ]
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """Offer the layers of the model that chats."""
+    return [
+        (lambda session: refit(context.app.of(session).geometry), context.session, context.parts["layer"])
+    ]
+
+
+VIEW = InspectorView(
+    id="statistics", title="Statistics", order=60, build=build, wire=wire, on_maps=on_maps, on_model=on_model
+)

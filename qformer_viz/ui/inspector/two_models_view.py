@@ -1,7 +1,6 @@
 """Tab: two models on one image, for instance before and after fine-tuning: the maps of both and what each says."""
 
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -9,25 +8,25 @@ import gradio as gr
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of, placed
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import alert, compare_row, live_view
+from qformer_viz.ui.components import alert, compare_row, live_view, note, side_by_side
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LOAD, discard_if_stale
+from qformer_viz.ui.event_groups import LOAD, Step, discard_if_stale
 from qformer_viz.ui.inspector import model_comparison_view
-from qformer_viz.ui.model_picker import pair
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
+from qformer_viz.ui.model_picker import others, pair
 from qformer_viz.ui.stage_updates import as_json
 from qformer_viz.view.palette import DIVERGING
 from qformer_viz.view.stage_payload import canvas_payload
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """The other model, a button, both answers, the view of both maps with their difference; and the same on a set."""
-    gr.HTML(
-        "<p class='qfv-note'>Gives this image, and the last question, to a second model, and sets the maps of both "
+    note(
+        "Gives this image, and the last question, to a second model, and sets the maps of both "
         "side by side on one scale: which queries look elsewhere after a fine-tuning, for instance. A number stands "
-        "for the same query in both only where one was trained from the other.</p>",
-        apply_default_css=False,
+        "for the same query in both only where one was trained from the other."
     )
-    other, run = compare_row("versus", list(services.models)[1:], 280)
+    other, run = compare_row("versus", list(app.models)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)
     view = live_view("mapComparison", "versus-view")
     return {
@@ -35,25 +34,25 @@ def tab(services: AppContext) -> dict:
         "run": run,
         "told": told,
         "view": view,
-        "many": model_comparison_view.section(services),
+        "many": model_comparison_view.section(app),
     }
 
 
-def compared(services: AppContext, session: Session, name: str) -> tuple[str, str]:
+def compared(app: AppContext, session: Session, name: str) -> tuple[str, str]:
     """(both answers as HTML, view of both maps as JSON); trouble is told instead."""
     try:
-        return both(services, session, name)
-    except services.user_errors as error:
+        return both(app, session, name)
+    except app.user_errors as error:
         return alert(str(error)), ""
 
 
-def both(services: AppContext, session: Session, name: str) -> tuple[str, str]:
+def both(app: AppContext, session: Session, name: str) -> tuple[str, str]:
     """What `compared` returns. UserError says what to do instead."""
     if session.encoded is None:
         raise UserError(session.no_image)
-    names = pair(services, session, name)
+    names = pair(app, session, name)
     *before, (question, _) = session.turns() or [("", "")]
-    pipes = [services.of(session).pipe, services.models[name]().pipe]
+    pipes = [app.of(session).pipe, app.models[name]().pipe]
     # What a Q-Former reads with the image: its model's question, as it is asked in a conversation.
     seen = [pipe.encode(session.encoded, question or None) for pipe in pipes]
     captures = [each.capture for each in seen]
@@ -74,10 +73,6 @@ def both(services: AppContext, session: Session, name: str) -> tuple[str, str]:
         pipe.ask(each, question, before) if question else pipe.caption(each)
         for pipe, each in zip(pipes, seen, strict=True)
     ]
-    cells = "".join(
-        f"<div><dt>{escape(model)}</dt><dd>{escape(answer.text or '(no word)')}</dd></div>"
-        for model, answer in zip(names, said, strict=True)
-    )
     lead = f"Asked “{question}”:" if question else "The caption:"
     view = {
         "titles": list(names),
@@ -90,8 +85,8 @@ def both(services: AppContext, session: Session, name: str) -> tuple[str, str]:
             for capture, each in zip(captures, seen, strict=True)
         ],
     }
-    told = f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
-    return told, as_json(view)
+    texts = [answer.text or "(no word)" for answer in said]
+    return side_by_side(lead, zip(names, ("", ""), texts, strict=True)), as_json(view)
 
 
 def forget() -> tuple[str, str]:
@@ -99,13 +94,41 @@ def forget() -> tuple[str, str]:
     return "", ""
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
-    """Connect the tab; returns what must run after a new image and after every answer."""
+def wire(context: ViewContext) -> None:
+    """Connect the comparison on one image and the one on a set."""
+    app, session, parts = context.app, context.session, context.parts
 
     def compare(session: Session, name: str) -> Any:
-        return discard_if_stale(session, partial(compared, services, session, name))
+        return discard_if_stale(session, partial(compared, app, session, name))
 
     chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
     parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)
-    model_comparison_view.wire(services, session, parts["other"], parts["many"])
-    return (forget, None, out)
+    model_comparison_view.wire(app, session, parts["other"], parts["many"])
+
+
+def clear(context: ViewContext) -> list[Step]:
+    """Remove what belongs to another image or answer."""
+    return [(forget, None, [context.parts["told"], context.parts["view"]])]
+
+
+def on_model(context: ViewContext) -> list[Step]:
+    """Offer the models that do not chat."""
+
+    def offer(session: Session) -> dict:
+        names = others(context.app, session)
+        return gr.update(choices=names, value=names[0])
+
+    return [(offer, context.session, context.parts["other"])]
+
+
+VIEW = InspectorView(
+    id="versus",
+    title="Models",
+    order=90,
+    available=lambda app: len(app.models) > 1,
+    build=build,
+    wire=wire,
+    on_image=clear,
+    on_answer=clear,
+    on_model=on_model,
+)

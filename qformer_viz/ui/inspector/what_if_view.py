@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -13,10 +12,11 @@ from qformer_viz.attribution.methods.knockout import replaced
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import alert, live_view
+from qformer_viz.ui.components import alert, joined, live_view, markup, note, side_by_side, table
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale
+from qformer_viz.ui.event_groups import LONG, Step, after_answer, discard_if_stale
 from qformer_viz.ui.explanation_cache import get_or_create
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.stage_payload import embed
 
@@ -42,13 +42,9 @@ UNKNOWN_SCENE = (
 )
 
 
-def tab(services: AppContext) -> dict:
+def build(app: AppContext) -> Parts:
     """Three ways to change what the language model gets, and one place for what follows."""
-    gr.HTML(
-        "<p class='qfv-note'>Asks the last question again with something taken away. Nothing here changes the "
-        "conversation.</p>",
-        apply_default_css=False,
-    )
+    note("Asks the last question again with something taken away. Nothing here changes the conversation.")
     parts: dict[str, Any] = {}
     with gr.Tabs():
         with gr.Tab("Patches", id="whatif-patches"):
@@ -67,7 +63,7 @@ def tab(services: AppContext) -> dict:
             parts["again"] = gr.Button(
                 "Answer again", size="md", elem_id="whatif-again", min_width=140, scale=0
             )
-        if services.scene_maker:
+        if app.scene_maker:
             with gr.Tab("An object of the scene", id="whatif-scene"), gr.Row(elem_classes="qfv-controls"):
                 parts["object"] = gr.Dropdown(
                     [], label="Object", elem_id="whatif-object", min_width=150, scale=2
@@ -85,37 +81,37 @@ def tab(services: AppContext) -> dict:
     return parts
 
 
-def shown(services: AppContext, session: Session) -> list:
+def shown(app: AppContext, session: Session) -> list:
     """For a new image: the painter's pictures, how queries are named, and a scene's objects where they are known."""
     picture, drawn, film = "", None, False
     if session.encoded is not None:
         picture = as_json(
             pictures(session.encoded) | {"grid": list(session.capture.grid), "from": HIDDEN_FROM}
         )
-        drawn, film = _drawn(services, session), len(session.encoded.frames) > 1
+        drawn, film = _drawn(app, session), len(session.encoded.frames) > 1
     named = gr.update(placeholder=f"12, 17{' or, of frame 2 alone, 2·17' if film else ''}")
     names = list(drawn.objects) if drawn else []
-    objects = [gr.update(choices=names, value=names[0] if names else None)] if services.scene_maker else []
+    objects = [gr.update(choices=names, value=names[0] if names else None)] if app.scene_maker else []
     return [picture, named, *objects]
 
 
-def without_queries(services: AppContext, session: Session, numbers: str, how: str) -> str:
+def without_queries(app: AppContext, session: Session, numbers: str, how: str) -> str:
     """Some queries say what they say of any image."""
-    get_or_create(services, session)
+    get_or_create(app, session)
     encoded = session.encoded
-    mean = reference_activations(services.of(session).pipe, encoded.question).queries
+    mean = reference_activations(app.of(session).pipe, encoded.question).queries
     frames = len(encoded.frames)
     away = torch.zeros(1, frames * mean.shape[1], dtype=torch.bool)
     away[0, parsed(numbers, mean.shape[1], frames)] = True
     away = ~away if how == KEEP else away
     changed = replace(encoded, queries=replaced(encoded.queries, mean.repeat(1, frames, 1), away))
     lead = f"With {int(away.sum())} of {away.numel()} queries{_of(frames)} saying what they say of any image:"
-    return consequence(services, session, changed, lead)
+    return consequence(app, session, changed, lead)
 
 
-def without_patches(services: AppContext, session: Session, data: Any) -> str:
+def without_patches(app: AppContext, session: Session, data: Any) -> str:
     """Painted patches, numbered row by row and frame after frame, are hidden from the Q-Former or from the ViT."""
-    get_or_create(services, session)
+    get_or_create(app, session)
     rows, columns = session.capture.grid
     frames = len(session.encoded.frames)
     keep = torch.ones(frames, rows * columns, dtype=torch.bool)
@@ -124,59 +120,56 @@ def without_patches(services: AppContext, session: Session, data: Any) -> str:
     if not whole or not hidden or not isinstance(where, str) or where not in HIDDEN_FROM:
         raise UserError("Paint at least one patch on the image, then ask again.")
     keep.view(-1)[hidden] = False
-    changed = services.of(session).pipe.hidden(session.encoded, keep, where)
+    changed = app.of(session).pipe.hidden(session.encoded, keep, where)
     many = f"{int((~keep).sum())} of {keep.numel()} patches{_of(frames)}"
     lead = f"With {many} hidden from {HIDDEN_FROM[where][0]}:"
-    return consequence(services, session, changed, lead)
+    return consequence(app, session, changed, lead)
 
 
-def _drawn(services: AppContext, session: Session) -> Any:
+def _drawn(app: AppContext, session: Session) -> Any:
     """What is known of the scene in the image; of a film nothing is."""
-    known = services.scene_maker and len(session.encoded.frames) == 1
-    return services.scene_maker.recall(session.encoded.image) if known else None
+    known = app.scene_maker and len(session.encoded.frames) == 1
+    return app.scene_maker.recall(session.encoded.image) if known else None
 
 
 def _of(frames: int) -> str:
     return f" of {frames} frames" if frames > 1 else ""
 
 
-def redrawn(services: AppContext, session: Session, name: str | None, act: str, place: str) -> str:
+def redrawn(app: AppContext, session: Session, name: str | None, act: str, place: str) -> str:
     """An object of a known scene is taken out or moved, and everything runs again on the new picture."""
-    get_or_create(services, session)
-    drawn = _drawn(services, session)
+    get_or_create(app, session)
+    drawn = _drawn(app, session)
     if drawn is None:
         raise UserError(UNKNOWN_SCENE)
     if name not in drawn.objects or place not in PLACES:
         raise UserError("Choose an object of this scene, and where to move it.")
     index = drawn.objects.index(name)
     image = drawn.without(index) if act == REMOVE else drawn.moved(index, *PLACES[place])
-    changed = services.of(session).pipe.encode(image, session.encoded.question)
+    changed = app.of(session).pipe.encode(image, session.encoded.question)
     lead = f"Without the {name}:" if act == REMOVE else f"With the {name} moved to the {place}:"
-    return consequence(services, session, changed, lead, (session.encoded.image, image))
+    return consequence(app, session, changed, lead, (session.encoded.image, image))
 
 
 def consequence(
-    services: AppContext, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
+    app: AppContext, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
 ) -> str:
     """As HTML: the new answer beside the old one, and what every word of the old one loses or gains."""
-    pipe, old = services.of(session).pipe, session.answer
+    pipe, old = app.of(session).pipe, session.answer
     *before, (question, _) = session.turns()
     new = pipe.ask(changed, question, before) if question else pipe.caption(changed)
-    scorer = get_or_create(services, session).context.scorer
+    scorer = get_or_create(app, session).context.scorer
     was, now = scorer.score(torch.cat([scorer.queries, changed.queries.to(scorer.queries)]))
-    rows = "".join(
-        f"<tr><td>{escape(word)}</td><td>{a.exp():.1%}</td><td>{b.exp():.1%}</td><td>{_signed(b - a)}</td></tr>"
+    rows = (
+        (word, f"{a.exp():.1%}", f"{b.exp():.1%}", _signed(b - a))
         for word, a, b in zip(scorer.words, was, now, strict=True)
     )
-    sides = [("before", old.text), ("now, greedily", new.text or "(no word)")]
-    cells = "".join(
-        f"<div><dt>{name}</dt>{_picture(scenes, i)}<dd>{escape(text)}</dd></div>"
-        for i, (name, text) in enumerate(sides)
-    )
-    return (
-        f"<p role='status'>{escape(lead)}</p><dl class='qfv-facts qfv-sides'>{cells}</dl>"
-        "<table class='qfv-table'><thead><tr><th scope='col'>word of the old answer</th><th scope='col'>before</th>"
-        f"<th scope='col'>now</th><th scope='col'>nats</th></tr></thead><tbody>{rows}</tbody></table>"
+    sides = [
+        ("before", _picture(scenes, 0), old.text),
+        ("now, greedily", _picture(scenes, 1), new.text or "(no word)"),
+    ]
+    return joined(
+        (side_by_side(lead, sides), table(("word of the old answer", "before", "now", "nats"), rows))
     )
 
 
@@ -189,7 +182,7 @@ def _picture(scenes: tuple[Any, Any] | None, index: int) -> str:
     if scenes is None:
         return ""
     alt = ("the scene as it was", "the scene drawn again")[index]
-    return f"<img src='{embed(scenes[index])['src']}' alt='{alt}'>"
+    return markup("<img src='{src}' alt='{alt}'>", src=embed(scenes[index])["src"], alt=alt)
 
 
 def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
@@ -209,42 +202,53 @@ def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
     return sorted(chosen)
 
 
-def run_change(change: Any, services: AppContext, session: Session, *chosen: Any) -> str:
+def run_change(change: Any, app: AppContext, session: Session, *chosen: Any) -> str:
     """What a change brings, or the trouble with its fix."""
 
     def work() -> str:
         try:
-            return change(services, session, *chosen)
-        except services.user_errors as error:
+            return change(app, session, *chosen)
+        except app.user_errors as error:
             return alert(str(error))
 
     return discard_if_stale(session, work)
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple[tuple, tuple]:
-    """Connect the tab; returns what must run after a new image, and after every answer."""
+def wire(context: ViewContext) -> None:
+    """Connect the three ways to change what the language model gets."""
+    app, session, parts = context.app, context.session, context.parts
 
     # A closure, because Gradio reads no type hints off a partial.
     def paint(session: Session, event: gr.EventData) -> str:
-        return run_change(without_patches, services, session, event._data)
+        return run_change(without_patches, app, session, event._data)
 
     outcome, numbers = parts["outcome"], parts["numbers"]
     queries = [session, numbers, parts["how"]]
     after_answer(
         partial(gr.on, [parts["again"].click, numbers.submit]),
-        partial(run_change, without_queries, services),
+        partial(run_change, without_queries, app),
         queries,
         outcome,
         **LONG,
     )
     parts["painter"].submit(paint, session, outcome, **LONG)
-    pictured = [parts["painter"], numbers]
-    if services.scene_maker:
+    if app.scene_maker:
         scene = [session, parts["object"], parts["act"], parts["place"]]
-        after_answer(parts["draw"].click, partial(run_change, redrawn, services), scene, outcome, **LONG)
-        pictured.append(parts["object"])
+        after_answer(parts["draw"].click, partial(run_change, redrawn, app), scene, outcome, **LONG)
 
-    def picture(session: Session) -> list:
-        return shown(services, session)
 
-    return (picture, session, pictured), (lambda: "", None, outcome)
+def on_answer(context: ViewContext) -> list[Step]:
+    """Remove what belongs to another answer."""
+    return [(lambda: "", None, context.parts["outcome"])]
+
+
+def on_image(context: ViewContext) -> list[Step]:
+    """Show the image to paint on, and offer the objects of its scene."""
+    parts = context.parts
+    outputs = [parts[name] for name in ("painter", "numbers", "object") if name in parts]
+    return [(partial(shown, context.app), context.session, outputs), *on_answer(context)]
+
+
+VIEW = InspectorView(
+    id="whatif", title="What if", order=20, build=build, wire=wire, on_image=on_image, on_answer=on_answer
+)

@@ -10,9 +10,9 @@ from qformer_viz.attribution.explanation import DEFAULT
 from qformer_viz.evaluation.assessment import CENTRE, ERASER, MAP, RANDOM_ORDER, Assessment, assess
 from qformer_viz.runtime.map_placement import box
 from qformer_viz.ui.app_context import AppContext
-from qformer_viz.ui.components import Figure, alert, facts, live_view
+from qformer_viz.ui.components import Figure, alert, facts, live_view, note
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.event_groups import LONG, after_answer, discard_if_stale, stop_button
+from qformer_viz.ui.event_groups import LONG, Step, after_answer, discard_if_stale, stop_button
 from qformer_viz.ui.explanation_cache import (
     ExplanationCache,
     chosen,
@@ -20,16 +20,16 @@ from qformer_viz.ui.explanation_cache import (
     get_or_create,
     progress_callback,
 )
+from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.word_payload import words_payload
 
 
-def tab() -> dict:
+def build(app: AppContext) -> Parts:
     """One button, the view of words, queries and patches, and the verdict on its map."""
-    gr.HTML(
-        "<p class='qfv-note'>Takes the last answer apart: which queries each word came from, and where those looked. "
-        "A word that the model would have said of any image says so and gets no map.</p>",
-        apply_default_css=False,
+    note(
+        "Takes the last answer apart: which queries each word came from, and where those looked. "
+        "A word that the model would have said of any image says so and gets no map."
     )
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(
@@ -44,51 +44,51 @@ def tab() -> dict:
 
 
 def told_and_view(
-    services: AppContext, session: Session, told: Callable[[int, int], Any] | None = None
+    app: AppContext, session: Session, told: Callable[[int, int], Any] | None = None
 ) -> tuple[str, str]:
     """(message, view): every fast method for every word as JSON; trouble is told instead."""
     try:
-        kept = get_or_create(services, session)
+        kept = get_or_create(app, session)
         for name in METHODS:
             if not METHODS[name].slow:
                 kept.map(name, 0, told)
-        return "", as_json(words(services, session, kept))
-    except services.user_errors as error:
+        return "", as_json(words(app, session, kept))
+    except app.user_errors as error:
         return alert(str(error)), ""
 
 
-def computed(services: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+def computed(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
     """(message, view) with the chosen method for the chosen word added; trouble is told, and the view stays."""
     try:
-        kept = get_or_create(services, session)
+        kept = get_or_create(app, session)
         method, word = chosen(data, len(kept.context.scorer.words))
         kept.map(method, word, progress_callback(session, progress, METHODS[method].title))
-        return "", as_json(words(services, session, kept))
-    except services.user_errors as error:
+        return "", as_json(words(app, session, kept))
+    except app.user_errors as error:
         return alert(str(error)), gr.skip()
 
 
-def words(services: AppContext, session: Session, kept: ExplanationCache) -> dict[str, Any]:
+def words(app: AppContext, session: Session, kept: ExplanationCache) -> dict[str, Any]:
     """What the view draws. Everything that was computed is in it, and is chosen from in the browser; of a quick model a
     method runs by being chosen."""
     shown = words_payload(kept.map(DEFAULT, 0), kept.known, METHODS) | pictures(session.encoded)
-    return shown | {"quick": services.of(session).quick}
+    return shown | {"quick": app.of(session).quick}
 
 
-def judged(services: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+def judged(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
     """(sentence and figures, plot) on the map of the chosen word and method; trouble is told instead."""
     from qformer_viz.view.figures import curves_figure
 
     try:
-        kept = get_or_create(services, session)
+        kept = get_or_create(app, session)
         method, word = chosen(data, len(kept.context.scorer.words))
         told = progress_callback(session, progress, "Hiding patches")
         found = kept.map(method, word, told)
         film = len(session.encoded.frames) > 1
         untold = film or box(session.placement)  # known objects lie on the grid of a whole picture
-        mask = None if untold else services.mask(session.encoded.image, kept.context.scorer.words[word])
+        mask = None if untold else app.mask(session.encoded.image, kept.context.scorer.words[word])
         verdict = assess(kept.context, found, word, mask, told)
-    except services.user_errors as error:
+    except app.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
     about = f"“{verdict.word}” by {METHODS[method].title}. {verdict.sentence}"
     return facts(figures(verdict), lead=about), gr.update(value=curves_figure(verdict), visible=True)
@@ -135,29 +135,30 @@ def figures(verdict: Assessment) -> list[tuple[str, str, str]]:
     return rows
 
 
-def follow(services: AppContext, session: Session) -> tuple:
+def follow(app: AppContext, session: Session) -> tuple:
     """Another image, model or answer: what was explained is of no more use. An answer that is quickly taken apart is
     taken apart unasked."""
     if get_current(session) is not None:
         return (gr.skip(),) * 4
-    unasked = session.answer is not None and session.answer.text and services.of(session).quick
-    told, view = told_and_view(services, session) if unasked else ("", "")
+    unasked = session.answer is not None and session.answer.text and app.of(session).quick
+    told, view = told_and_view(app, session) if unasked else ("", "")
     return told, view, "", gr.update(visible=False)
 
 
-def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
-    """Connect the tab; returns what must run after a new image and after every answer."""
+def wire(context: ViewContext) -> None:
+    """Connect the button, and what the view asks for."""
+    app, session, parts = context.app, context.session, context.parts
 
     # Closures, because Gradio reads no type hints off a partial.
     def start(session: Session, progress=gr.Progress()):  # noqa: B008
         told = progress_callback(session, progress, "Explaining")
-        return discard_if_stale(session, lambda: told_and_view(services, session, told))
+        return discard_if_stale(session, lambda: told_and_view(app, session, told))
 
     def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
-        return discard_if_stale(session, lambda: computed(services, session, event._data, progress))
+        return discard_if_stale(session, lambda: computed(app, session, event._data, progress))
 
     def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
-        return discard_if_stale(session, lambda: judged(services, session, event._data, progress))
+        return discard_if_stale(session, lambda: judged(app, session, event._data, progress))
 
     told, view = [parts["told"], parts["view"]], parts["view"]
     verdict = [parts["sentence"], parts["curves"]]
@@ -166,7 +167,24 @@ def wire(services: AppContext, session: gr.State, parts: dict) -> tuple:
     view.apply(check, session, verdict, show_progress_on=parts["sentence"], **LONG)
     stop_button(parts["stop"], session)
 
-    def after(session: Session):
-        return discard_if_stale(session, lambda: follow(services, session))
 
-    return (after, session, [*told, *verdict])
+def explain_again(context: ViewContext) -> list[Step]:
+    """Explain the new answer of a quick model, and remove what belongs to another one."""
+
+    def after(session: Session) -> Any:
+        return discard_if_stale(session, lambda: follow(context.app, session))
+
+    outputs = [context.parts[name] for name in ("told", "view", "sentence", "curves")]
+    return [(after, context.session, outputs)]
+
+
+VIEW = InspectorView(
+    id="why",
+    title="Why",
+    order=10,
+    build=build,
+    wire=wire,
+    on_image=explain_again,
+    on_answer=explain_again,
+    slow=True,
+)
