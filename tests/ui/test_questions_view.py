@@ -11,8 +11,8 @@ from qformer_viz.ui import model_picker
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import questions_view
 from qformer_viz.view.stage_payload import unpack
+from tests.support.conversing import ask, looked
 from tests.support.fakes_ui import FakePipeline, fake_choice, fake_services
-from tests.ui.test_conversation import ask, looked
 
 
 @pytest.fixture
