@@ -8,7 +8,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
-from tests.browser.test_notebook import view  # noqa: F401
 from tests.support.screenshots import IDLE, converse
 from tests.support.serving import serve
 
@@ -112,7 +111,7 @@ def test_all_views_keep_the_rules(open_page):
     assert not audit.found, audit.report()
 
 
-def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):  # noqa: F811
+def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):
     page = open_page(view.save(tmp_path / "view.html").as_uri())
     page.locator(".qfv-chip").nth(2).click()
     audit = Audit(page)
@@ -120,7 +119,7 @@ def test_a_saved_page_keeps_the_rules(view, open_page, tmp_path):  # noqa: F811
     assert not audit.found, audit.report()
 
 
-def test_what_is_chosen_and_how_much_shows_in_a_readers_own_colours(view, open_page, tmp_path):  # noqa: F811
+def test_what_is_chosen_and_how_much_shows_in_a_readers_own_colours(view, open_page, tmp_path):
     page = open_page(view.save(tmp_path / "view.html").as_uri())
     page.emulate_media(forced_colors="active")
     page.locator(".qfv-chip").nth(2).click()

@@ -14,6 +14,7 @@ from qformer_viz import attention_maps
 from qformer_viz.view import palette
 from qformer_viz.view.stage_payload import canvas_payload, error_bound, unpack
 from qformer_viz.view.standalone_page import standalone_page
+from tests.support.page_actions import drawn, selection
 from tests.support.planted import blobs, home, picture
 
 pytestmark = pytest.mark.browser
@@ -53,10 +54,6 @@ def explorer(open_page, url):
     return open_
 
 
-def state(page):
-    return page.evaluate("qfvHandle.get()")
-
-
 def centre(page, patch):
     """Where a patch lies on the page."""
     box = page.locator(".qfv-stage").bounding_box()
@@ -74,21 +71,6 @@ def focused():
     return int(attention_maps.entropy(attention_maps.patches(maps)).argmin())
 
 
-def drawn(page):
-    """What the overlay shows in the middle of every patch, `[256, 4]`, read back from the canvas."""
-    return np.array(
-        page.evaluate("""() => {
-            const c = document.querySelector(".qfv-overlay"), x = c.getContext("2d"), out = [];
-            for (let p = 0; p < 256; p++) {
-                const [column, row] = [p % 16 + .5, Math.floor(p / 16) + .5];
-                const at = [column * c.width / 16, row * c.height / 16].map(Math.floor);
-                out.push([...x.getImageData(...at, 1, 1).data]);
-            }
-            return out;
-        }""")
-    )
-
-
 def test_it_opens_from_a_file_and_shows_the_facts(explorer):
     page = explorer()
     assert page.locator(".qfv-item").count() == 32
@@ -103,7 +85,7 @@ def test_it_opens_from_a_file_and_shows_the_facts(explorer):
 
 def test_it_opens_on_the_most_focused_query_of_the_last_layer(explorer):
     assert focused() != 0
-    now = state(explorer(""))
+    now = selection(explorer(""))
     assert (now["queries"], now["layer"], now["head"]) == ([focused()], 4, "mean")
 
 
@@ -111,31 +93,31 @@ def test_the_query_is_chosen_anew_until_the_visitor_chooses(explorer, payload):
     page = explorer("#layer=4")
     suggest = "([query, picture]) => document.dispatchEvent(new CustomEvent('qfv:suggest', {detail: {query, picture}}))"
     auto = page.get_by_role("button", name="Auto", exact=True)
-    assert state(page)["queries"] == [focused()] and auto.get_attribute("aria-pressed") == "true"
+    assert selection(page)["queries"] == [focused()] and auto.get_attribute("aria-pressed") == "true"
     # A suggestion is for one picture; of another one nothing changes.
     page.evaluate(suggest, [17, "data:other"])
-    assert state(page)["queries"] == [focused()]
+    assert selection(page)["queries"] == [focused()]
     page.evaluate(suggest, [17, payload["image"]["src"]])
-    assert state(page)["queries"] == [17] and not state(page)["chosen"]
+    assert selection(page)["queries"] == [17] and not selection(page)["chosen"]
     assert page.evaluate("location.hash") == "#layer=4&head=mean"
     # Maps of another model, and another picture, have a query of their own; back here it is the suggested one again.
     other = canvas_payload(CAPTURE, picture(100, 100))
     for shown in (payload | {"meta": META | {"visiting": "Maps of another"}}, other):
         page.evaluate("p => qfvHandle.setPayload(p)", shown)
-        assert state(page)["queries"] == [focused()]
+        assert selection(page)["queries"] == [focused()]
     page.evaluate("p => qfvHandle.setPayload(p)", payload)
-    assert state(page)["queries"] == [17]
+    assert selection(page)["queries"] == [17]
     page.evaluate("document.dispatchEvent(new CustomEvent('qfv:suggest', {detail: null}))")
-    assert state(page)["queries"] == [focused()]
+    assert selection(page)["queries"] == [focused()]
     # What the visitor chooses stays, whatever comes, until the choice is given back.
     page.locator('.qfv-item[data-query="5"]').click()
     assert auto.get_attribute("aria-pressed") == "false"
     page.evaluate(suggest, [17, payload["image"]["src"]])
     for shown in (other, payload):
         page.evaluate("p => qfvHandle.setPayload(p)", shown)
-        assert state(page)["queries"] == [5] and page.evaluate("location.hash").startswith("#q=5&")
+        assert selection(page)["queries"] == [5] and page.evaluate("location.hash").startswith("#q=5&")
     auto.click()
-    assert state(page)["queries"] == [17]
+    assert selection(page)["queries"] == [17]
 
 
 def test_statistics_agree_with_the_library_to_the_quantisation(explorer, payload):
@@ -221,20 +203,20 @@ def test_keys_move_through_queries_layers_and_patches(explorer):
     seen = []
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft", "ArrowLeft"):
         page.keyboard.press(key)
-        seen.append(state(page)["query"])
+        seen.append(selection(page)["query"])
     assert seen == [1, 2, 1, 0, 31]
     layers = []
     for key in ("ArrowDown", "ArrowDown", "ArrowUp", "ArrowUp", "ArrowUp"):
         page.keyboard.press(key)
-        layers.append(state(page)["layer"])
+        layers.append(selection(page)["layer"])
     assert layers == [0, 2, 0, "mean", 4]
     page.keyboard.press("Shift+ArrowRight")
-    first = state(page)["patch"]
+    first = selection(page)["patch"]
     assert first == home(31)
     page.keyboard.press("Shift+ArrowUp")
-    assert state(page)["patch"] == first - 16
+    assert selection(page)["patch"] == first - 16
     page.keyboard.press("Escape")
-    assert state(page)["patch"] is None
+    assert selection(page)["patch"] is None
 
 
 def test_focus_is_visible_and_every_control_is_named(explorer):
@@ -256,16 +238,16 @@ def test_the_contact_sheet_is_operated_by_keyboard(explorer):
     page = explorer()
     page.locator('.qfv-item[data-query="0"]').focus()
     page.keyboard.press("ArrowRight")
-    assert state(page)["queries"] == [1]
+    assert selection(page)["queries"] == [1]
     page.keyboard.press("Control+ArrowRight")
     page.keyboard.press("Control+ArrowRight")
-    assert state(page)["queries"] == [1]
+    assert selection(page)["queries"] == [1]
     page.keyboard.press("Space")
-    assert state(page)["queries"] == [1, 3]
+    assert selection(page)["queries"] == [1, 3]
     page.keyboard.press("Enter")
-    assert state(page)["queries"] == [3]
+    assert selection(page)["queries"] == [3]
     page.keyboard.press("End")
-    assert state(page)["queries"] == [31]
+    assert selection(page)["queries"] == [31]
     assert page.evaluate("document.activeElement.dataset.query") == "31"
 
 
@@ -276,7 +258,7 @@ def test_clicks_select_and_compare(explorer):
     item(12).click(modifiers=["Shift"])
     page.get_by_role("button", name="Compare").click()
     item(20).click()
-    assert state(page)["queries"] == [7, 12, 20]
+    assert selection(page)["queries"] == [7, 12, 20]
     selected = page.locator('.qfv-item[aria-selected="true"]').evaluate_all(
         "n => n.map(e => +e.dataset.query)"
     )
@@ -285,7 +267,7 @@ def test_clicks_select_and_compare(explorer):
     assert "Outlines" in page.locator(".qfv-caption").inner_text()
     assert page.locator(".qfv-table tbody tr").count() == 4
     item(12).click()
-    assert state(page)["queries"] == [7, 20]
+    assert selection(page)["queries"] == [7, 20]
 
 
 def test_the_mean_of_several_queries_is_what_is_drawn(explorer):
@@ -322,18 +304,18 @@ def test_hovering_a_patch_ranks_the_queries(explorer):
     value = float(page.locator(".qfv-rank .qfv-num").first.inner_text())
     assert value == pytest.approx(weights(expected[0])[patch], rel=0.01)
     page.mouse.move(2, 2)
-    assert state(page)["patch"] is None and not page.locator(".qfv-rank").first.is_visible()
+    assert selection(page)["patch"] is None and not page.locator(".qfv-rank").first.is_visible()
 
 
 def test_a_click_pins_a_patch_and_escape_frees_it(explorer):
     page = explorer()
     page.mouse.click(*centre(page, 40))
     page.mouse.move(*centre(page, 200))
-    assert state(page)["patch"] == 40
+    assert selection(page)["patch"] == 40
     page.locator(".qfv-rank").first.click()
-    assert state(page)["query"] == int(page.locator(".qfv-rank").first.get_attribute("data-query"))
+    assert selection(page)["query"] == int(page.locator(".qfv-rank").first.get_attribute("data-query"))
     page.keyboard.press("Escape")
-    assert state(page)["patch"] is None
+    assert selection(page)["patch"] is None
 
 
 def test_sorting_orders_the_sheet_and_the_steps(explorer):
@@ -346,7 +328,7 @@ def test_sorting_orders_the_sheet_and_the_steps(explorer):
     first, second = order()[:2]
     page.evaluate("q => qfvHandle.select({query: q})", first)
     page.get_by_role("button", name="Next query").click()
-    assert state(page)["query"] == second
+    assert selection(page)["query"] == second
     page.get_by_role("radio", name="index", exact=True).click()
     assert order() == list(range(32))
 
@@ -380,24 +362,24 @@ def test_other_views_select_and_hear_of_selections(explorer):
     page.evaluate(
         "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {queries: [4, 9], layer: 2, head: 1}}))"
     )
-    now = state(page)
+    now = selection(page)
     assert (now["queries"], now["layer"], now["head"]) == ([4, 9], 2, 1)
     heard = page.evaluate("heard")
     assert [(h["queries"], h["source"]) for h in heard] == [([4, 9], "set")]
     page.evaluate(
         "document.dispatchEvent(new CustomEvent('qfv:set', {detail: {queries: [99], layer: 7, head: -1}}))"
     )
-    now = state(page)
+    now = selection(page)
     assert (now["queries"], now["layer"], now["head"]) == ([4, 9], 4, "mean")
 
 
 def test_the_address_holds_the_selection(explorer):
     page = explorer("#q=7,3&layer=2&head=1&patch=33")
-    now = state(page)
+    now = selection(page)
     assert (now["queries"], now["layer"], now["head"], now["patch"]) == ([7, 3], 2, 1, 33)
     page.evaluate("qfvHandle.select({query: 5, patch: null})")
     assert page.evaluate("location.hash") == "#q=5&layer=2&head=1"
-    found = state(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"]
+    found = selection(explorer("#q=%3Cscript%3E&layer=x&head=99"))["fragment"]
     assert found == f"q={focused()}&layer=4&head=mean"
 
 
@@ -407,7 +389,7 @@ def test_a_new_payload_keeps_the_settings_that_still_exist(explorer, payload):
     small = canvas_payload(blobs(1, 2, 8, (4, 6)), picture(100, 100))
     page.evaluate("p => qfvHandle.setPayload(p)", small)
     assert page.locator(".qfv-item").count() == 8
-    now = state(page)
+    now = selection(page)
     assert (now["queries"], now["layer"], now["head"], now["opacity"], now["patch"]) == (
         [0],
         0,
@@ -416,7 +398,7 @@ def test_a_new_payload_keeps_the_settings_that_still_exist(explorer, payload):
         None,
     )
     page.evaluate("p => qfvHandle.setPayload(p)", payload)
-    assert page.locator(".qfv-item").count() == 32 and state(page)["opacity"] == 0.4
+    assert page.locator(".qfv-item").count() == 32 and selection(page)["opacity"] == 0.4
 
 
 def test_no_payload_is_a_friendly_state_and_a_broken_one_says_so(explorer, payload):
@@ -441,11 +423,11 @@ def test_two_on_one_page_are_apart_and_destroy_leaves_nothing(explorer, payload)
         payload,
     )
     page.evaluate("second.select({query: 30})")
-    assert state(page)["query"] == 0
+    assert selection(page)["query"] == 0
     page.evaluate("second.destroy()")
     assert page.evaluate("document.getElementById('second').childElementCount") == 0
     page.evaluate("document.dispatchEvent(new CustomEvent('qfv:set', {detail: {queries: [2]}}))")
-    assert page.evaluate("second.get().query") == 30 and state(page)["query"] == 2
+    assert page.evaluate("second.get().query") == 30 and selection(page)["query"] == 2
 
 
 def test_files_are_made_in_the_browser(explorer):
@@ -536,10 +518,10 @@ def test_no_width_scrolls_sideways(explorer, width):
 def test_touch_selects_and_pins(explorer):
     page = explorer(width=390, height=844, touch=True)
     page.locator('.qfv-item[data-query="6"]').tap()
-    assert state(page)["queries"] == [6]
+    assert selection(page)["queries"] == [6]
     page.locator(".qfv-stage").scroll_into_view_if_needed()
     page.touchscreen.tap(*centre(page, 88))
-    assert state(page)["patch"] == 88 and page.locator(".qfv-rank").first.is_visible()
+    assert selection(page)["patch"] == 88 and page.locator(".qfv-rank").first.is_visible()
 
 
 def test_dark_follows_the_reader_and_the_host(explorer, payload):

@@ -14,18 +14,6 @@ from tests.support.serving import serve
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def open_page(open_page):
-    """Patient: these tests wait for servers that share the machine with the browser."""
-
-    def open_(*args, **options):
-        page = open_page(*args, **options)
-        page.set_default_timeout(90_000)
-        return page
-
-    return open_
-
-
 def says(page, text):
     page.wait_for_function("text => document.querySelector('#chat').innerText.includes(text)", arg=text)
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from PIL import Image
 
-from tests.browser.test_page import captioned, open_page, url  # noqa: F401
+from tests.support.page_actions import captioned
 
 pytestmark = pytest.mark.browser
 PLOT = "document.querySelector('#similarity-plot .js-plotly-plot')"
@@ -29,7 +29,7 @@ def again(page):
     page.wait_for_function(f"String({PLOT}.data[0].x.map(Number)) === '0,1,2,3,4,5,6,7'")
 
 
-def test_quick_clicks_on_different_cells_are_choices_each(url, open_page):  # noqa: F811
+def test_quick_clicks_on_different_cells_are_choices_each(url, open_page):
     page = open_page(url)
     matrix(page)
     names = page.evaluate(f"{PLOT}.data[0].x.map(Number)")
@@ -45,7 +45,7 @@ def test_quick_clicks_on_different_cells_are_choices_each(url, open_page):  # no
     assert page.evaluate("heard") == [[*dict.fromkeys((names[c], names[r]))] for c, r in cells]
 
 
-def test_a_tap_on_a_cell_is_a_choice(url, open_page):  # noqa: F811
+def test_a_tap_on_a_cell_is_a_choice(url, open_page):
     page = open_page(url, width=390, height=844, touch=True)
     captioned(page)
     page.get_by_role("button", name="More tabs").click()
@@ -61,7 +61,7 @@ def test_a_tap_on_a_cell_is_a_choice(url, open_page):  # noqa: F811
         )
 
 
-def test_only_what_is_a_query_or_a_head_chooses_one(url, open_page):  # noqa: F811
+def test_only_what_is_a_query_or_a_head_chooses_one(url, open_page):
     page = open_page(url)
     captioned(page)
     page.locator("#why-run").click()
@@ -75,7 +75,7 @@ def test_only_what_is_a_query_or_a_head_chooses_one(url, open_page):  # noqa: F8
     assert page.evaluate("JSON.stringify(qfvHandle.get())") == before
 
 
-def test_two_quick_clicks_on_patches_and_thumbnails_are_two_choices(url, open_page):  # noqa: F811
+def test_two_quick_clicks_on_patches_and_thumbnails_are_two_choices(url, open_page):
     page = open_page(url)
     captioned(page)
     page.locator(".qfv-item").nth(1).dblclick()
@@ -91,7 +91,7 @@ def test_two_quick_clicks_on_patches_and_thumbnails_are_two_choices(url, open_pa
     assert page.evaluate("heard") == [[0, True], [5, True], [10, True]]
 
 
-def test_every_figure_is_saved_from_the_keyboard_or_by_pointer(url, open_page):  # noqa: F811
+def test_every_figure_is_saved_from_the_keyboard_or_by_pointer(url, open_page):
     page = open_page(url, dark=True)
     matrix(page)
     buttons = page.locator("#similarity-plot .qfv-save button")
@@ -116,7 +116,7 @@ def test_every_figure_is_saved_from_the_keyboard_or_by_pointer(url, open_page): 
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_nought_is_as_dark_as_the_page(url, open_page, dark):  # noqa: F811
+def test_nought_is_as_dark_as_the_page(url, open_page, dark):
     page = open_page(url, dark=dark)
     matrix(page)
     middle = f"{PLOT}.data[0].colorscale.find((s) => s[0] === 0.5)[1]"

@@ -11,8 +11,8 @@ from PIL import Image
 from qformer_viz import attention_maps
 from qformer_viz.view.stage_payload import canvas_payload
 from qformer_viz.view.standalone_page import standalone_page
-from tests.browser.test_canvas import drawn, state
 from tests.support.fakes_ui import QUERIES
+from tests.support.page_actions import drawn, selection
 from tests.support.planted import blobs, home, picture
 from tests.support.serving import serve
 
@@ -77,7 +77,7 @@ def test_a_chosen_frame_is_drawn_with_its_own_picture_maps_and_words(explorer):
     page = explorer("#q=3&layer=2&head=1")
     before = drawn(page)
     strip(page).nth(2).click()
-    assert state(page)["frame"] == 2 and "3.0 s (3 of 4)" in page.locator(".qfv-status").inner_text()
+    assert selection(page)["frame"] == 2 and "3.0 s (3 of 4)" in page.locator(".qfv-status").inner_text()
     after = drawn(page)
     # The overlay is opaque where it is strong, so its brightest patch has moved down with the map.
     assert np.abs(after - np.roll(before, 16 * STEPS[2], 0))[:, :3].max() <= 2
@@ -116,18 +116,18 @@ def test_keys_move_along_the_strip_and_stop_at_its_ends(explorer):
     strip(page).first.focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")
-    assert state(page)["frame"] == 3 and state(page)["query"] == 3
+    assert selection(page)["frame"] == 3 and selection(page)["query"] == 3
     assert page.evaluate("document.activeElement.dataset.frame") == "3"
     assert [item.get_attribute("aria-checked") for item in strip(page).all()] == ["false"] * 3 + ["true"]
     page.keyboard.press("ArrowLeft")
-    assert state(page)["frame"] == 2
+    assert selection(page)["frame"] == 2
 
 
 def test_a_link_names_the_frame_and_one_that_does_not_exist_is_the_first(explorer):
     page = explorer("#q=3&frame=1")
-    assert state(page)["frame"] == 1 and "frame=1" in page.evaluate("location.hash")
-    assert state(explorer("#q=3&frame=9"))["frame"] == 0
-    assert state(explorer("#q=3&frame=x"))["frame"] == 0
+    assert selection(page)["frame"] == 1 and "frame=1" in page.evaluate("location.hash")
+    assert selection(explorer("#q=3&frame=9"))["frame"] == 0
+    assert selection(explorer("#q=3&frame=x"))["frame"] == 0
 
 
 def test_queries_are_sorted_by_how_far_they_move(explorer):

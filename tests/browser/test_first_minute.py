@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.test_page import ask, captioned, open_page, picture, said, text, url  # noqa: F401
+from tests.support.page_actions import ask, captioned, picture, said, text
 
 pytestmark = pytest.mark.browser
 FRAMED = "body:not(.qfv-no-example) #examples button.thumbnail-item.selected"
@@ -17,7 +17,7 @@ def explained(page):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768)])
-def test_the_left_column_stays_in_sight(url, open_page, width, height):  # noqa: F811
+def test_the_left_column_stays_in_sight(url, open_page, width, height):
     page = open_page(url, width=width, height=height)
     captioned(page)
     explained(page)
@@ -28,7 +28,7 @@ def test_the_left_column_stays_in_sight(url, open_page, width, height):  # noqa:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_all_of_a_picture_goes_with_it(url, open_page):  # noqa: F811
+def test_all_of_a_picture_goes_with_it(url, open_page):
     page = open_page(url)
     page.locator("#examples button.thumbnail-item").first.click()
     said(page, "picture")
@@ -53,7 +53,7 @@ def test_all_of_a_picture_goes_with_it(url, open_page):  # noqa: F811
     assert "no image yet" not in text(page)
 
 
-def test_the_frame_of_an_example_goes_with_an_upload_and_stays_with_a_bad_one(url, open_page):  # noqa: F811
+def test_the_frame_of_an_example_goes_with_an_upload_and_stays_with_a_bad_one(url, open_page):
     page = open_page(url)
     page.locator("#examples button.thumbnail-item").first.click()
     said(page, "picture")
@@ -70,7 +70,7 @@ def test_the_frame_of_an_example_goes_with_an_upload_and_stays_with_a_bad_one(ur
     page.wait_for_function("!document.querySelector('#chat').innerText.includes('ⓘ')")
 
 
-def test_the_words_of_an_answer_go_when_the_conversation_is_cleared(url, open_page):  # noqa: F811
+def test_the_words_of_an_answer_go_when_the_conversation_is_cleared(url, open_page):
     page = open_page(url)
     captioned(page)
     explained(page)

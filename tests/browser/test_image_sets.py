@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 from qformer_viz.analysis import image_sets
-from tests.browser.test_page import CELL, captioned, open_page, picture, selection, url  # noqa: F401
-from tests.browser.test_questions import choose
 from tests.support.fakes_ui import FakePipeline
+from tests.support.page_actions import CELL, captioned, choose, picture, selection
 
 pytestmark = pytest.mark.browser
 TILES = "n => document.querySelectorAll('.qfv-album figure').length === n"
@@ -18,7 +17,7 @@ def choose_files(page, *files):
     chooser.value.set_files(list(files))
 
 
-def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # noqa: F811
+def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):
     page = open_page(url)
     captioned(page)
     page.get_by_role("tab", name="Images").click()
@@ -54,7 +53,7 @@ def test_the_query_of_the_canvas_on_every_picture_of_a_set(url, open_page):  # n
     assert not page.locator("#across-plot").is_visible()
 
 
-def test_ones_own_pictures_without_one_on_the_canvas(url, open_page):  # noqa: F811
+def test_ones_own_pictures_without_one_on_the_canvas(url, open_page):
     page = open_page(url)
     page.get_by_role("tab", name="Images").click()
     choose_files(page, picture("red"), picture("blue"), picture("white"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.test_page import ask, captioned, open_page, picture, said, url  # noqa: F401
+from tests.support.page_actions import ask, captioned, picture, said
 
 pytestmark = pytest.mark.browser
 
@@ -13,7 +13,7 @@ def compare(page, *texts):
     page.locator("#match-compare").click()
 
 
-def test_texts_are_compared_and_their_maps_shown(url, open_page):  # noqa: F811
+def test_texts_are_compared_and_their_maps_shown(url, open_page):
     page = open_page(url)
     captioned(page)
     own = page.evaluate("qfvHandle.stats().entropy")
@@ -45,7 +45,7 @@ def test_texts_are_compared_and_their_maps_shown(url, open_page):  # noqa: F811
     assert page.evaluate("qfvHandle.stats().entropy") == own
 
 
-def test_a_new_image_forgets_what_was_compared(url, open_page):  # noqa: F811
+def test_a_new_image_forgets_what_was_compared(url, open_page):
     page = open_page(url)
     compare(page, "a cat")
     page.wait_for_function("document.querySelector('#match-table').innerText.includes('no image yet')")

@@ -3,7 +3,6 @@
 import pytest
 from PIL import Image
 
-import qformer_viz
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.view.stage_payload import canvas_payload
 from qformer_viz.view.standalone_page import standalone_page
@@ -11,15 +10,6 @@ from qformer_viz.view.word_payload import words_payload
 from tests.support.fakes_ui import FakePipeline
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def view():
-    pipe = FakePipeline()
-    encoded = pipe.encode(Image.new("RGB", (60, 40), "red"))
-    answer = pipe.ask(encoded, "<b>one?</b>")
-    why = [qformer_viz.explain(pipe, encoded, answer, method=method) for method in ("knockout", "occlusion")]
-    return qformer_viz.show(encoded, pipe=pipe, why=why, turns=[("", "a caption"), ("one?", answer.text)])
 
 
 def explore(page):

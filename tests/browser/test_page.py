@@ -1,6 +1,5 @@
 """The page as a visitor uses it, in a real Chromium, over the fake pipeline of `tests.support.serve_fake`."""
 
-import io
 import json
 import re
 
@@ -9,65 +8,9 @@ from PIL import Image
 
 from qformer_viz.view.archive import load_npz
 from tests.support.fakes_ui import QUERIES
-from tests.support.serving import serve
+from tests.support.page_actions import CELL, ask, captioned, picture, said, selection, text, upload
 
 pytestmark = pytest.mark.browser
-CELL = ".js-plotly-plot .nsewdrag"
-
-
-@pytest.fixture(scope="module")
-def url():
-    with serve("tests.support.serve_fake") as address:
-        yield address
-
-
-@pytest.fixture
-def open_page(open_page):
-    """Patient: these tests wait for a server that shares the machine with the browser."""
-
-    def open_(*args, **options):
-        page = open_page(*args, **options)
-        page.set_default_timeout(90_000)
-        return page
-
-    return open_
-
-
-def picture(colour="red", size=(60, 40), kind="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, kind)
-    return {"name": f"{colour}.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
-
-
-def upload(page, file=None):
-    page.locator("#image input[type=file]").set_input_files(file or picture())
-
-
-def said(page, text):
-    """Wait until the conversation shows the text."""
-    page.wait_for_function(
-        "text => (document.querySelector('#chat')?.innerText ?? '').includes(text)", arg=text
-    )
-
-
-def captioned(page, file=None):
-    """Upload and wait for the caption and the canvas."""
-    upload(page, file)
-    page.wait_for_function("/picture [0-9a-f]{8}/.test((document.querySelector('#chat')?.innerText ?? ''))")
-    page.wait_for_selector("#canvas .qfv-host[data-image]")
-
-
-def ask(page, question):
-    page.locator("#question textarea").fill(question)
-    page.locator("#send").click()
-
-
-def selection(page):
-    return page.evaluate("qfvHandle.get()")
-
-
-def text(page):
-    return page.locator("#chat").inner_text()
 
 
 def test_upload_brings_caption_canvas_and_figures(url, open_page):

@@ -3,14 +3,9 @@
 import pytest
 from playwright.sync_api import TimeoutError
 
-from tests.browser.test_page import ask, captioned, open_page, picture, url  # noqa: F401
+from tests.support.page_actions import ask, captioned, choose, picture
 
 pytestmark = pytest.mark.browser
-
-
-def choose(page, name):
-    page.locator("#model input").click()
-    page.get_by_role("option", name=name).click()
 
 
 def taken(page, question):
@@ -27,7 +22,7 @@ def taken(page, question):
     raise AssertionError(f"{question} was never answered")
 
 
-def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  # noqa: F811
+def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):
     page = open_page(url)
     captioned(page)
     ask(page, "one?")
@@ -49,7 +44,7 @@ def test_another_model_takes_over_and_a_failing_one_does_not(url, open_page):  #
     page.wait_for_function("document.querySelector('#chat').innerText.includes('picture')")
 
 
-def test_two_models_side_by_side(url, open_page):  # noqa: F811
+def test_two_models_side_by_side(url, open_page):
     page = open_page(url)
     page.get_by_role("tab", name="Models").click()
     page.locator("#versus-run").click()
@@ -74,7 +69,7 @@ def test_two_models_side_by_side(url, open_page):  # noqa: F811
     assert page.locator("#versus-view figcaption").all_inner_texts()[:2] == titles[1::-1]
 
 
-def test_one_goes_on_talking_while_another_model_is_read(url, open_page):  # noqa: F811
+def test_one_goes_on_talking_while_another_model_is_read(url, open_page):
     page = open_page(url)
     captioned(page)
     choose(page, "Slow")
@@ -87,7 +82,7 @@ def test_one_goes_on_talking_while_another_model_is_read(url, open_page):  # noq
     assert page.locator("#model input").input_value() == "Slow"
 
 
-def test_the_maps_of_two_questions_and_what_moved(url, open_page):  # noqa: F811
+def test_the_maps_of_two_questions_and_what_moved(url, open_page):
     page = open_page(url)
     captioned(page)
     page.get_by_role("tab", name="Questions").click()

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.browser.test_page import ask, captioned, open_page, picture, said, url  # noqa: F401
 from tests.support.fakes_ui import GREEN
+from tests.support.page_actions import ask, captioned, picture, said
 
 pytestmark = pytest.mark.browser
 
@@ -18,7 +18,7 @@ def about(page, question):
     )
 
 
-def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
+def test_from_a_word_to_its_query_and_patches(url, open_page):
     page = open_page(url)
     page.locator("#why-run").click()
     page.get_by_text("There is no image yet").last.wait_for()
@@ -70,7 +70,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):  # noqa: F811
     assert not page.locator("#why-curves .js-plotly-plot").is_visible()
 
 
-def test_answers_with_something_taken_away(url, open_page):  # noqa: F811
+def test_answers_with_something_taken_away(url, open_page):
     page = open_page(url)
     page.get_by_role("tab", name="What if").click()
     page.get_by_role("tab", name="Queries").last.click()
@@ -133,7 +133,7 @@ def test_answers_with_something_taken_away(url, open_page):  # noqa: F811
     )
 
 
-def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):  # noqa: F811
+def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):
     page = open_page(url)
     captioned(page)
     page.get_by_role("tab", name="What if").click()
@@ -147,7 +147,7 @@ def test_an_object_of_a_known_scene_is_taken_out(url, open_page, tmp_path):  # n
     assert page.locator("#whatif-outcome img").count() == 2
 
 
-def test_queries_are_weighed_together(url, open_page):  # noqa: F811
+def test_queries_are_weighed_together(url, open_page):
     page = open_page(url)
     captioned(page)
     about(page, "<b>one?</b>")
@@ -174,7 +174,7 @@ def test_queries_are_weighed_together(url, open_page):  # noqa: F811
     assert not page.locator("#together-matrix .js-plotly-plot").is_visible()
 
 
-def test_nobody_waits_for_anothers_explanation_and_what_is_outdated_is_not_shown(url, open_page):  # noqa: F811
+def test_nobody_waits_for_anothers_explanation_and_what_is_outdated_is_not_shown(url, open_page):
     first, second = open_page(url), open_page(url)
     captioned(first)
     about(first, "one?")
@@ -206,7 +206,7 @@ def test_nobody_waits_for_anothers_explanation_and_what_is_outdated_is_not_shown
     assert "Stopped" not in first.locator("#why-told").inner_text()
 
 
-def test_heads_are_silenced_and_chosen_on_the_canvas(url, open_page):  # noqa: F811
+def test_heads_are_silenced_and_chosen_on_the_canvas(url, open_page):
     page = open_page(url)
     captioned(page)
     page.get_by_role("tab", name="Heads", exact=True).first.click()

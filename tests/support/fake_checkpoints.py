@@ -3,7 +3,9 @@
 The tokenizer is byte-level without merges: any text encodes, and lengths are counted by hand.
 """
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Blip2Config,
@@ -28,6 +30,13 @@ SPECIALS = ["<pad>", "</s>", "<unk>", "<image>"]
 PAD, END, _, IMAGE = range(4)
 VOCABULARY = 256 + len(SPECIALS)
 QUERIES, SIDE, POSITIONS = 4, 28, 400
+FAMILIES = [("blip2", "opt"), ("blip2", "t5"), ("instructblip", "opt"), ("instructblip", "t5")]
+
+
+def picture(seed=0):
+    """Coarse coloured noise, so that different seeds get different answers."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((40, 30), Image.Resampling.NEAREST)
 
 
 def tokenizer(*, start=True):

@@ -1,10 +1,13 @@
 """Captures planted by hand: attention whose bright patches, CLS shares and orders are known in advance."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
 
 from qformer_viz.types import Capture
+from tests.support.fakes_ui import fake_capture
 
 
 def capture_of(cross, grid) -> Capture:
@@ -47,3 +50,12 @@ def picture(width=320, height=200) -> Image.Image:
     x, y = np.linspace(255, 0, width), np.linspace(0, 255, height)
     pixels = np.stack(np.broadcast_arrays(x[None], y[:, None], 90.0), -1)
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def looking_at(places):
+    """A capture whose query k looks at the one patch places[k], in every layer and head."""
+    capture = fake_capture(1)
+    cross = torch.zeros_like(capture.cross_attention)
+    for query, place in enumerate(places):
+        cross[..., query, 1 + place] = 1
+    return replace(capture, cross_attention=cross)

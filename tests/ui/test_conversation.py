@@ -10,33 +10,14 @@ from qformer_viz.types import Decoding
 from qformer_viz.ui import conversation as talk
 from qformer_viz.ui.conversation import Session, messages
 from qformer_viz.ui.event_groups import discard_if_stale
+from tests.support.conversing import ask, looked, say
 from tests.support.fakes_ui import FakeError, FakePipeline, fake_choice, fake_services, fake_speaker
-
-
-@pytest.fixture
-def services():
-    return fake_services()
 
 
 @pytest.fixture
 def session(services, tmp_path):
     """A visitor with a captioned image."""
     return say(services, looked(services, Session(), tmp_path))
-
-
-def looked(services, session, tmp_path, colour="red"):
-    path = tmp_path / f"{colour}.png"
-    Image.new("RGB", (40, 30), colour).save(path)
-    return talk.look(services, session, str(path), str(path))
-
-
-def say(services, session, decoding=None):
-    steps = list(talk.answer(services, session, decoding or Decoding()))
-    return steps[-1] if steps else session
-
-
-def ask(services, session, question, decoding=None):
-    return say(services, talk.pose(session, question, services.limits), decoding)
 
 
 def test_upload_is_captioned_and_answers_grow(services, tmp_path):

@@ -11,12 +11,6 @@ from qformer_viz.errors import CannotWrite
 from qformer_viz.ui import chat, conversation, explanation_cache
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import export_view
-from tests.support.fakes_ui import fake_services
-
-
-@pytest.fixture
-def services():
-    return fake_services()
 
 
 @pytest.fixture

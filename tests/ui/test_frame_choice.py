@@ -26,11 +26,9 @@ from qformer_viz.ui.inspector import (
 )
 from qformer_viz.view.archive import load_npz
 from qformer_viz.view.stage_payload import unpack
+from tests.support.conversing import CELLS, ask, say, still
 from tests.support.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_choice, fake_services
-from tests.ui.test_app import build
-from tests.ui.test_conversation import ask, say
-from tests.ui.test_what_if_view import CELLS
-from tests.ui.test_word_evidence_view import still
+from tests.support.page_builder import build
 
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
 N = GRID[0] * GRID[1]

@@ -11,14 +11,8 @@ from qformer_viz.ui import explanation_cache
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import export_view
 from qformer_viz.ui.inspector import head_ablation_view as ui
+from tests.support.conversing import ask, looked, still
 from tests.support.fakes_ui import CROSS, HEADS, LAYERS, QUERIES, FakePipeline, fake_services
-from tests.ui.test_conversation import ask, looked
-from tests.ui.test_word_evidence_view import still
-
-
-@pytest.fixture
-def services():
-    return fake_services()
 
 
 @pytest.fixture

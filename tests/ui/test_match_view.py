@@ -10,7 +10,7 @@ from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import match_view
 from qformer_viz.view.stage_payload import pack
 from tests.support.fakes_ui import QUERIES, FakeMatcher, FakePipeline, fake_capture, fake_services
-from tests.ui.test_app import build
+from tests.support.page_builder import build
 
 PICTURE = Image.new("RGB", (60, 40), "red")
 

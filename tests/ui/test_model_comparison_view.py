@@ -10,6 +10,7 @@ import qformer_viz
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.explanation_cache import STOPPED
 from qformer_viz.ui.inspector import model_comparison_view
+from tests.support.conversing import ask, looked, pictures, still
 from tests.support.fakes_ui import (
     CROSS,
     FakeDomain,
@@ -19,8 +20,6 @@ from tests.support.fakes_ui import (
     fake_services,
     fake_speaker,
 )
-from tests.ui.test_conversation import ask, looked
-from tests.unit.analysis.test_image_sets import folder, pictures, still  # noqa: F401
 
 READER = "Fake InstructBLIP"
 
@@ -50,7 +49,7 @@ def services():
     return fake_services(**choice)
 
 
-def test_both_models_look_at_the_files_and_what_differs_is_listed(services, folder):  # noqa: F811
+def test_both_models_look_at_the_files_and_what_differs_is_listed(services, folder):
     paths = pictures(folder, "green", "red", "blue", "white")
     told, plot, answers = model_comparison_view.compared(services, Session(), "Parrot", paths, still)
     pipes = services.chat_model.pipe, services.models["Parrot"]().pipe
@@ -70,7 +69,7 @@ def test_both_models_look_at_the_files_and_what_differs_is_listed(services, fold
     assert answers.count("<tr>") == 2 and answers.count("<img") == 1
 
 
-def test_of_one_model_under_two_names_nothing_differs(services, folder):  # noqa: F811
+def test_of_one_model_under_two_names_nothing_differs(services, folder):
     services = replace(services, models=services.models | {"Twin": lambda: fake_speaker()})
     told, plot, answers = model_comparison_view.compared(
         services, Session(), "Twin", pictures(folder, "green", "red"), still
@@ -79,14 +78,14 @@ def test_of_one_model_under_two_names_nothing_differs(services, folder):  # noqa
     assert "<dd>0.00</dd>" in told and "<dd>2 of 2</dd>" in told and "CKA" not in told  # too few for it
 
 
-def test_without_files_the_pictures_are_of_the_world_of_the_model_that_speaks(services, folder):  # noqa: F811
+def test_without_files_the_pictures_are_of_the_world_of_the_model_that_speaks(services, folder):
     domain = FakeDomain(samples=tuple(pictures(folder, "green", "red")))
     services = replace(services, chat_model=replace(services.chat_model, domain=domain))
     told, _, _ = model_comparison_view.compared(services, Session(), "Parrot", None, still)
     assert "on 2 images" in told
 
 
-def test_the_last_question_is_asked_of_both_and_read_where_it_is_read(services, folder, tmp_path):  # noqa: F811
+def test_the_last_question_is_asked_of_both_and_read_where_it_is_read(services, folder, tmp_path):
     session = ask(services, looked(services, Session(), tmp_path), "where <i>?")
     told, _, _ = model_comparison_view.compared(
         services, session, READER, pictures(folder, "green", "red"), still
@@ -100,7 +99,7 @@ def test_the_last_question_is_asked_of_both_and_read_where_it_is_read(services, 
     assert "answer to “where &lt;i&gt;?”" in told and "<i>" not in told
 
 
-def test_progress_goes_over_both_models_and_stop_ends_it(services, folder):  # noqa: F811
+def test_progress_goes_over_both_models_and_stop_ends_it(services, folder):
     steps = []
     paths, session = pictures(folder, "green", "red", "blue"), Session()
     model_comparison_view.compared(services, session, "Parrot", paths, lambda done, **_: steps.append(done))
@@ -114,7 +113,7 @@ def test_progress_goes_over_both_models_and_stop_ends_it(services, folder):  # n
     assert STOPPED in told and not plot["visible"] and answers == ""
 
 
-def test_trouble_is_told_with_its_fix(services, folder):  # noqa: F811
+def test_trouble_is_told_with_its_fix(services, folder):
     class Small(FakePipeline):
         def encode(self, image, question=None):
             few = fake_capture(1)

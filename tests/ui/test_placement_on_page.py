@@ -25,6 +25,7 @@ from qformer_viz.ui.inspector import (
     word_evidence_view,
 )
 from qformer_viz.view.notebook import show
+from tests.support.conversing import ask, looked, pictures, still
 from tests.support.fakes_ui import (
     GREEN,
     FakePipeline,
@@ -34,8 +35,6 @@ from tests.support.fakes_ui import (
     fake_speaker,
     pictured,
 )
-from tests.ui.test_conversation import ask, looked
-from tests.unit.analysis.test_image_sets import folder, pictures, still  # noqa: F401
 
 BOX = [0.125, 0, 0.875, 1]
 
@@ -76,11 +75,11 @@ def boxes(text):
     return found
 
 
-def test_every_view_of_the_picture_has_the_box(services, session, folder):  # noqa: F811
+def test_every_view_of_the_picture_has_the_box(services, session, folder):
     assert boxes(stage_updates.as_text(services, session)) == [BOX]
     assert boxes(what_if_view.shown(services, session)[0]) == [BOX]
     asked = ask(services, session, "what is it?")
-    words = word_evidence_view.words(services, asked, word_evidence_view.of(services, asked))
+    words = word_evidence_view.words(services, asked, explanation_cache.get_or_create(services, asked))
     assert [frame["box"] for frame in words["frames"]] == [BOX]
     view = image_sets_view.looked(services, session, pictures(folder, "green", "red"), still)[1]
     assert boxes(view) == [BOX, BOX]
@@ -123,7 +122,7 @@ def test_the_owner_is_told_and_the_files_say_so(services, session, tmp_path):
     ).layout.yaxis.scaleratio == pytest.approx(1)
 
 
-def test_models_that_see_other_parts_are_not_compared(services, session, folder):  # noqa: F811
+def test_models_that_see_other_parts_are_not_compared(services, session, folder):
     with pytest.raises(UserError, match="another part of this picture"):
         two_models_view.both(services, session, "Fake InstructBLIP")
     assert boxes(two_models_view.compared(services, session, "Cropping")[1]) == [BOX, BOX]

@@ -10,8 +10,8 @@ from qformer_viz.cli.commands import app_command
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import precision_view
 from tests.support import fake_checkpoints as fakes
+from tests.support.conversing import looked
 from tests.support.fakes_ui import FakeError, FakePipeline, fake_capture, fake_choice, fake_services
-from tests.ui.test_conversation import ask, looked
 
 
 class Coarse(FakePipeline):
@@ -31,11 +31,6 @@ def services():
         raise FakeError("This does not fit. Take 4bit.")
 
     return fake_services(precisions={"8bit": Coarse, "float32": FakePipeline, "huge": fail})
-
-
-@pytest.fixture
-def session(services, tmp_path):
-    return ask(services, looked(services, Session(), tmp_path), "what is it?")
 
 
 def test_the_same_weights_change_nothing(services, session):

@@ -7,14 +7,8 @@ import pytest
 from qformer_viz.ui import explanation_cache
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import query_sets_view
-from tests.support.fakes_ui import QUERIES, fake_services
-from tests.ui.test_conversation import ask, looked
-from tests.ui.test_word_evidence_view import still
-
-
-@pytest.fixture
-def services():
-    return fake_services()
+from tests.support.conversing import ask, looked, still
+from tests.support.fakes_ui import QUERIES
 
 
 @pytest.fixture

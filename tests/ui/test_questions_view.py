@@ -13,8 +13,8 @@ from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import inspector_views, questions_view
 from qformer_viz.ui.inspector.view import ViewContext
 from qformer_viz.view.stage_payload import unpack
+from tests.support.conversing import ask, looked
 from tests.support.fakes_ui import FakePipeline, fake_choice, fake_services
-from tests.ui.test_conversation import ask, looked
 
 
 @pytest.fixture

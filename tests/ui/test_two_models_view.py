@@ -11,9 +11,9 @@ from qformer_viz.ui import conversation, frame_choice, model_picker
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import two_models_view
 from qformer_viz.view.stage_payload import unpack
+from tests.support.conversing import ask, looked, say
 from tests.support.fakes_ui import CROSS, FakePipeline, fake_capture, fake_choice, fake_services, fake_speaker
-from tests.ui.test_app import build
-from tests.ui.test_conversation import ask, looked, say
+from tests.support.page_builder import build
 
 READER = "Fake InstructBLIP"
 

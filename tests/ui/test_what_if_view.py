@@ -9,20 +9,8 @@ from PIL import Image
 
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import what_if_view
+from tests.support.conversing import CELLS, ask
 from tests.support.fakes_ui import GREEN, GRID, QUERIES, fake_services, pictured
-from tests.ui.test_conversation import ask, looked
-
-CELLS = r"<tr><td>(.*?)</td><td>.*?</td><td>.*?</td><td>(.*?)</td>"
-
-
-@pytest.fixture
-def services():
-    return fake_services()
-
-
-@pytest.fixture
-def session(services, tmp_path):
-    return ask(services, looked(services, Session(), tmp_path), "what is it?")
 
 
 @pytest.fixture

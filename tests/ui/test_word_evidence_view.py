@@ -16,25 +16,11 @@ from qformer_viz.ui import conversation, explanation_cache
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import export_view, head_ablation_view, query_sets_view, word_evidence_view
 from qformer_viz.view.word_payload import first_word
+from tests.support.conversing import ask, looked, still
 from tests.support.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services, pictured
-from tests.ui.test_conversation import ask, looked
 
 FAST = [name for name, method in METHODS.items() if not method.slow]
 N = GRID[0] * GRID[1]
-
-
-def still(*_, **__):
-    """A progress bar that nobody looks at."""
-
-
-@pytest.fixture
-def services():
-    return fake_services()
-
-
-@pytest.fixture
-def session(services, tmp_path):
-    return ask(services, looked(services, Session(), tmp_path), "what is it?")
 
 
 def explain(services, session):

@@ -22,14 +22,13 @@ from qformer_viz.hooks.interventions import (
 from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
 from tests.support import fake_checkpoints as fakes
+from tests.support.fake_checkpoints import picture
 from tests.support.fakes import tiny_capture
-from tests.unit.attribution.test_explanation import seen  # noqa: F401
-from tests.unit.media.test_video import FILM, FILM_KINDS, pipes  # noqa: F401
-from tests.unit.runtime.test_pipeline import picture
+from tests.support.films import FILM, FILM_KINDS
 
 
 @pytest.fixture
-def case(seen):  # noqa: F811
+def case(seen):
     pipe, encoded, answer = seen
     return pipe, encoded, prepare(pipe, encoded, answer)
 
@@ -240,7 +239,7 @@ def test_rows_do_not_depend_on_those_beside_them(case):
 
 
 @pytest.mark.parametrize("kind", FILM_KINDS)
-def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch):  # noqa: F811
+def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch):
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
     film, reference = (

@@ -13,9 +13,9 @@ from qformer_viz.analysis.model_comparison import table
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.command import Backend
 from qformer_viz.media.images import decode
+from tests.support.command_line import run
 from tests.support.fakes_ui import CROSS, GRID, QUERIES, WIDTH, FakePipeline, fake_capture, joined
-from tests.unit.analysis.test_image_sets import planted
-from tests.unit.cli.test_cli import run
+from tests.support.planted import looking_at
 
 N = GRID[0] * GRID[1]
 
@@ -74,7 +74,7 @@ def test_a_query_that_moved_and_two_that_changed_places():
     before = list(range(QUERIES))
     after = [1, 0, *before[2:]]
     after[4] = 9
-    found = qformer_viz.compare_models([planted(before)], [planted(after)])
+    found = qformer_viz.compare_models([looking_at(before)], [looking_at(after)])
     assert found.attention_shift.tolist() == [[1, 1, 0, 0, 1, 0, 0, 0]] * len(found.rows)
     assert found.matched_query.tolist() == [1, 0, *before[2:]] and found.state_cka is None
     # 56 pairs of different queries, of which the two that changed places share all.
@@ -87,7 +87,7 @@ def test_a_query_that_moved_and_two_that_changed_places():
 
 
 def test_partners_are_found_by_all_layers():
-    first, second = planted(range(QUERIES)), planted(range(QUERIES))
+    first, second = looking_at(range(QUERIES)), looking_at(range(QUERIES))
     cross = second.cross_attention.clone()
     cross[0] = cross[0].roll(1, -2)  # in the first layer all have changed places
     found = qformer_viz.compare_models([first], [replace(second, cross_attention=cross)])

@@ -13,7 +13,7 @@ from qformer_viz.analysis import precision_comparison
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.backend import backend
 from tests.support import fake_checkpoints as fakes
-from tests.unit.runtime.test_pipeline import FAMILIES, picture
+from tests.support.fake_checkpoints import FAMILIES, picture
 
 
 def test_divergence_by_hand():

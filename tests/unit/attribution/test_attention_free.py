@@ -9,7 +9,7 @@ from qformer_viz.errors import AttentionError
 from qformer_viz.evaluation.assessment import assess
 from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
-from tests.unit.runtime.test_pipeline import picture
+from tests.support.fake_checkpoints import picture
 
 READ_ATTENTION = {"raw", "baseline_corrected", "norm_based", "rollout"}
 

@@ -7,27 +7,15 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz import METHODS, BadSelection, ExplanationContext
+from qformer_viz import METHODS, BadSelection
 from qformer_viz.attribution.methods import knockout, occlusion, raw_attention
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.domains.emoji.scenes import random_scene, render
 from qformer_viz.runtime.token_text import split_words
-from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
-from tests.unit.runtime.test_pipeline import FAMILIES, picture
-
-
-@pytest.fixture(params=FAMILIES, ids="-".join)
-def seen(request):
-    pipe = fakes.pipeline(*request.param, observe=qformer_viz.capture)
-    for seed in range(2, 40):
-        encoded = pipe.encode(picture(seed))
-        answer = pipe.caption(encoded, Decoding(max_new_tokens=8))
-        # Random weights may say a placeholder, which the library's own forward would replace by a query.
-        if answer.token_ids and fakes.IMAGE not in answer.token_ids:
-            return pipe, encoded, answer
-    raise AssertionError("no answer without a placeholder")
+from tests.support.fake_checkpoints import picture
+from tests.support.planted_case import planted_case
 
 
 def brute(pipe, encoded, answer, queries):
@@ -116,42 +104,8 @@ def test_the_attention_of_the_language_model(seen):
         torch.testing.assert_close(found[word], torch.stack(own).mean(0), atol=1e-5, rtol=1e-4)
 
 
-class Planted:
-    """A model of two words: each is the sum of some entries of the queries, and a query copies its own patch."""
-
-    words = ("sees", "blind")
-
-    def __init__(self):
-        self.queries = torch.tensor([[[2.0], [5.0], [1.0]]])
-
-    def score(self, queries, on_progress=None):
-        values = queries[..., 0]
-        return torch.stack([3 * values[:, 1] - values[:, 2], torch.zeros(len(values))], 1)
-
-    def shown(self, keep, on_progress=None):
-        return self.score(self.queries * keep[:, 0, 1:, None])
-
-    def attention(self, queries=None):
-        return torch.tensor([[0.1, 0.3, 0.0], [0.2, 0.2, 0.4]])
-
-
-def planted():
-    cross = torch.zeros(1, 1, 1, 3, 4)
-    cross[0, 0, 0] = torch.tensor([[0, 1, 0, 0], [0.5, 0, 0.5, 0], [0, 0, 0, 1]])
-    capture = qformer_viz.Capture(
-        cross,
-        torch.eye(3)[None, None, None],
-        torch.zeros(2, 1, 3, 1),
-        torch.zeros(3, 1),
-        (0,),
-        (1, 3),
-        "sdpa",
-    )
-    return ExplanationContext(Planted(), capture, torch.tensor([[[0.0], [1.0], [0.0]]]))
-
-
 def test_every_method_on_a_model_computed_by_hand():
-    case = planted()
+    case = planted_case()
     assert knockout.effects(case).tolist() == [[0, 12, -1], [0, 0, 0]]
     assert knockout.compute(case)[0].tolist() == [[0, 0, 0], [0, 12, 0], [0, 0, -1]]
     assert occlusion.compute(case).tolist() == [[[0, 15, -1]], [[0, 0, 0]]]

@@ -24,14 +24,14 @@ from qformer_viz.attribution.scorer import make_scorer
 from qformer_viz.errors import GradientError
 from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
-from tests.unit.attribution.test_explanation import planted, seen  # noqa: F401
-from tests.unit.runtime.test_pipeline import FAMILIES, picture
+from tests.support.fake_checkpoints import FAMILIES, picture
+from tests.support.planted_case import planted_case
 
 STEPS = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 
 
 @pytest.fixture
-def precise(seen):  # noqa: F811
+def precise(seen):
     """In double precision, so that finite differences mean something; (pipe, encoded, answer, scorer, a word)."""
     pipe, _, answer = seen
     pipe.model.double()
@@ -125,7 +125,7 @@ def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
             )
 
 
-def test_the_maps_with_slopes_are_those_that_were_captured(seen):  # noqa: F811
+def test_the_maps_with_slopes_are_those_that_were_captured(seen):
     pipe, encoded, answer = seen
     capture = encoded.capture
     found = make_scorer(pipe, encoded, answer).attention_gradients(0)
@@ -135,7 +135,7 @@ def test_the_maps_with_slopes_are_those_that_were_captured(seen):  # noqa: F811
     assert pipe.model.qformer.config._attn_implementation == capture.attn_implementation
 
 
-def test_gradients_do_not_pile_up_and_leave_no_graph(seen):  # noqa: F811
+def test_gradients_do_not_pile_up_and_leave_no_graph(seen):
     pipe, encoded, answer = seen
     gc.collect()
     before = sum(type(each) is torch.Tensor and each.grad_fn is not None for each in gc.get_objects())
@@ -201,7 +201,7 @@ def test_rollout_against_products_of_whole_matrices():
     torch.testing.assert_close(found.sum(-1), torch.full((q,), 1 - 0.5**3))
 
 
-def test_values_are_what_the_layer_adds(seen):  # noqa: F811
+def test_values_are_what_the_layer_adds(seen):
     """Weighted by the attention they sum to the output of the layer's own projection, but for its bias."""
     pipe, encoded, answer = seen
     dense = pipe.model.qformer.encoder.layer[0].crossattention.output.dense
@@ -223,7 +223,7 @@ def test_value_norms_by_hand():
 
 
 def test_attention_less_the_usual_takes_a_sink_out():
-    case = planted()
+    case = planted_case()
     reference = torch.tensor([[0.1, 0.1, 0.2], [0.2, 0.2, 0.4]])
     first = case.scorer.attention
     case.scorer.attention = lambda queries=None: first() if queries is None else reference
@@ -281,7 +281,7 @@ def test_rise_finds_the_patch_that_matters():
     assert found[1].abs().max() < 1e-4
 
 
-def test_only_the_words_asked_for(seen):  # noqa: F811
+def test_only_the_words_asked_for(seen):
     pipe, encoded, answer = seen
     case = prepare(pipe, encoded, answer)
     for name in METHODS:
@@ -293,7 +293,7 @@ def test_only_the_words_asked_for(seen):  # noqa: F811
             attribute(case, words=words)
 
 
-def test_what_methods_share_is_computed_once(seen, monkeypatch):  # noqa: F811
+def test_what_methods_share_is_computed_once(seen, monkeypatch):
     pipe, encoded, answer = seen
     case = prepare(pipe, encoded, answer)
     calls, score = [], case.scorer.score
@@ -307,7 +307,7 @@ def test_what_methods_share_is_computed_once(seen, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["knockout", "gradient", "integrated", "occlusion", "rise"])
-def test_long_work_is_told_and_can_be_stopped(seen, name):  # noqa: F811
+def test_long_work_is_told_and_can_be_stopped(seen, name):
     pipe, encoded, answer = seen
     case, heard = prepare(pipe, encoded, answer), []
 
@@ -325,7 +325,7 @@ def test_long_work_is_told_and_can_be_stopped(seen, name):  # noqa: F811
     attribute(case, "knockout")
 
 
-def test_the_positions_before_a_change_are_read_once(seen, monkeypatch):  # noqa: F811
+def test_the_positions_before_a_change_are_read_once(seen, monkeypatch):
     """The same scores from fewer tokens; only where the language model is causal."""
     pipe, encoded, answer = seen
     other = pipe.encode(picture(1)).queries
@@ -357,7 +357,7 @@ def test_the_positions_before_a_change_are_read_once(seen, monkeypatch):  # noqa
         assert counts[0] == counts[1]
 
 
-def test_greedy_decoding_is_foretold(seen):  # noqa: F811
+def test_greedy_decoding_is_foretold(seen):
     pipe, encoded, answer = seen
     scorer = make_scorer(pipe, encoded, answer)
     others = torch.cat([pipe.encode(picture(seed)).queries for seed in range(6)])
@@ -372,7 +372,7 @@ def test_greedy_decoding_is_foretold(seen):  # noqa: F811
 
 def test_a_case_without_attention_maps_of_one_layer():
     """The planted model has no ViT: methods that need none of the model's weights work on any scorer."""
-    case = planted()
+    case = planted_case()
     assert isinstance(case, ExplanationContext)
     for name in ("knockout", "raw", "rollout", "occlusion", "rise"):
         assert METHODS[name].compute(case).shape[::2] == (2, 3)

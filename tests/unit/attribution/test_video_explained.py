@@ -14,11 +14,11 @@ from qformer_viz.evaluation.assessment import MAP, assess
 from qformer_viz.evaluation.faithfulness import steps
 from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
-from tests.unit.media.test_video import FILM, FILM_KINDS, SHORT, pipes  # noqa: F401
+from tests.support.films import FILM, FILM_KINDS, SHORT
 
 
 @pytest.mark.parametrize("kind", FILM_KINDS)
-def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):  # noqa: F811
+def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
     assert answer.token_ids
@@ -43,7 +43,7 @@ def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", FILM_KINDS)
-def test_every_method_takes_a_film_apart(pipes, kind):  # noqa: F811
+def test_every_method_takes_a_film_apart(pipes, kind):
     """Each frame as it would be alone: its own maps and values, its own patches hidden, its own share of the whole."""
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
@@ -94,7 +94,7 @@ def test_every_method_takes_a_film_apart(pipes, kind):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", FILM_KINDS)
-def test_slopes_of_a_film_are_those_of_its_score(pipes, kind):  # noqa: F811
+def test_slopes_of_a_film_are_those_of_its_score(pipes, kind):
     pipe = pipes[kind]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, Decoding(max_new_tokens=6))
     scorer = make_scorer(pipe, encoded, answer)
@@ -108,7 +108,7 @@ def test_slopes_of_a_film_are_those_of_its_score(pipes, kind):  # noqa: F811
     torch.testing.assert_close((up - down) / 2, (found.queries * step).sum(), atol=1e-4, rtol=0.02)
 
 
-def test_rise_hides_every_frame_by_masks_of_its_own(pipes, monkeypatch):  # noqa: F811
+def test_rise_hides_every_frame_by_masks_of_its_own(pipes, monkeypatch):
     pipe = pipes["instructblip-vicuna"]
     case = prepare(pipe, pipe.encode(FILM), pipe.caption(FILM, SHORT))
     shown, asked = case.scorer.shown, []
@@ -119,7 +119,7 @@ def test_rise_hides_every_frame_by_masks_of_its_own(pipes, monkeypatch):  # noqa
     assert alike.abs().max() < 0.2 and (keep.mean((0, 2)) - 0.5).abs().max() < 0.1
 
 
-def test_a_map_of_a_film_is_judged_in_all_frames(pipes):  # noqa: F811
+def test_a_map_of_a_film_is_judged_in_all_frames(pipes):
     pipe = pipes["instructblip-vicuna"]
     encoded, answer = pipe.encode(FILM), pipe.caption(FILM, SHORT)
     case = prepare(pipe, encoded, answer)

@@ -8,36 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qformer_viz.cli import dispatch as cli
-from qformer_viz.cli.command import Backend
-from qformer_viz.errors import CheckpointError
-from qformer_viz.media.images import decode
 from qformer_viz.view.archive import load_npz
-from tests.support.fakes_ui import FakeError, FakePipeline
+from tests.support.command_line import run
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "red.png"
-    Image.new("RGB", (30, 20), "red").save(path)
-    return str(path)
-
-
-def run(*argv, family="blip2"):
-    asked = {}
-
-    def load(name, **options):
-        asked.update(options, name=name)
-        if name == "unlisted":
-            raise CheckpointError("'unlisted' is not listed. Choose one of: blip2-emoji.")
-        print("the loader talks")
-        return FakePipeline(family=family)
-
-    from qformer_viz.errors import UserError
-
-    return cli.main(argv, Backend(load, decode, (UserError, FakeError))), asked
 
 
 def test_caption_prints_the_caption_and_nothing_else(picture, capsys):

@@ -23,8 +23,8 @@ from qformer_viz.errors import NoImage
 from qformer_viz.evaluation import doctor
 from qformer_viz.media.images import decode
 from qformer_viz.view import map_images
+from tests.support.command_line import run
 from tests.support.fakes_ui import FakeError, FakePipeline
-from tests.unit.cli.test_cli import run
 
 ROOT = Path(__file__).parents[3]
 

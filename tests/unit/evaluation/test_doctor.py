@@ -16,7 +16,7 @@ from qformer_viz.errors import UserError
 from qformer_viz.evaluation import doctor
 from qformer_viz.media.images import decode
 from tests.support import fake_checkpoints as fakes
-from tests.unit.runtime.test_pipeline import FAMILIES, picture
+from tests.support.fake_checkpoints import FAMILIES, picture
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from qformer_viz.evaluation.faithfulness import (
 )
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import word_evidence_view
+from tests.support.conversing import ask, looked
 from tests.support.fakes_ui import fake_services
-from tests.ui.test_conversation import ask, looked
 
 MASK = torch.zeros(6, 6, dtype=torch.bool)
 MASK[1:3, 1:3] = True

@@ -31,7 +31,7 @@ from tests.support.fakes import (
     tiny_instructblip,
     tiny_retrieval,
 )
-from tests.unit.hooks.test_recording import hooks, oracle, record
+from tests.support.recordings import hooks, oracle, record
 
 # PEFT
 

@@ -15,15 +15,8 @@ from qformer_viz.errors import ImageError
 from qformer_viz.evaluation.library_maps import library_attention
 from qformer_viz.media import video
 from qformer_viz.media.images import decode
-from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
-
-SHORT = Decoding(max_new_tokens=6)
-FILM_KINDS = [kind for kind, (family, _) in factory.KINDS.items() if family != "blip2"]
-
-
-def noise(seed, size=(40, 50)):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+from tests.support.films import FILM, FILM_KINDS, SHORT, noise
 
 
 def gif(count, size=(40, 50), format="PNG"):
@@ -240,19 +233,6 @@ def test_a_picture_costs_no_video_library():
 
 
 # What a model makes of it.
-
-
-@pytest.fixture(scope="module")
-def pipes(tmp_path_factory):
-    return {
-        kind: qformer_viz.load(
-            factory.write(tmp_path_factory.mktemp(kind), kind), device="cpu", observe=qformer_viz.capture
-        )
-        for kind in factory.KINDS
-    }
-
-
-FILM = [noise(seed) for seed in range(4)]
 
 
 def stock(pipe, question, tokens=6):

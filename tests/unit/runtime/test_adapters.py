@@ -17,6 +17,7 @@ from qformer_viz.hooks.recording import capture
 from qformer_viz.runtime.adapter_folder import CONFIG, WEIGHTS, base_of, find_adapter
 from qformer_viz.runtime.checkpoints import resolve
 from tests.support import checkpoint_factory as factory
+from tests.support.quantized_folders import save_quantized
 
 peft = pytest.importorskip("peft", reason="adapters need PEFT; the extra `test` brings it")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Merging lora module:UserWarning")
@@ -121,10 +122,8 @@ def test_on_a_quantised_base_the_qformer_is_plain_and_in_float(base, of, tmp_pat
 
 
 def test_a_base_that_was_saved_in_8_bit(base, tmp_path):
-    from tests.unit.runtime.test_saved_precision import saved
-
     folder, _ = trained(base, "lora", tmp_path / "adapter")
-    quantised = saved(base, "8bit", tmp_path / "quantised")
+    quantised = save_quantized(base, "8bit", tmp_path / "quantised")
     about = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(about | {"base_model_name_or_path": str(quantised)}))
     pipe = qformer_viz.load(folder)

@@ -18,17 +18,11 @@ from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.token_text import Wording
 from qformer_viz.types import Answer, Decoding
 from tests.support import fake_checkpoints as fakes
+from tests.support.fake_checkpoints import FAMILIES, picture
 from tests.support.occupied import occupied
 
-FAMILIES = [("blip2", "opt"), ("blip2", "t5"), ("instructblip", "opt"), ("instructblip", "t5")]
 SHORT = Decoding(max_new_tokens=12)
 QUESTION = "what is on the left?"
-
-
-def picture(seed=0):
-    """Coarse coloured noise, so that different seeds get different answers."""
-    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((40, 30), Image.Resampling.NEAREST)
 
 
 def stock(pipe, image, prompt, **options):

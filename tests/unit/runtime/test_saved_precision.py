@@ -16,14 +16,11 @@ from qformer_viz.hooks.recording import capture
 from qformer_viz.runtime import device_memory
 from qformer_viz.view.archive import manifest
 from tests.support import checkpoint_factory as factory
+from tests.support.quantized_folders import CLASSES, save_quantized
 
 KINDS = ("blip2-opt", "blip2-flan-t5", "instructblip-vicuna")
 IMAGE = Image.new("RGB", (40, 40), "red")
 QUESTION = "what is it?"
-CLASSES = {
-    "blip2": transformers.Blip2ForConditionalGeneration,
-    "instructblip": transformers.InstructBlipForConditionalGeneration,
-}
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
@@ -31,17 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 def source(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return factory.write(folder, request.param), request.param
-
-
-def saved(source, bits, folder, skip=None):
-    """What a user gets who loads a folder in so many bits, perhaps with parts skipped, and saves it again."""
-    whole, kind = source
-    settings = transformers.BitsAndBytesConfig(**{f"load_in_{bits}": True}, llm_int8_skip_modules=skip)
-    options = {"quantization_config": settings, "device_map": {"": "cpu"}, "dtype": torch.float32}
-    quantised = CLASSES[kind.split("-")[0]].from_pretrained(whole, **options)
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
-    quantised.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["8bit", "4bit"])
@@ -52,7 +38,7 @@ def bits(request):
 @pytest.fixture(scope="module")
 def folder(source, bits, tmp_path_factory):
     """With no part skipped but those that transformers skips."""
-    return saved(source, bits, tmp_path_factory.mktemp("saved") / "saved")
+    return save_quantized(source, bits, tmp_path_factory.mktemp("saved") / "saved")
 
 
 def test_goes_the_whole_way(source, bits, folder):
@@ -77,7 +63,7 @@ def test_goes_the_whole_way(source, bits, folder):
 def test_is_the_model_that_was_saved(source, bits, tmp_path):
     """With the parts skipped that this program skips, saving and loading changes no bit."""
     skip = list(device_memory.FLOAT)
-    folder = saved(source, bits, tmp_path / "saved", skip)
+    folder = save_quantized(source, bits, tmp_path / "saved", skip)
     pipe = qformer_viz.load(folder)
     settings = transformers.BitsAndBytesConfig(**{f"load_in_{bits}": True}, llm_int8_skip_modules=skip)
     options = {"quantization_config": settings, "device_map": {"": "cpu"}, "dtype": torch.float32}
@@ -129,7 +115,7 @@ def test_doctor_and_fidelity(tmp_path, capsys):
     from qformer_viz.cli.dispatch import main
 
     whole = factory.write(tmp_path / "whole", "blip2-opt")
-    folder = saved((whole, "blip2-opt"), "8bit", tmp_path / "saved")
+    folder = save_quantized((whole, "blip2-opt"), "8bit", tmp_path / "saved")
     main(["doctor", "--model", str(folder)], backend())
     report = capsys.readouterr().out
     assert "8bit" in report and "could not infer output dtype" not in report

@@ -28,7 +28,7 @@ from qformer_viz.runtime.pipeline import Pipeline
 from qformer_viz.runtime.zerogpu import RemotePipeline, remote, zero_gpu
 from qformer_viz.types import Decoding
 from tests.support import fake_checkpoints as fakes
-from tests.unit.runtime.test_pipeline import FAMILIES, picture
+from tests.support.fake_checkpoints import FAMILIES, picture
 
 SHORT = Decoding(max_new_tokens=6)
 
