@@ -101,7 +101,9 @@ def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
 
 def for_word(app: AppContext, session: Session, word: Any) -> list:
     """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
-    from qformer_viz.view.figures import heads_figure, query_labels, talk_figure
+    from qformer_viz.view.figures.figure_style import query_labels
+    from qformer_viz.view.figures.head_losses import heads_figure
+    from qformer_viz.view.figures.message_losses import message_figure
 
     kept = get_current(session)
     known = kept is not None and kept.context.known("heads", "talk")
@@ -118,7 +120,7 @@ def for_word(app: AppContext, session: Session, word: Any) -> list:
     figures = (
         heads_figure(*parts[0], cross, "Cross-attention", top),
         heads_figure(*parts[1], own, "Self-attention", top),
-        talk_figure(said.queries[word], alone, queries, said.text[word], pieces),
+        message_figure(said.queries[word], alone, queries, said.text[word], pieces),
     )
     told = facts(summary(found, said, word, cross, pieces), lead=f"“{context.scorer.words[word]}”")
     return [told, *(gr.update(value=figure, visible=True) for figure in figures)]
@@ -128,7 +130,7 @@ def summary(
     found: HeadAblation, said: MessageAblation, word: int, cross_layers: Sequence[int], pieces: Sequence[str]
 ) -> list[tuple[str, str, str]]:
     """The rows of facts about one word."""
-    from qformer_viz.view.figures import LEAST
+    from qformer_viz.view.figures.figure_style import LEAST
 
     cross, own = found.cross[word], found.own[word]
     count = sum(int((values.abs() >= LEAST).sum()) for values in (cross, own))
@@ -176,7 +178,7 @@ def summary(
 
 def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
     """A row of facts about what costs the word most."""
-    from qformer_viz.view.figures import LEAST
+    from qformer_viz.view.figures.figure_style import LEAST
 
     most = max(lost, key=lambda each: lost[each])
     if lost[most] < LEAST:
@@ -186,7 +188,7 @@ def _greatest(name: str, lost: Mapping[str, float]) -> tuple[str, str, str]:
 
 def attended(app: AppContext, session: Session, layer: str, head: str, order: str) -> list:
     """(figure, facts) of the self-attention of one layer and head, or their means."""
-    from qformer_viz.view.figures import self_attention_figure
+    from qformer_viz.view.figures.query_self_attention import self_attention_figure
 
     if session.encoded is None:
         return [None, ""]

@@ -41,7 +41,7 @@ def looked(
     app: AppContext, session: Session, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, str, Any]:
     """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
-    from qformer_viz.view.figures import measure_figure
+    from qformer_viz.view.figures.query_measures import measure_figure
 
     try:
         chat_model, told = (

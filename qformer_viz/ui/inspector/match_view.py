@@ -112,7 +112,7 @@ def best(match: Any) -> int:
 
 def draw(matches: tuple, index: int | None):
     """Similarity and vote of every query for one text."""
-    from qformer_viz.view.figures import votes_figure
+    from qformer_viz.view.figures.match_votes import votes_figure
 
     if index is None or not 0 <= index < len(matches):
         return None

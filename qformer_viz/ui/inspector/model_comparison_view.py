@@ -40,7 +40,7 @@ def compared(
     app: AppContext, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, Any, str]:
     """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
-    from qformer_viz.view.figures import measure_figure
+    from qformer_viz.view.figures.query_measures import measure_figure
 
     question = session.last_question()
     told = progress_callback(session, progress, "Comparing", outdates=False)

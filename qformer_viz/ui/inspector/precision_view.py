@@ -31,7 +31,7 @@ def build(app: AppContext) -> Parts:
 
 def compared(app: AppContext, session: Session, name: str) -> tuple[str, Any]:
     """(figures as HTML, plot) of this image in both precisions; trouble is told instead."""
-    from qformer_viz.view.figures import divergence_figure
+    from qformer_viz.view.figures.precision_divergence import divergence_figure
 
     try:
         if session.encoded is None:

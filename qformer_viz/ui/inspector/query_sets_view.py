@@ -48,7 +48,7 @@ def build(app: AppContext) -> Parts:
 
 def weighed(app: AppContext, session: Session, progress: gr.Progress) -> list:
     """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
-    from qformer_viz.view.figures import effects_figure
+    from qformer_viz.view.figures.query_effects import effects_figure
 
     try:
         kept = get_or_create(app, session)
@@ -75,14 +75,15 @@ def weighed(app: AppContext, session: Session, progress: gr.Progress) -> list:
 
 def labels(context: ExplanationContext) -> list[str]:
     """The names of the queries, of a film with the number of their frame."""
-    from qformer_viz.view.figures import query_labels
+    from qformer_viz.view.figures.figure_style import query_labels
 
     return query_labels(context.scorer.queries.shape[1], context.frames)
 
 
 def for_word(app: AppContext, session: Session, word: Any) -> list:
     """(Shapley values, pairs) of one word; nothing where the answer has gone meanwhile."""
-    from qformer_viz.view.figures import pairs_figure, shapley_figure
+    from qformer_viz.view.figures.query_pairs import pairs_figure
+    from qformer_viz.view.figures.shapley_bars import shapley_figure
 
     try:
         context = get_or_create(app, session).context

@@ -82,7 +82,7 @@ def compare(capture, space: str, kind: str, layer: str, head: str):
 
 def draw(session: Session, space: str, kind: str, order: str, layer: str, head: str):
     """The heat map for the plot."""
-    from qformer_viz.view.figures import similarity_figure
+    from qformer_viz.view.figures.similarity_matrix import similarity_figure
 
     if session.encoded is None:
         return None

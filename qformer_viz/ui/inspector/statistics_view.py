@@ -55,7 +55,8 @@ def row_of(capture, layer: str) -> int:
 
 def draw(session: Session, measure: str, layer: str):
     """The figure of one measure over layers and queries, or the centres of mass of one layer."""
-    from qformer_viz.view.figures import centre_figure, measure_figure
+    from qformer_viz.view.figures.mass_centres import centre_figure
+    from qformer_viz.view.figures.query_measures import measure_figure
 
     if session.encoded is None:
         return None

@@ -77,7 +77,7 @@ def words(app: AppContext, session: Session, kept: ExplanationCache) -> dict[str
 
 def judged(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
     """(sentence and figures, plot) on the map of the chosen word and method; trouble is told instead."""
-    from qformer_viz.view.figures import curves_figure
+    from qformer_viz.view.figures.deletion_curves import curves_figure
 
     try:
         kept = get_or_create(app, session)

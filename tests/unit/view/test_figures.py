@@ -3,19 +3,16 @@
 import numpy as np
 import pytest
 
-from qformer_viz.view.figures import (
-    LEAST,
-    centre_figure,
-    effects_figure,
-    heads_figure,
-    measure_figure,
-    pairs_figure,
-    query_label,
-    self_attention_figure,
-    shapley_figure,
-    similarity_figure,
-    talk_figure,
-)
+from qformer_viz.view.figures.figure_style import LEAST, query_label
+from qformer_viz.view.figures.head_losses import heads_figure
+from qformer_viz.view.figures.mass_centres import centre_figure
+from qformer_viz.view.figures.message_losses import message_figure
+from qformer_viz.view.figures.query_effects import effects_figure
+from qformer_viz.view.figures.query_measures import measure_figure
+from qformer_viz.view.figures.query_pairs import pairs_figure
+from qformer_viz.view.figures.query_self_attention import self_attention_figure
+from qformer_viz.view.figures.shapley_bars import shapley_figure
+from qformer_viz.view.figures.similarity_matrix import similarity_figure
 
 
 def test_every_cell_shows_the_pair_its_axes_name():
@@ -71,11 +68,11 @@ def test_heads_stand_in_their_layer_and_two_figures_share_a_scale():
 
 
 def test_what_is_told_and_read_has_a_bar_for_each():
-    figure = talk_figure([0.5, 0.0], [1.0, 2.0], ["00", "01"], [0.25], ["<b>"])
+    figure = message_figure([0.5, 0.0], [1.0, 2.0], ["00", "01"], [0.25], ["<b>"])
     told, alone, text = figure.data
     assert (list(told.y), list(alone.y), list(text.y)) == ([0.5, 0], [1, 2], [0.25])
     assert list(text.x) == ["“&lt;b&gt;”"] and figure.layout.yaxis.range is None
-    little = talk_figure([0.01, 0.0], None, ["00", "01"], [], [])
+    little = message_figure([0.01, 0.0], None, ["00", "01"], [], [])
     assert [bar.name for bar in little.data] == ["unheard by the other queries"]
     assert little.layout.yaxis.range == (-LEAST, LEAST)
 

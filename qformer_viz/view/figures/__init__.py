@@ -1,0 +1,1 @@
+"""Plotly figures, one file each: numbers in, figure out; no model involved."""

@@ -1,0 +1,43 @@
+"""What a word loses without the messages of each query."""
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from qformer_viz.view.figures.figure_style import ACCENT, INK, LEAST, dress, queries_and_text
+
+
+def message_figure(on_progress, alone, queries: Sequence[str], text, pieces: Sequence[str]) -> go.Figure:
+    """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
+    language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
+    read = [f"“{html.escape(piece)}”" for piece in pieces]
+    bars = [("unheard by the other queries", ACCENT, list(queries), "x", on_progress)]
+    bars += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
+    bars += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
+    bars = [(*rest, np.asarray(values, np.float32)) for *rest, values in bars]
+    figure = go.Figure()
+    for name, colour, x, axis, y in bars:
+        figure.add_bar(
+            x=x,
+            y=np.round(y, 4).tolist(),
+            xaxis=axis,
+            name=name,
+            marker={"color": colour},
+            hovertemplate=f"%{{x}}, {name}<br>%{{y:.2f}} nats<extra></extra>",
+        )
+    dress(figure, height=336)
+    figure.update_layout(
+        margin={"t": 76},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},  # three lines on a phone
+        barmode="group",
+        bargap=0.2,
+    )
+    queries_and_text(figure, queries, read)
+    figure.update_yaxes(
+        title="nats lost", zeroline=True, zerolinecolor=INK, gridcolor="rgba(127,127,127,0.2)"
+    )
+    if max(np.abs(each).max() for *_, each in bars) < LEAST:
+        figure.update_yaxes(range=[-LEAST, LEAST])
+    return figure
