@@ -20,20 +20,15 @@ from qformer_viz.attribution.explanation import DEFAULT, attribute, explain, pre
 from qformer_viz.attribution.methods.knockout import ends
 from qformer_viz.attribution.methods.occlusion import shown
 from qformer_viz.errors import BadSelection
-from qformer_viz.evaluation.faithfulness import deletion_insertion, lift, pointing, spearman, steps
+from qformer_viz.evaluation.faithfulness import spearman, steps
+from qformer_viz.evaluation.metric import CERTAIN, Trial, load_metrics
 from qformer_viz.runtime.map_placement import box, of
 from qformer_viz.types import VISUAL_GAIN
 
-CERTAIN = 1.0
 REDRAWN = 0.1
 FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "of", ","))
-MEASURES = {
-    "pointing": "peak in the object",
-    "lift": "lift over area",
-    "deletion": "deletion ↓",
-    "insertion": "insertion ↑",
-    "redrawn": "nats lost when its top 10 % is redrawn empty ↑",
-}
+METRICS = load_metrics()
+MEASURES = {name: metric.title for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,14 +155,11 @@ def _measured(
     scores = scorer.score(torch.cat([scorer.queries, *redrawn]))[:, word]
     blank, whole = score(torch.tensor([[False], [True]]).expand(-1, truth.masks[noun].numel()))
     for (title, patches), after in zip(maps.items(), scores[1:], strict=True):
-        mask = truth.masks[noun]
-        figures = {
-            "pointing": pointing(patches, mask),
-            "lift": lift(patches, mask),
-            "redrawn": (scores[0] - after).item(),
-        }
-        if whole - blank > CERTAIN:
-            figures["deletion"], figures["insertion"] = deletion_insertion(patches, score)
+        trial = Trial(
+            patches, truth.masks[noun], score, whole.item(), blank.item(), (scores[0] - after).item()
+        )
+        measured = {name: metric.measure(trial) for name, metric in METRICS.items()}
+        figures = {name: figure for name, figure in measured.items() if figure is not None}
         yield title, figures
 
 

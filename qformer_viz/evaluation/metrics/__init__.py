@@ -1,0 +1,1 @@
+"""Metrics of the benchmark, one file each: every module here defines a `METRIC`."""
