@@ -83,6 +83,17 @@ def test_every_registry_has_a_recipe():
     assert sorted(folders) == sorted(RECORDS)
 
 
+def test_the_views_are_those_of_the_page():
+    from qformer_viz.ui.inspector import inspector_views
+
+    titles = {view.title for view in inspector_views()}
+    described = re.findall(r"^\| ([A-Z]\w+(?: \w+)*)[^|]* \|", TEXTS["docs/views.md"], re.M)
+    assert len(described) == len(set(described)) and set(described) == titles - {"About"}
+    table = README.split("## I want to ...\n")[1].split("\n## ")[0]
+    named = {line.split("|")[2].strip() for line in table.splitlines()[3:] if line.startswith("|")}
+    assert named - {"", "all of them", "canvas, contact sheet", "chat"} == set(described)
+
+
 def test_the_methods_are_those_of_the_library():
     named = re.findall(r"^\| `(\w+)` \| \[\w+\.py\]\((\S+)\)", TEXTS["docs/methods.md"], re.M)
     assert [name for name, _ in named] and {name for name, _ in named} == set(METHODS)
