@@ -62,6 +62,7 @@ RECIPES = [block for _, kind, block in BLOCKS if kind == "python" and block.star
 RECORDS = {
     "qformer_viz/attribution/methods": ("METHOD", "Method"),
     "qformer_viz/cli/commands": ("COMMAND", "Command"),
+    "qformer_viz/evaluation/metrics": ("METRIC", "Metric"),
     "qformer_viz/runtime/families": ("FAMILY", "Family"),
     "qformer_viz/ui/inspector": ("VIEW", "InspectorView"),
 }
