@@ -44,6 +44,7 @@ BENCHMARKS, FINDINGS, README = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, blocks in PYTHON.items() if blocks])
 def test_python_runs(name, monkeypatch, capsys):
     """The blocks of a document, one after another as a reader would run them; each prints something."""
@@ -69,6 +70,7 @@ RECORDS = {
 """What a registry finds in the files of a folder: the name of the record, and its class."""
 
 
+@pytest.mark.slow  # the first one imports Gradio
 @pytest.mark.parametrize("block", RECIPES, ids=[block.splitlines()[0] for block in RECIPES])
 def test_a_recipe_is_a_file_that_a_registry_finds(block):
     path = Path(block.splitlines()[0].removeprefix("# "))
@@ -84,6 +86,7 @@ def test_every_registry_has_a_recipe():
     assert sorted(folders) == sorted(RECORDS)
 
 
+@pytest.mark.slow  # imports Gradio
 def test_the_views_are_those_of_the_page():
     from qformer_viz.ui.inspector import inspector_views
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # an interpreter of its own, which imports nearly everything
 ROOT = Path(__file__).parents[2]
 NAME = r"(?<![\w./-])({})((?:\.[A-Za-z_]\w*)+)"
 DOCUMENTS = [

@@ -54,6 +54,7 @@ class Fetched(HTMLParser):
             self.addresses.append(given.get("href") or "")
 
 
+@pytest.mark.slow
 def test_the_site_fetches_nothing_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 12
@@ -67,6 +68,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site):
         assert not re.search(r"url\(\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), style.name
 
 
+@pytest.mark.slow
 def test_files_of_the_repository_are_in_the_site(site):
     assert (site / "repository/assets/screenshots/desktop.png").is_file()
     card = (site / "repository/assets/blip2-emoji/index.html").read_text(encoding="utf-8")
