@@ -11,7 +11,7 @@ from PIL import Image
 from qformer_viz.errors import BadSelection, UserError
 from qformer_viz.evaluation import benchmark
 from qformer_viz.runtime.input_placement import Placement
-from qformer_viz.ui import stage_updates
+from qformer_viz.ui import explanation_cache, stage_updates
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import (
     export_view,
