@@ -4,9 +4,10 @@ files, tokenizers of the published kinds trained on a few sentences, and sharded
 import json
 from pathlib import Path
 
-import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from tests.support import tiny_models
 
 SENTENCES = [
     "a photo of a cat sitting on a mat",
@@ -46,43 +47,15 @@ def write(folder, kind, *, seed=0, shard="60KB"):
     family, language = KINDS[kind]
     inner, reader, placeholder = tokenizers(family, language)
     text = _text(language, inner)
-    kinds = {
-        "blip2": (transformers.Blip2Config, transformers.Blip2ForConditionalGeneration),
-        "instructblip": (transformers.InstructBlipConfig, transformers.InstructBlipForConditionalGeneration),
-        "instructblipvideo": (
-            transformers.InstructBlipVideoConfig,
-            transformers.InstructBlipVideoForConditionalGeneration,
-        ),
-    }
-    config_class, model_class = kinds[family]
-    config = config_class(
-        vision_config=dict(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=SIDE,
-            patch_size=14,
-            initializer_range=0.2,
-        ),
-        qformer_config=dict(
-            vocab_size=len(reader) if reader else 64,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            cross_attention_frequency=2,
-            encoder_hidden_size=64,
-            initializer_range=0.2,
-        ),
-        text_config=text.to_dict(),
+    config = tiny_models.config(
+        family,
+        vision_config=tiny_models.vision(image_size=SIDE),
+        qformer_config=tiny_models.qformer(vocab_size=len(reader) if reader else 64),
+        text_config=text,
         num_query_tokens=QUERIES,
         **placeholder,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        hf_model = model_class(config).eval()
-        torch.nn.init.normal_(hf_model.query_tokens, std=0.5)
+    hf_model = tiny_models.build(family, config, seed=seed)
     hf_model.save_pretrained(folder, max_shard_size=shard)
     images = transformers.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     if family == "instructblipvideo":
@@ -268,55 +241,6 @@ def special_ids(inner):
 
 
 def _text(language, inner):
-    ids = special_ids(inner)
+    own = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if language == "t5" else {}
     size = -(-len(inner) // 64) * 64
-    if language == "opt":
-        return transformers.OPTConfig(
-            vocab_size=size,
-            hidden_size=64,
-            word_embed_proj_dim=64,
-            ffn_dim=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=256,
-            init_std=0.2,
-            **ids,
-        )
-    if language == "t5":
-        return transformers.T5Config(
-            vocab_size=size,
-            d_model=64,
-            d_kv=32,
-            d_ff=128,
-            num_layers=2,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            initializer_factor=1.0,
-            decoder_start_token_id=0,
-            **ids,
-        )
-    if language == "qwen":
-        return transformers.Qwen3Config(
-            vocab_size=size,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=32,
-            max_position_embeddings=512,
-            initializer_range=0.2,
-            tie_word_embeddings=True,
-            **ids,
-        )
-    return transformers.LlamaConfig(
-        vocab_size=size,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        **ids,
-    )
+    return tiny_models.text(language, vocab_size=size, **special_ids(inner), **own)

@@ -4,27 +4,19 @@ The tokenizer is byte-level without merges: any text encodes, and lengths are co
 """
 
 import numpy as np
-import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2ForImageTextRetrieval,
     Blip2Processor,
     BlipImageProcessor,
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
     InstructBlipProcessor,
-    JambaConfig,
-    MambaConfig,
-    OPTConfig,
     PreTrainedTokenizerFast,
-    T5Config,
 )
 
 from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.pipeline import Pipeline
+from tests.support import tiny_models
 
 SPECIALS = ["<pad>", "</s>", "<unk>", "<image>"]
 PAD, END, _, IMAGE = range(4)
@@ -60,42 +52,21 @@ def tokenizer(*, start=True):
 
 def parts(family="blip2", language="opt", *, seed=0):
     """(model, processor) with random weights, in eval mode and fp32."""
-    vision = {
-        "hidden_size": 64,  # bitsandbytes takes multiples of its block of 64 on the CPU
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "patch_size": 14,
-        "initializer_range": 0.2,
-    }
-    qformer = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "cross_attention_frequency": 2,
-        "encoder_hidden_size": 64,
-        "max_position_embeddings": POSITIONS,
-        "initializer_range": 0.2,
-    }
-    kinds = {
-        "blip2": (Blip2Config, Blip2ForConditionalGeneration),
-        "instructblip": (InstructBlipConfig, InstructBlipForConditionalGeneration),
-    }
-    config_class, model_class = kinds[family]
-    config = config_class(
-        vision_config=vision,
-        qformer_config=qformer,
-        text_config=_text(language).to_dict(),
+    config = tiny_models.config(
+        family,
+        vision_config=tiny_models.vision(image_size=SIDE),
+        qformer_config=tiny_models.qformer(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            max_position_embeddings=POSITIONS,
+        ),
+        text_config=_text(language),
         num_query_tokens=QUERIES,
         image_token_index=IMAGE,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = model_class(config).eval().requires_grad_(False)
-        torch.nn.init.normal_(model.query_tokens, std=0.5)
+    model = tiny_models.build(family, config, seed=seed).requires_grad_(False)
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     text = tokenizer(start=language == "opt")
     if family == "blip2":
@@ -118,10 +89,7 @@ def retrieval(*, placeholders=False, seed=0):
     config = source.config.to_dict()
     config["qformer_config"]["use_qformer_text_input"] = True
     config |= {"image_text_hidden_size": 16, "image_token_index": IMAGE if placeholders else None}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Blip2ForImageTextRetrieval(Blip2Config(**config)).eval().requires_grad_(False)
-        torch.nn.init.normal_(model.query_tokens, std=0.5)
+    model = tiny_models.build("retrieval", Blip2Config(**config), seed=seed).requires_grad_(False)
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     return model, Blip2Processor(images, tokenizer(), num_query_tokens=QUERIES if placeholders else None)
 
@@ -135,51 +103,9 @@ def save(folder, family="blip2", language="opt", *, seed=0, **options):
 
 
 def _text(language):
+    ids = {"eos_token_id": END, "pad_token_id": PAD}
     if language == "t5":
-        return T5Config(
-            vocab_size=VOCABULARY,
-            d_model=64,
-            d_kv=32,
-            d_ff=128,
-            num_layers=2,
-            num_heads=2,
-            initializer_factor=2.0,
-            decoder_start_token_id=PAD,
-            pad_token_id=PAD,
-            eos_token_id=END,
-        )
-    ids = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD}
-    if language == "mamba":
-        return MambaConfig(
-            vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, initializer_range=0.2, **ids
-        )
-    if language == "jamba":  # a layer of attention among layers of a state space
-        return JambaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            attn_layer_period=4,
-            attn_layer_offset=1,
-            num_experts=2,
-            expert_layer_period=2,
-            mamba_d_state=4,
-            mamba_dt_rank=4,
-            initializer_range=0.2,
-            **ids,
-        )
-    return OPTConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        word_embed_proj_dim=64,
-        ffn_dim=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=POSITIONS,
-        init_std=0.2,
-        bos_token_id=END,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
+        own = {"initializer_factor": 2.0}
+    else:
+        own = {"bos_token_id": END} | ({"max_position_embeddings": POSITIONS} if language == "opt" else {})
+    return tiny_models.text(language, vocab_size=VOCABULARY, **ids, **own)

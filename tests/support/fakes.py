@@ -1,31 +1,14 @@
 """Tiny random models with real transformers classes, and captures made from them or planted by hand.
 
 Widths are tiny; the interface is the published one in miniature: CLS first, cross-attention in every second
-layer. Every model is in eval mode and the same for the same seed.
+layer.
 """
 
 import torch
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2ForImageTextRetrieval,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
-    InstructBlipQFormerConfig,
-    InstructBlipVideoConfig,
-    InstructBlipVideoForConditionalGeneration,
-    InstructBlipVideoQFormerConfig,
-    InstructBlipVideoVisionConfig,
-    InstructBlipVisionConfig,
-    OPTConfig,
-    T5Config,
-)
 
 from qformer_viz import Capture
+from tests.support import tiny_models
 
-# Widths are multiples of 64: bitsandbytes' NF4 takes nothing else on the CPU.
 IMAGE, PATCH, QUERIES, HEADS, LAYERS, WIDTH, VISION = 56, 14, 8, 4, 4, 64, 64
 TOKENS = (IMAGE // PATCH) ** 2 + 1
 VOCABULARY, IMAGE_TOKEN = 60, 59
@@ -33,47 +16,24 @@ VOCABULARY, IMAGE_TOKEN = 60, 59
 
 def tiny_blip2(language="opt", *, seed=0, image=IMAGE, queries=QUERIES, attention="sdpa"):
     """Blip2ForConditionalGeneration on OPT or T5."""
-    config = Blip2Config(
-        vision_config=_vision(Blip2VisionConfig, image),
-        qformer_config=_qformer(Blip2QFormerConfig),
-        text_config=_text(language),
-        num_query_tokens=queries,
-        image_token_index=IMAGE_TOKEN,
+    return _build(
+        "blip2", language, seed, attention, image=image, queries=queries, image_token_index=IMAGE_TOKEN
     )
-    return _build(Blip2ForConditionalGeneration, config, seed, attention)
 
 
 def tiny_instructblip(*, seed=0, attention="sdpa"):
-    config = InstructBlipConfig(
-        vision_config=_vision(InstructBlipVisionConfig, IMAGE),
-        qformer_config=_qformer(InstructBlipQFormerConfig, vocab_size=VOCABULARY),
-        text_config=_text("opt"),
-        num_query_tokens=QUERIES,
-        image_token_index=IMAGE_TOKEN,
-    )
-    return _build(InstructBlipForConditionalGeneration, config, seed, attention)
+    reads = {"vocab_size": VOCABULARY}
+    return _build("instructblip", "opt", seed, attention, reads, image_token_index=IMAGE_TOKEN)
 
 
 def tiny_instructblip_video(*, seed=0, attention="sdpa"):
-    config = InstructBlipVideoConfig(
-        vision_config=_vision(InstructBlipVideoVisionConfig, IMAGE),
-        qformer_config=_qformer(InstructBlipVideoQFormerConfig, vocab_size=VOCABULARY),
-        text_config=_text("opt"),
-        num_query_tokens=QUERIES,
-        video_token_index=IMAGE_TOKEN,
-    )
-    return _build(InstructBlipVideoForConditionalGeneration, config, seed, attention)
+    reads = {"vocab_size": VOCABULARY}
+    return _build("instructblipvideo", "opt", seed, attention, reads, video_token_index=IMAGE_TOKEN)
 
 
 def tiny_retrieval(*, seed=0, attention="sdpa"):
-    config = Blip2Config(
-        vision_config=_vision(Blip2VisionConfig, IMAGE),
-        qformer_config=_qformer(Blip2QFormerConfig, vocab_size=VOCABULARY, use_qformer_text_input=True),
-        text_config=_text("opt"),
-        num_query_tokens=QUERIES,
-        image_text_hidden_size=16,
-    )
-    return _build(Blip2ForImageTextRetrieval, config, seed, attention)
+    reads = {"vocab_size": VOCABULARY, "use_qformer_text_input": True}
+    return _build("retrieval", "opt", seed, attention, reads, image_text_hidden_size=16)
 
 
 def pixels(images=1, *, seed=0, image=IMAGE):
@@ -122,59 +82,20 @@ def tiny_capture(images=1, *, layers=3, heads=4, queries=8, grid=(4, 4), width=1
     )
 
 
-def _vision(kind, image):
-    return kind(
-        hidden_size=VISION,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=image,
-        patch_size=PATCH,
-        initializer_range=0.2,
+def _build(family, language, seed, attention, reads=(), *, image=IMAGE, queries=QUERIES, **options):
+    """reads: what the Q-Former's configuration has besides, where it reads text."""
+    text = {
+        "opt": {"ffn_dim": 64, "max_position_embeddings": 64},
+        "t5": {"d_ff": 64},
+    }
+    config = tiny_models.config(
+        family,
+        vision_config=tiny_models.vision(image_size=image, intermediate_size=64),
+        qformer_config=tiny_models.qformer(
+            intermediate_size=64, max_position_embeddings=32, initializer_range=0.12, **dict(reads)
+        ),
+        text_config=tiny_models.text(language, vocab_size=VOCABULARY, **text[language]),
+        num_query_tokens=queries,
+        **options,
     )
-
-
-def _qformer(kind, **extra):
-    return kind(
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        cross_attention_frequency=2,
-        encoder_hidden_size=VISION,
-        max_position_embeddings=32,
-        initializer_range=0.12,
-        **extra,
-    )
-
-
-def _text(language):
-    if language == "t5":
-        return T5Config(
-            vocab_size=VOCABULARY,
-            d_model=64,
-            d_kv=32,
-            d_ff=64,
-            num_layers=2,
-            num_heads=2,
-            decoder_start_token_id=0,
-        )
-    return OPTConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        word_embed_proj_dim=64,
-        ffn_dim=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        init_std=0.2,
-    )
-
-
-def _build(kind, config, seed, attention):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = kind._from_config(config, attn_implementation={"qformer_config": attention}).eval()
-        # transformers starts the queries at zero; trained ones are not.
-        torch.nn.init.normal_(model.query_tokens, std=0.5)
-    return model
+    return tiny_models.build(family, config, seed=seed, attn_implementation={"qformer_config": attention})

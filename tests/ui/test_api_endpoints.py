@@ -38,6 +38,7 @@ def data_url(side=8, quality="PNG"):
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+@pytest.mark.slow
 def test_endpoints_are_named_documented_and_nothing_else_is_public(served):
     info = served.client.view_api(return_format="dict")
     assert set(info["named_endpoints"]) == {"/caption", "/ask", "/attention", "/explain"}
@@ -48,6 +49,7 @@ def test_endpoints_are_named_documented_and_nothing_else_is_public(served):
     assert names == ["image", "question"]
 
 
+@pytest.mark.slow
 def test_caption_and_ask(served, picture):
     caption, notice = served.client.predict(image=handle_file(picture), api_name="/caption")
     assert caption.startswith("picture ") and notice == ""
@@ -66,6 +68,7 @@ def test_a_notice_comes_with_the_answer():
     assert answer and notice.startswith("Unlike all. The model has never read this word: “giraffe”.")
 
 
+@pytest.mark.slow
 def test_what_was_seen_of_a_film_comes_with_the_answer(served, tmp_path):
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:], duration=100)
@@ -81,6 +84,7 @@ def npz_frames(services, path):
     return capture.cross_attention.shape[1]
 
 
+@pytest.mark.slow
 def test_attention_returns_the_npz_with_its_manifest(served, picture):
     path = served.client.predict(image=handle_file(picture), question="why?", api_name="/attention")
     capture, manifest = load_npz(path)
@@ -89,11 +93,13 @@ def test_attention_returns_the_npz_with_its_manifest(served, picture):
     assert len(manifest["image_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_attention_without_a_question(served, picture):
     _, manifest = load_npz(served.client.predict(image=handle_file(picture), api_name="/attention"))
     assert manifest["question"] is None and manifest["answer"] is None
 
 
+@pytest.mark.slow
 def test_explain_returns_words_queries_and_patches(served, picture):
     def explain(**options):
         return served.client.predict(image=handle_file(picture), api_name="/explain", **options)
@@ -109,21 +115,25 @@ def test_explain_returns_words_queries_and_patches(served, picture):
         explain(method="magic")
 
 
+@pytest.mark.slow
 def test_image_may_come_as_a_data_url(served):
     assert call(served.url, "caption", [{"path": "x", "url": data_url()}])["ok"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", ["", "  ", "x" * 61])
 def test_bad_questions_are_refused_in_words(served, picture, question):
     with pytest.raises(AppError, match="1 to 60 characters"):
         served.client.predict(image=handle_file(picture), question=question, api_name="/ask")
 
 
+@pytest.mark.slow
 def test_missing_image_is_refused_in_words(served):
     with pytest.raises(AppError, match="no image"):
         served.client.predict(image=None, api_name="/caption")
 
 
+@pytest.mark.slow
 def test_file_that_is_no_image_is_refused_in_words(served, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"nothing of the kind")
@@ -131,6 +141,7 @@ def test_file_that_is_no_image_is_refused_in_words(served, tmp_path):
         served.client.predict(image=handle_file(path), api_name="/caption")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marked", [True, False])
 def test_paths_of_the_server_are_refused(served, picture, marked):
     payload = {"path": str(picture), "orig_name": "red.png"}
@@ -139,6 +150,7 @@ def test_paths_of_the_server_are_refused(served, picture, marked):
     assert not call(served.url, "caption", [payload])["ok"]
 
 
+@pytest.mark.slow
 def test_upload_beyond_the_limit_is_refused(served, tmp_path):
     path = tmp_path / "big.png"
     Image.effect_noise((600, 600), 90).save(path)
@@ -147,17 +159,20 @@ def test_upload_beyond_the_limit_is_refused(served, tmp_path):
         served.client.predict(image=handle_file(path), api_name="/caption")
 
 
+@pytest.mark.slow
 def test_running_an_endpoint_past_the_queue_is_refused(served):
     answer = httpx.post(f"{served.url}gradio_api/run/caption", json={"data": [None]}, timeout=20)
     assert answer.status_code == 404
 
 
+@pytest.mark.slow
 def test_monitoring_and_run_history_are_off(served):
     assert httpx.get(f"{served.url}config", timeout=20).json()["run_history"] is False
     assert httpx.get(f"{served.url}gradio_api/monitoring/summary", timeout=20).status_code >= 400
     assert httpx.get(f"{served.url}gradio_api/monitoring", timeout=20).status_code >= 400
 
 
+@pytest.mark.slow
 def test_the_page_asks_no_other_host_for_anything(served):
     text = httpx.get(served.url, timeout=20).text
     for foreign in ("googleapis", "gstatic", "cdnjs", "jsdelivr"):

@@ -18,6 +18,7 @@ def url():
         yield address
 
 
+@pytest.mark.slow
 def test_many_clients_get_what_one_gets(url):
     expected = crowd.run(crowd.references(url))
     tally, times = crowd.api_users(url, time.time() + 3, 12, expected)
@@ -25,6 +26,7 @@ def test_many_clients_get_what_one_gets(url):
     assert len(times) == tally["right"]
 
 
+@pytest.mark.slow
 def test_a_wrong_reply_is_counted_as_wrong(url):
     expected = crowd.run(crowd.references(url))
     expected = {key: "something else" for key in expected}
@@ -32,6 +34,7 @@ def test_a_wrong_reply_is_counted_as_wrong(url):
     assert set(tally) == {"wrong"}
 
 
+@pytest.mark.slow
 def test_who_is_refused_tries_again_and_the_place_is_counted():
     with serve("tests.support.serve_fake", "--queue", "0") as url:
 

@@ -68,6 +68,7 @@ def elsewhere():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_addresses_are_refused_before_anything_is_fetched(url, elsewhere):
     address, asked = elsewhere
     file = {"path": f"{address}/a.png", "meta": {"_type": "gradio.FileData"}}
@@ -118,6 +119,7 @@ def test_addresses_within_values(value, count):
     assert len(list(addresses(value))) == count
 
 
+@pytest.mark.slow
 def test_data_urls_and_uploads_are_taken_as_before(url):
     import base64
 
@@ -128,6 +130,7 @@ def test_data_urls_and_uploads_are_taken_as_before(url):
     assert call(url, "caption", [{"path": path, "meta": {"_type": "gradio.FileData"}}])["ok"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "part"),
     [
@@ -142,6 +145,7 @@ def test_the_api_gives_the_message_that_the_page_would(url, data, part):
     assert "upstream" not in reply["text"] and '"error": null' not in reply["text"]
 
 
+@pytest.mark.slow
 def test_a_local_server_answers_to_its_own_names_only(url):
     port = httpx.URL(url).port
     for name in ("127.0.0.1", "localhost", "[::1]"):
@@ -169,6 +173,7 @@ def test_who_opens_the_host_decides_who_is_let_in():
     assert "huggingface.co" in headers_for("/", space)["content-security-policy"]
 
 
+@pytest.mark.slow
 def test_config_and_replies_tell_no_paths_and_no_addresses_in_memory(url):
     from gradio.utils import get_upload_folder
 
@@ -184,6 +189,7 @@ def test_config_and_replies_tell_no_paths_and_no_addresses_in_memory(url):
         assert str(ROOT) not in rest and str(Path.home()) + "/" not in rest and sys.prefix not in rest
 
 
+@pytest.mark.slow
 def test_every_reply_has_the_headers(url):
     files = {
         "files": (
@@ -204,6 +210,7 @@ def test_every_reply_has_the_headers(url):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["proxy=http://a", "vibe-code", "process_recording", "runs", "deep_link?session_hash=x"]
 )
@@ -211,6 +218,7 @@ def test_what_the_page_does_not_need_is_not_there(url, path):
     assert httpx.get(f"{url}gradio_api/{path}").status_code == 404
 
 
+@pytest.mark.slow
 def test_one_request_brings_few_files_and_few_bytes(url):
     many = [("files", (f"{n}.png", png(), "image/png")) for n in range(900)]
     reply = httpx.post(f"{url}gradio_api/upload", files=many)
@@ -360,6 +368,7 @@ def test_a_root_path_opens_no_back_door(path):
     assert request(reads, path, "POST", headers, many, root_path="/tools")[0] == 413
 
 
+@pytest.mark.slow
 def test_the_old_address_of_a_file_runs_nothing_either(url):
     svg = b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>"
     (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.svg", svg, "image/svg+xml")}).json()
@@ -367,6 +376,7 @@ def test_the_old_address_of_a_file_runs_nothing_either(url):
     assert "sandbox" in served.headers["content-security-policy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [b'filename ="a"', b'FILENAME="a"', b"filename*=utf-8''a", b"x=y"])
 def test_files_are_counted_however_they_are_named(url, named):
     part = b'--edge\r\nContent-Disposition: form-data; name="files"; ' + named + b"\r\n\r\nx\r\n"
@@ -378,6 +388,7 @@ def test_files_are_counted_however_they_are_named(url, named):
     assert reply.status_code == 413 and "At most 32 files" in reply.json()["detail"]
 
 
+@pytest.mark.slow
 def test_an_upload_that_cannot_be_read_is_told_so(url):
     part = b'--edge\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--edge--\r\n'
     headers = {"content-type": "multipart/form-data; boundary=edge"}
@@ -385,6 +396,7 @@ def test_an_upload_that_cannot_be_read_is_told_so(url):
     assert reply.status_code == 400 and "named files" in reply.json()["detail"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [b"[],", b"1,", b'{"path":"a"},', b"[" * 100 + b"]" * 100 + b","])
 def test_a_request_of_millions_of_values_is_refused_before_it_is_read(url, unit):
     body = b'{"data":[' + unit * (3_000_000 // len(unit)) + b"1]}"
@@ -394,6 +406,7 @@ def test_a_request_of_millions_of_values_is_refused_before_it_is_read(url, unit)
     assert reply.status_code == 413 and "values are taken at once" in reply.json()["detail"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "body"),
     [

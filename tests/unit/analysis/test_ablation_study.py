@@ -15,6 +15,7 @@ from tests.support.fakes_ui import CROSS, FakeError, FakePipeline
 IMAGES = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "white")]
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_words_that_came_from_the_image():
     done = []
     found = ablation_study.measure(FakePipeline(), IMAGES, ["what is it?"], done.append)

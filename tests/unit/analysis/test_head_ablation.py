@@ -238,6 +238,7 @@ def test_rows_do_not_depend_on_those_beside_them(case):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILM_KINDS)
 def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch):
     pipe = pipes[kind]
@@ -331,6 +332,7 @@ def test_shares_add_up():
     assert shares(own) == (0.3125, 0.1875, 0.0)
 
 
+@pytest.mark.slow
 def test_counting_needs_the_talk_between_queries_and_naming_does_not():
     """On the bundled model: what `python -m qformer_viz inside` tells of many scenes, on one."""
     pipe = qformer_viz.load("blip2-emoji", device="cpu", observe=qformer_viz.capture)

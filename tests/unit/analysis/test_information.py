@@ -32,6 +32,7 @@ def entropy(share):
     return -(share * math.log2(share) + (1 - share) * math.log2(1 - share))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROBES)
 @pytest.mark.parametrize("flipped", [0.0, 0.1, 0.5])
 def test_a_noisy_channel_passes_what_shannon_says(kind, flipped):
@@ -46,6 +47,7 @@ def test_a_noisy_channel_passes_what_shannon_says(kind, flipped):
     assert found.entropy == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_an_uneven_label_has_less_to_tell():
     label = coin(share=0.1)
     features = noise(N, 1, 4)
@@ -56,6 +58,7 @@ def test_an_uneven_label_has_less_to_tell():
     assert found["other"].bits == pytest.approx(0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_binary_parts_are_summed():
     parts = torch.stack([coin(seed=seed) for seed in range(3)], 1).bool()
     features = noise(N, 2, 5)
@@ -83,6 +86,7 @@ def test_what_was_learned_by_heart_is_forgotten(monkeypatch):
     assert found.bits == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_attention_finds_what_stands_anywhere_and_a_mean_drowns():
     """One vector of twenty, marked by its first channel, holds the label in its second; the others contradict it."""
     label, place = coin(), torch.randint(20, (N,), generator=torch.Generator().manual_seed(3))
@@ -94,6 +98,7 @@ def test_attention_finds_what_stands_anywhere_and_a_mean_drowns():
     assert bits["linear"] < 0.1 and bits["attention"] > 0.8
 
 
+@pytest.mark.slow
 def test_attention_knows_the_place_in_the_row():
     label = coin()
     features = noise(N, 16, 3)
@@ -102,6 +107,7 @@ def test_attention_knows_the_place_in_the_row():
     assert bits["attention"] > 0.9 > 0.5 > bits["linear"]
 
 
+@pytest.mark.slow
 def test_it_repeats_and_leaves_everything_as_it_was():
     features, label = noise(200, 2, 3), coin(200)
     before, state = features.clone(), torch.get_rng_state()
@@ -115,6 +121,7 @@ def test_it_repeats_and_leaves_everything_as_it_was():
     assert features.equal(before) and torch.get_rng_state().equal(state) and steps == [(1, 2), (2, 2)]
 
 
+@pytest.mark.slow
 def test_half_precision_reads_the_same():
     features, label = noise(400, 2, 3), coin(400)
     features[:, 0, 0] += 3.0 * label
@@ -166,6 +173,7 @@ def coins(count):
     return [((n, one, two), {"one": one, "two": two}) for n, (one, two) in enumerate(pairs)]
 
 
+@pytest.mark.slow
 def test_what_passes_and_what_does_not():
     told = []
     found = bottleneck.measure(Narrow(), coins(600), ["the other?"], lambda *at: told.append(at))
@@ -188,6 +196,7 @@ def test_what_passes_and_what_does_not():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["blip2", "instructblip"])
 def test_the_command_asks_only_who_reads_questions(family, tmp_path, capsys):
     pipe, out = Narrow(family=family), tmp_path / "found.json"

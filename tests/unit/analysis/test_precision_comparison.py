@@ -29,6 +29,7 @@ def test_divergence_by_hand():
         precision_comparison.map_divergence(a, b[:, :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "language"), FAMILIES)
 def test_a_model_is_itself_and_another_is_not(family, language):
     pipes = [fakes.pipeline(family, language, seed=seed, observe=qformer_viz.capture) for seed in (0, 0, 1)]
@@ -60,6 +61,7 @@ def test_the_table_says_what_was_found():
     assert "| Answers | 50% |" in precision_comparison.table(dataclasses.replace(found, answers=0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip2-emoji", "instructblip-emoji"])
 def test_quantised_weights_change_little_on_the_bundled_models(name):
     """Eight bits less than four; the words of both stay near."""
@@ -75,6 +77,7 @@ def test_quantised_weights_change_little_on_the_bundled_models(name):
     assert found["8bit"].nats.abs().mean() < 0.05 and found["8bit"].captions >= 0.75
 
 
+@pytest.mark.slow
 def test_the_command(capsys):
     assert cli.main(["fidelity", "--images", "2", "--json", "--precision", "bfloat16"], backend()) == 0
     result = json.loads(capsys.readouterr().out)

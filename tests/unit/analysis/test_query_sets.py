@@ -115,6 +115,7 @@ def bundled():
     return pipe, encoded, prepare(pipe, encoded, pipe.caption(encoded))
 
 
+@pytest.mark.slow
 def test_on_the_bundled_model(bundled):
     real = bundled[-1]
     image_gain = (ends(real)[0] - ends(real)[1]).tolist()

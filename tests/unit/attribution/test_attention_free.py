@@ -30,6 +30,7 @@ def mamba():
     return explained("mamba")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_needs_attention_says_so_and_the_others_work(mamba, name):
     if name in READ_ATTENTION:

@@ -50,6 +50,7 @@ def test_scores_are_those_of_the_models_own_forward(seen):
     np.testing.assert_allclose(scorer.score(encoded.queries).sum(), sum(answer.logprobs), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing(seen, monkeypatch):
     pipe, encoded, answer = seen
     whole = {name: qformer_viz.explain(pipe, encoded, answer, name).scores for name in METHODS}
@@ -144,6 +145,7 @@ def test_trouble_names_the_fix(seen):
         make_scorer(pipe, encoded, dataclasses.replace(answer, token_ids=(), tokens=()))
 
 
+@pytest.mark.slow
 def test_explaining_runs_no_vit_and_keeps_no_graph(seen):
     pipe, encoded, answer = seen
     reference_activations(pipe, encoded.question)
@@ -160,6 +162,7 @@ def test_explaining_runs_no_vit_and_keeps_no_graph(seen):
         assert each.image_gain.abs().max() < 1e-4 and not each.visual.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip2-emoji", "instructblip-emoji"])
 def test_on_scenes_the_words_point_at_their_objects(name):
     """Of the objects' words, by knock-out, nine of ten have their peak in the object or the cell beside it; what a

@@ -64,6 +64,7 @@ def entries(shape, count, seed=0):
     return [tuple(int(rng.integers(side)) for side in shape) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
     pipe, encoded, _, scorer, word = precise
     y, (found,) = scorer.feature_gradients(word, encoded.vision[None])
@@ -87,6 +88,7 @@ def test_slopes_by_image_features_and_queries_are_those_of_the_score(precise):
     assert found.abs().max() > 0.01 and by_queries.abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_slopes_by_attention_are_those_of_the_score(precise, monkeypatch):
     pipe, encoded, _, scorer, word = precise
     found = scorer.attention_gradients(word)
@@ -135,6 +137,7 @@ def test_the_maps_with_slopes_are_those_that_were_captured(seen):
     assert pipe.model.qformer.config._attn_implementation == capture.attn_implementation
 
 
+@pytest.mark.slow
 def test_gradients_do_not_pile_up_and_leave_no_graph(seen):
     pipe, encoded, answer = seen
     gc.collect()
@@ -250,6 +253,7 @@ def test_integrated_gradients_are_exact_for_a_polynomial():
     assert off == pytest.approx((rough.sum() - changed).item()) and abs(off) > 0.01
 
 
+@pytest.mark.slow
 def test_completeness_on_a_model(precise):
     pipe, encoded, answer, scorer, word = precise
     start, end = reference_activations(pipe, encoded.question).features, encoded.vision
@@ -281,6 +285,7 @@ def test_rise_finds_the_patch_that_matters():
     assert found[1].abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_only_the_words_asked_for(seen):
     pipe, encoded, answer = seen
     case = prepare(pipe, encoded, answer)
@@ -306,6 +311,7 @@ def test_what_methods_share_is_computed_once(seen, monkeypatch):
     assert calls == [2 + fakes.QUERIES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["knockout", "gradient", "integrated", "occlusion", "rise"])
 def test_long_work_is_told_and_can_be_stopped(seen, name):
     pipe, encoded, answer = seen
@@ -357,6 +363,7 @@ def test_the_positions_before_a_change_are_read_once(seen, monkeypatch):
         assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_greedy_decoding_is_foretold(seen):
     pipe, encoded, answer = seen
     scorer = make_scorer(pipe, encoded, answer)
@@ -386,6 +393,7 @@ PRECISIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("family", "language"), FAMILIES)
 def test_every_method_in_every_precision(tmp_path_factory, family, language, precision):

@@ -17,6 +17,7 @@ from tests.support import checkpoint_factory as factory
 from tests.support.films import FILM, FILM_KINDS, SHORT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILM_KINDS)
 def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):
     pipe = pipes[kind]
@@ -42,6 +43,7 @@ def test_knock_out_takes_a_film_apart_frame_by_frame(pipes, kind):
     torch.testing.assert_close(found.patches, found.by_frame.sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILM_KINDS)
 def test_every_method_takes_a_film_apart(pipes, kind):
     """Each frame as it would be alone: its own maps and values, its own patches hidden, its own share of the whole."""

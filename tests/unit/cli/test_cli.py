@@ -120,6 +120,7 @@ def test_errors_go_to_stderr_with_exit_code_2(picture, capsys, argv, words):
     assert err.splitlines()[-1].startswith("error: ") and words in err
 
 
+@pytest.mark.slow
 def test_module_runs_and_refuses_an_unknown_checkpoint(picture):
     command = [sys.executable, "-m", "qformer_viz", "caption", picture, "--model", "no/such"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

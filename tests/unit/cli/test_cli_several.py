@@ -313,6 +313,7 @@ sys.exit(command())
 """
 
 
+@pytest.mark.slow
 def test_the_doctor_runs_without_resource_on_a_page_of_ascii():
     command, env = [sys.executable, "-c", WINDOWS], os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="ascii", env=env)

@@ -140,6 +140,7 @@ def test_judging_is_told_and_can_be_stopped(case):
         assess(case, found(OBJECT.float()), 0, on_progress=stop)
 
 
+@pytest.mark.slow
 def test_on_the_bundled_model():
     """Knock-out is believed of most objects' words, a random map of none."""
     pipe = qformer_viz.load("blip2-emoji", observe=qformer_viz.capture)

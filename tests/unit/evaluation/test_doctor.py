@@ -32,6 +32,7 @@ def failed(report):
     return [what for what, holds, _ in report.checks if not holds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "language"), FAMILIES)
 def test_what_can_be_checked_holds_on_every_family(family, language):
     report = examine(fakes.pipeline(family, language, observe=qformer_viz.capture))
@@ -42,6 +43,7 @@ def test_what_can_be_checked_holds_on_every_family(family, language):
     assert "| recorded maps are the library's own | ok |" in text and "| family | " + family in text
 
 
+@pytest.mark.slow
 def test_maps_that_are_not_the_librarys_are_found(pipe, monkeypatch):
     own = doctor.library_attention
     monkeypatch.setattr(doctor, "library_attention", lambda *args: own(*args).flip(-1))
@@ -50,6 +52,7 @@ def test_maps_that_are_not_the_librarys_are_found(pipe, monkeypatch):
     assert "Some checks FAIL" in report.text()
 
 
+@pytest.mark.slow
 def test_words_that_score_otherwise_are_found(pipe, monkeypatch):
     caption = pipe.caption
     monkeypatch.setattr(
@@ -90,6 +93,7 @@ def test_maps_that_do_not_sum_to_one_or_are_not_finite_are_found(pipe, monkeypat
         assert what in failed(report)
 
 
+@pytest.mark.slow
 def test_the_command_on_the_bundled_model(capsys):
     assert cli.main(["doctor"], backend()) == 0
     out = capsys.readouterr().out

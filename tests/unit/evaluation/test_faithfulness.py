@@ -140,6 +140,7 @@ def test_truths_differ_only_where_the_object_was():
     assert (np.asarray(found["empty"], int) != whole).any()
 
 
+@pytest.mark.slow
 def test_the_benchmark_on_the_bundled_model(capsys, tmp_path):
     """On a few scenes: the default method beats raw attention, and the controls keep their order."""
     asked = ["faithfulness", "--scenes", "8", "--json", "--methods", "knockout", "raw", "gradient"]
