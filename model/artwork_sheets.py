@@ -131,7 +131,7 @@ def build_sheet(icons: dict, names: list[str | None]) -> Image.Image:
     rows = -(-len(names) // SHEET_COLUMNS)
     sheet = Image.new("RGBA", (SHEET_COLUMNS * CELL, rows * CELL))
     for index, name in enumerate(names):
-        if not _known(icons, name):
+        if name is None or not _known(icons, name):
             continue
         drawn = bytes(
             resvg_py.svg_to_bytes(svg_string=_painted(_svg(icons, name), index), width=CELL, height=CELL)

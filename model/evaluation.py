@@ -189,12 +189,12 @@ def intervals(items: Sequence, figures_of: Callable[[Sequence], dict[str, float]
 
 def calibration(probabilities: Sequence[float], right: Sequence[bool]) -> dict:
     """Expected calibration error over ten equal bins, and the bins as [mean probability, share right, count]."""
-    stated, right = np.asarray(probabilities), np.asarray(right, float)
+    stated, held = np.asarray(probabilities), np.asarray(right, float)
     place = np.minimum((stated * BINS).astype(int), BINS - 1)
     bins = [
         [
             round(float(stated[place == b].mean()), 4),
-            round(float(right[place == b].mean()), 4),
+            round(float(held[place == b].mean()), 4),
             int(np.sum(place == b)),
         ]
         for b in range(BINS)

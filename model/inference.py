@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -75,7 +76,7 @@ class BatchInference:
             attentions: whether the output holds the attention weights.
         """
         queries = self.model.query_tokens.expand(len(features), -1, -1)
-        more = {"output_attentions": attentions}
+        more: dict[str, Any] = {"output_attentions": attentions}
         if self.reads_questions:
             read = self.processor.qformer_tokenizer(
                 list(prompts), padding=True, padding_side="right", return_tensors="pt"

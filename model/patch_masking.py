@@ -32,6 +32,7 @@ def keep(
             row[patch_labels(render(scene)).ravel() == rng.integers(len(scene.objects))] = True
     kept = torch.from_numpy(~hidden)
     if kind == "attention":
+        assert attended is not None, "this kind needs the attention"
         kept = torch.ones(len(scenes), GRID * GRID, dtype=torch.bool)
         kept.scatter_(1, attended.cpu().topk(count, 1).indices, False)
     elif kind not in KINDS:

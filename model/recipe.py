@@ -131,7 +131,8 @@ def _language(
     scale: float,
     options: Options,
 ):
-    model = stage_language.train_language(accelerator, tokenizer, out, *schedules)
+    drill, read, mixed, captions = schedules
+    model = stage_language.train_language(accelerator, tokenizer, out, drill, read, mixed, captions)
     return {
         "written": stage_language.description_accuracy(model, tokenizer, _checks(scale)),
         "piled": stage_language.description_accuracy(model, tokenizer, _checks(scale), piled=True),
@@ -232,12 +233,14 @@ def _stage2(
         raise ValueError("only a Q-Former makes a BLIP-2; compare other maps with `python -m model ablate`")
     model = assemble(tokenizer, out, options)
     stage1_model = load_stage1(out) if options.start == "stage-1" else None
+    warmup, schedule = schedules
     stage2.train_stage2(
         accelerator,
         model,
         tokenizer,
         out,
-        *schedules,
+        warmup,
+        schedule,
         scenes_at(scale),
         stage1_model=stage1_model,
         options=options,
@@ -263,7 +266,8 @@ def _instruct(
     model = build_instruct(tokenizer)
     stage_instruct.start_from(model, blip2.cpu(), load_stage1(out))
     processor = build_instruct_processor(tokenizer)
-    stage_instruct.train_instruct(accelerator, model, processor, features, out, *schedules)
+    (schedule,) = schedules
+    stage_instruct.train_instruct(accelerator, model, processor, features, out, schedule)
     if accelerator.is_main_process:
         save_checkpoint(model.cpu(), tokenizer, out / "instructblip-emoji")
     return {"saved": str(out / "instructblip-emoji")}

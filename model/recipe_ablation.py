@@ -12,6 +12,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ def train_variant(options: Options, source: Path, out: Path, scale: float, preci
         accelerator, model.vision_model, source, recipe.scenes_at(min(1.0, scale))
     )
     stage_1, warmup, stage_2 = (recipe.scaled(s, scale) for s in (STAGE_1, WARMUP, STAGE_2))
-    began, figures, stage1_model = time.monotonic(), {}, None
+    began, stage1_model = time.monotonic(), None
+    figures: dict[str, Any] = {}
     sheet = fresh_scenes(max(4, round(SCENES * min(1.0, scale))), SEED)
     if options.losses:
         key = repr(replace(options, start="", slot_warmup=True)).encode()

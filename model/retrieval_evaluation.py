@@ -7,7 +7,7 @@ bootstrap over images.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def evaluate_pool(matcher: Matcher, scenes: Sequence[Scene], rng: np.random.Gene
     true = np.array([[scene_text.true_of(caption, scene) for caption in captions] for scene in scenes])
     every = matcher.contrast(features, captions)
     similar, winner = (part.numpy() for part in every.max(-1))
-    records = [{"winner": int(winner[i, i])} for i in range(len(scenes))]
+    records: list[dict[str, Any]] = [{"winner": int(winner[i, i])} for i in range(len(scenes))]
     for name, scores, positive in (("text_of_image", similar, true), ("image_of_text", similar.T, true.T)):
         order = np.argsort(-scores, 1)
         top = order[:, :RERANKED]
@@ -92,9 +92,9 @@ def evaluate_pool(matcher: Matcher, scenes: Sequence[Scene], rng: np.random.Gene
         for record, p in zip(records, wrong, strict=True):
             record.setdefault("judged", []).append((f"hard_{name}", p < 0.5, 1 - p))
     edited = [scene_text.false_caption(scene, rng) for scene in scenes]
-    for kind, texts in (("true", captions), ("edited", [caption for caption, _ in edited])):
+    for kind, said in (("true", captions), ("edited", [caption for caption, _ in edited])):
         for record, p, (_, change) in zip(
-            records, matcher.match(features, texts).tolist(), edited, strict=True
+            records, matcher.match(features, said).tolist(), edited, strict=True
         ):
             p = p if kind == "true" else 1 - p
             record["judged"].append(("true" if kind == "true" else f"edited_{change}", p >= 0.5, p))

@@ -8,6 +8,7 @@ be true of several images: such pairs are positives and never negatives.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,8 @@ class Stage1Losses(nn.Module):
 
     def forward(self, features: torch.Tensor, pairs: Pairs, kept: torch.Tensor | None = None):
         """The sum of the chosen losses, and figures to watch."""
-        total, figures = features.new_zeros(()), {}
+        total = features.new_zeros(())
+        figures: dict[str, torch.Tensor] = {}
         queries, words = self.read("contrastive", features, pairs.ids, pairs.mask, kept)
         every = self._compare(queries, words)
         if self.diversity:
@@ -270,7 +272,9 @@ def train_stage1(
     freeze(module.model, options)
     model.qformer.set_attn_implementation(ATTENTION)
 
-    def stage(number: int, sets: list[tuple[np.ndarray, Callable[[int], Scene]]]):
+    def stage(
+        number: int, sets: list[tuple[np.ndarray, Callable[[int], Scene]]]
+    ) -> tuple[Callable[[int], Any], Callable[..., Any]]:
         def draw(step: int):
             rng = np.random.default_rng([SEED, number, step])
             seen, scenes = [], []
@@ -294,8 +298,10 @@ def train_stage1(
         return draw, loss_of
 
     sets: list[tuple[np.ndarray, Callable[[int], Scene]]] = [(features, training_scene)]
-    run("align", accelerator, module, *stage(5, sets), schedule, out)
+    draw, loss_of = stage(5, sets)
+    run("align", accelerator, module, draw, loss_of, schedule, out)
     if augmented:
         sets.append((augmented[0], augmented_scene))
-        run("align_strange", accelerator, module, *stage(6, sets), augmented[1], out)
+        draw, loss_of = stage(6, sets)
+        run("align_strange", accelerator, module, draw, loss_of, augmented[1], out)
     return model.eval()

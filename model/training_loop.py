@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from qformer_viz.runtime.loading import has_bfloat16
 
 Batch = TypeVar("Batch")
+Trained = TypeVar("Trained", bound=torch.nn.Module)
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.05
@@ -89,10 +90,14 @@ def optimisers(module: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    chosen = [torch.optim.AdamW(groups, lr=lr, betas=BETAS)] if rest else []
+    chosen: list[torch.optim.Optimizer] = []
+    if rest:
+        chosen.append(torch.optim.AdamW(groups, lr=lr, betas=BETAS))
     if hidden:
-        rate = {"lr": MUON_RATE * lr, "weight_decay": WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw"}
-        chosen.append(torch.optim.Muon(hidden, **rate))
+        rate = MUON_RATE * lr
+        chosen.append(
+            torch.optim.Muon(hidden, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+        )
     return chosen
 
 
@@ -139,12 +144,12 @@ def _as_it_is(batch: Any) -> Any:
 def run(
     name: str,
     accelerator: Accelerator,
-    module: torch.nn.Module,
+    module: Trained,
     draw: Callable[[int], Batch],
-    loss_of: Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    loss_of: Callable[[Trained, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]],
     schedule: Schedule,
     out: Path,
-) -> torch.nn.Module:
+) -> Trained:
     """Train `module`; `draw(number)` makes a batch on the CPU, `loss_of(module, batch)` the loss and figures to log.
 
     Saves `<out>/<name>.pt` every so often and at the end, and continues from it if it is there;
@@ -160,9 +165,10 @@ def run(
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"], strict=False)
-        for key, parts in (("optimizers", optimizers), ("plans", plans)):
-            for part, saved in zip(parts, state[key], strict=True):
-                part.load_state_dict(saved)
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for plan, saved in zip(plans, state["plans"], strict=True):
+            plan.load_state_dict(saved)
         start, curve, before = state["step"], state["curve"], state.get("minutes", 0.0)
         accelerator.print(f"{name}: continuing at step {start} of {schedule.steps}", flush=True)
     optimizers = [accelerator.prepare(each) for each in optimizers]
@@ -175,7 +181,10 @@ def run(
             return
         learned = {k for k, p in module.named_parameters() if p.requires_grad}
         weights = {k: v for k, v in module.state_dict().items() if k in learned}
-        state = {"optimizers": [o.state_dict() for o in optimizers], "plans": [p.state_dict() for p in plans]}
+        state: dict[str, Any] = {
+            "optimizers": [o.state_dict() for o in optimizers],
+            "plans": [p.state_dict() for p in plans],
+        }
         state |= {"module": weights, "step": step, "curve": curve, "minutes": minutes()}
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
@@ -195,8 +204,10 @@ def run(
         average_gradients(accelerator, module)
         accelerator.clip_grad_norm_(module.parameters(), 1.0)
         with stepping:
-            for part in (*optimizers, *plans):
-                part.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            for plan in plans:
+                plan.step()
         for key, value in {"loss": loss.detach(), **figures}.items():
             sums[key].append(value)
         if len(sums["loss"]) == 50 or step + 1 == schedule.steps:

@@ -107,7 +107,7 @@ def cannot_write(path: Path, error: OSError) -> CannotWrite:
     """The message for a file or folder that cannot be written. It holds the name without the folders above it, for a
     server's own folders are nobody's business."""
     why = error.strerror or str(error)
-    fix = _FIXES.get(error.errno, _ANY_FIX)
+    fix = _FIXES.get(error.errno or 0, _ANY_FIX)
     return CannotWrite(f"{path.name}, which cannot be written ({why})", "a place that can be written to", fix)
 
 

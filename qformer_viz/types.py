@@ -11,16 +11,26 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qformer_viz.errors import BadSelection, BadShape, DecodingError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
     from PIL import Image
     from torch import Tensor
 
     from qformer_viz.media.images import Decoded
     from qformer_viz.runtime.input_placement import Placement
+
+OneSource: TypeAlias = "str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray"
+"""A path, a `data:` URL, a file's bytes, a picture, or an array of [h, w] or [h, w, 1 | 3 | 4]."""
+
+ImageSource: TypeAlias = "OneSource | Decoded | Sequence[OneSource]"
+"""What `qformer_viz.decode` takes: several sources are a film, and what has been decoded is taken as it is."""
 
 Turn = tuple[str, str]
 """One earlier turn of a conversation: (question, answer). A caption turn has the question ""."""
@@ -48,10 +58,10 @@ class Decoding:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise DecodingError(f"{name} is {value!r}; give a whole number from {low} to {high}.")
         real = {"temperature": (0.01, 10.0), "top_p": (0.01, 1.0), "repetition_penalty": (0.1, 10.0)}
-        for name, (low, high) in real.items():
+        for name, (least, most) in real.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-                raise DecodingError(f"{name} is {value!r}; give a number from {low} to {high}.")
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+                raise DecodingError(f"{name} is {value!r}; give a number from {least} to {most}.")
         if self.do_sample and self.num_beams > 1:
             raise DecodingError(
                 f"do_sample=True with num_beams={self.num_beams}: choose sampling (num_beams=1) or beams "
@@ -168,7 +178,7 @@ class Match:
     placement: Placement | None = None
 
 
-def upload(image: Any) -> Any:
+def upload(image: ImageSource | EncodedImage) -> ImageSource:
     """What was uploaded, where an image comes as a model has seen it."""
     return image.source if isinstance(image, EncodedImage) else image
 

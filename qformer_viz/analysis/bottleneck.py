@@ -29,16 +29,18 @@ def measure(
     examples: (image, {label: integer or booleans}), as `usable_information` takes them, in random order.
     questions: of interest for a Q-Former that reads them. told(what, done): after every image and every label read.
     """
-    patches, queries, labels = [], {question: [] for question in (None, *questions)}, {}
+    patches: list[Tensor] = []
+    queries: dict[str | None, list[Tensor]] = {question: [] for question in (None, *questions)}
+    read_off: dict[str, list[Tensor]] = {}
     for done, (image, known) in enumerate(examples, 1):
         for question, found in queries.items():
             encoded = pipe.encode(image, question)
             found.append(encoded.queries[0].float().cpu())
         patches.append(encoded.vision[0].half().cpu())
         for name, label in known.items():
-            labels.setdefault(name, []).append(torch.as_tensor(label))
+            read_off.setdefault(name, []).append(torch.as_tensor(label))
         on_progress("images", done)
-    labels = {name: torch.stack(rows) for name, rows in labels.items()}
+    labels = {name: torch.stack(rows) for name, rows in read_off.items()}
     seen = {"patches": torch.stack(patches), "queries": torch.stack(queries.pop(None))}
     steps = 0
 

@@ -46,6 +46,8 @@ class Probe(nn.Module):
     def __init__(self, like: Tensor, outputs: int):
         """like: [n, k, d], examples by whose mean and spread the means are standardised."""
         super().__init__()
+        self.mean: Tensor
+        self.spread: Tensor
         _, vectors, width = like.shape
         mean = sum(part.float().sum((0, 1)) for part in like.split(BATCH)) / (len(like) * vectors)
         spread = sum((part.float() - mean).square().sum((0, 1)) for part in like.split(BATCH))

@@ -56,8 +56,8 @@ def compare_models(first: Sequence[Capture], second: Sequence[Capture]) -> Model
 
     _comparable(first, second)
     maps = [torch.cat([c.cross_attention.mean(2) for c in captures], 1) for captures in (first, second)]
-    rows = [torch.cat([each, each.mean(0, keepdim=True)]).double() for each in maps]  # [r, b, q, p]
-    between = torch.cdist(*rows, p=1).mean(1) / 2  # [r, q, q]
+    one, other = (torch.cat([each, each.mean(0, keepdim=True)]).double() for each in maps)  # [r, b, q, p]
+    between = torch.cdist(one, other, p=1).mean(1) / 2  # [r, q, q]
     queries = between.shape[-1]
     own = torch.eye(queries, dtype=torch.bool)
     _, matched_query = linear_sum_assignment(between[:-1].mean(0).numpy())

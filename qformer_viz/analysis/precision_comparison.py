@@ -50,7 +50,11 @@ def compare_precisions(
     """
     from qformer_viz.attribution.scorer import make_scorer
 
-    divergence, peaks, captions, answers, nats = [], [], [], [], []
+    divergence: list[Tensor] = []
+    peaks: list[Tensor] = []
+    nats: list[Tensor] = []
+    captions: list[bool] = []
+    answers: list[bool] = []
     layers: tuple[int, ...] = ()
     for done, image in enumerate(images, 1):
         seen = [pipe.encode(image) for pipe in (first, second)]

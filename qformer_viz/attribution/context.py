@@ -11,12 +11,17 @@ from qformer_viz.errors import IncompleteContext
 from qformer_viz.hooks.interventions import QFormerActivations
 from qformer_viz.types import Capture
 
+_MEANS = {
+    "features": "the mean ViT outputs of other images, to start from",
+    "reference": "the mean activations of the Q-Former over other images, which stand in for ablated ones",
+}
 
-def _missing(name: str, what: str) -> Callable[[], Any]:
+
+def _missing(name: str) -> Callable[[], Any]:
     def ask() -> Any:
         raise IncompleteContext(
             f"a Case without `{name}`",
-            what,
+            _MEANS[name],
             "make the case with qformer_viz.prepare(pipe, encoded, answer), or pass "
             f"{name}=lambda: ... as qformer_viz.ExplanationContext tells",
         )
@@ -43,17 +48,12 @@ class ExplanationContext:
     scorer: Any
     capture: Capture
     baseline: Tensor
-    features: Callable[[], Tensor] | None = None
-    reference: Callable[[], QFormerActivations] | None = None
+    features: Callable[[], Tensor] = field(default_factory=lambda: _missing("features"))
+    reference: Callable[[], QFormerActivations] = field(default_factory=lambda: _missing("reference"))
     layer: int | None = None
     word_indices: Sequence[int] | None = None
     on_progress: Callable[[int, int], Any] = lambda done, of: None
     _cache: dict[object, Any] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        for name, what in _MEANS.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, _missing(name, what))
 
     @property
     def words(self) -> list[int]:
@@ -79,9 +79,3 @@ class ExplanationContext:
         if what not in self._cache:
             self._cache[what] = compute()
         return self._cache[what]
-
-
-_MEANS = {
-    "features": "the mean ViT outputs of other images, to start from",
-    "reference": "the mean activations of the Q-Former over other images, which stand in for ablated ones",
-}

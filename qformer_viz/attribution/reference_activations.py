@@ -88,10 +88,12 @@ def activations_for_patching(pipe: Pipeline, encoded: EncodedImage) -> QFormerAc
 def compute_activations(pipe: Pipeline, encoded: EncodedImage) -> QFormerActivations:
     """`activations_for_patching`, where the model is."""
     encoded, inputs = pipe.with_vision(encoded)
+    vision = encoded.vision
+    assert vision is not None, "with_vision has run the ViT"
 
     def look() -> QFormerActivations:
         with record_activations(pipe.model.qformer) as found:
-            pipe.encoder.look(encoded.vision[:1], inputs)
+            pipe.encoder.look(vision[:1], inputs)
         return QFormerActivations(*(torch.cat(found[name]) for name in QFormerActivations._fields))
 
     return pipe.turn(look)

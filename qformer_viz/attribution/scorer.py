@@ -100,6 +100,13 @@ class Scorer:
         self._answer = torch.tensor([answer.token_ids], device=self.queries.device)
         self._before: list[tuple[Tensor, Tensor]] | None = None
 
+    @property
+    def _vision(self) -> Tensor:
+        """[f, p, d] ViT outputs."""
+        vision = self.encoded.vision
+        assert vision is not None, "with_vision has run the ViT"
+        return vision
+
     @torch.no_grad()
     def score(self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """log p(word | queries, earlier words) `[n, t]`, summed over the pieces of a word, for queries `[n, q, d]`.
@@ -131,11 +138,11 @@ class Scorer:
     ) -> Tensor:
         """As `score`, when the Q-Former's heads in own `[n, L, h]` (self-attention) and cross `[n, l, h]` (bool) hand
         on what they do on average for other images (`reference_activations`)."""
-        frames = len(self.encoded.vision)
+        frames = len(self._vision)
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
-            chosen = (each[rows].repeat_interleave(frames, 0) for each in (own, cross))
-            with replace_heads(self.model.qformer, *chosen, reference):
+            some, further = (each[rows].repeat_interleave(frames, 0) for each in (own, cross))
+            with replace_heads(self.model.qformer, some, further, reference):
                 return self._queries(vision)
 
         return self._looked(len(own), queries, on_progress)
@@ -161,12 +168,12 @@ class Scorer:
     @torch.no_grad()
     def isolate_queries(self, reference: QFormerActivations) -> Tensor:
         """As `score` `[1, t]`, when every query hears of all others only what they tell on average for other images."""
-        count, frames = self.model.query_tokens.shape[1], len(self.encoded.vision)
+        count, frames = self.model.query_tokens.shape[1], len(self._vision)
         others = ~torch.eye(count, dtype=torch.bool).repeat_interleave(frames, 0)
 
         def alone() -> Tensor:
             with replace_query_messages(self.model.qformer, others, reference):
-                found = self._queries(self.encoded.vision.expand(count, *self.encoded.vision.shape))
+                found = self._queries(self._vision.expand(count, *self._vision.shape))
             rows = found.unflatten(1, (frames, count))  # row k is right for query k, in every frame
             return rows.diagonal(dim1=0, dim2=2).permute(0, 2, 1).flatten(0, 1)[None]
 
@@ -176,6 +183,7 @@ class Scorer:
     def mask_text(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
         """As `score`, when the Q-Former reads only those tokens of its text that are in read `[n, s]` (bool), as if the
         others were padding. The language model reads the whole question as ever."""
+        assert self.instruction is not None, "a Q-Former that reads no text has none to hide"
         ids = self.instruction["input_ids"]
 
         def queries(vision: Tensor, rows: slice) -> Tensor:
@@ -193,7 +201,7 @@ class Scorer:
         on_progress: Callable[[int, int], Any] | None,
     ) -> Tensor:
         """Scores [count, t] where every row takes a pass of the Q-Former: queries(ViT outputs [n, f, p, d], rows)."""
-        vision, found = self.encoded.vision, []
+        vision, found = self._vision, []
         each = 2 * vision.shape[:2].numel() * self.model.config.qformer_config.hidden_size * 4
         for start, size in self._batches(count, each, SHOWN):
             rows = slice(start, min(start + size, count))
@@ -242,7 +250,7 @@ class Scorer:
         layers = [layer for layer in self.model.qformer.encoder.layer if layer.has_cross_attention]
         block = layers[index].crossattention
         linear = block.attention.value
-        value = self.turn(lambda: _full(linear(self.encoded.vision.to(linear.weight.dtype))))
+        value = self.turn(lambda: _full(linear(self._vision.to(linear.weight.dtype))))
         out = _full(block.output.dense.weight)
         heads = block.attention.num_attention_heads
         return torch.einsum(
@@ -267,7 +275,7 @@ class Scorer:
 
         @torch.enable_grad()
         def batch(part: Tensor) -> tuple[Tensor, Tensor]:
-            part = part.to(self.encoded.vision).detach().requires_grad_()
+            part = part.to(self._vision).detach().requires_grad_()
             y = self._differentiable(word, self._queries(part))
             slope = torch.autograd.grad(y.sum(), part)[0]
             return y.detach().cpu(), _full(slope).cpu()
@@ -286,7 +294,7 @@ class Scorer:
     @torch.enable_grad()
     def _attention_slopes(self, word: int) -> Gradients:
         with eager(self.model.qformer):
-            vision = self.encoded.vision.detach().requires_grad_()
+            vision = self._vision.detach().requires_grad_()
             looked = self.encoder.look(vision, self.instruction, output_attentions=True)
             cross = looked.cross_attentions
             # The library files the cross-attention among the self-attention as well.
@@ -294,8 +302,8 @@ class Scorer:
             queries = self.encoder.project(looked).flatten(0, 1)[None]
             y = self._differentiable(word, queries)
             wanted = (queries, *own, *cross)
-            slopes = torch.autograd.grad(y.sum(), wanted, allow_unused=True, materialize_grads=True)
-        slopes = [_full(slope).cpu() for slope in slopes]
+            found = torch.autograd.grad(y.sum(), wanted, allow_unused=True, materialize_grads=True)
+        slopes = [_full(slope).cpu() for slope in found]
 
         def stacked(maps: Sequence[Tensor]) -> Tensor:
             return torch.stack([_full(a.detach()).cpu() for a in maps])
@@ -388,7 +396,7 @@ class Scorer:
         units += (
             qformer.num_hidden_layers
             * qformer.hidden_size
-            * (self.queries.shape[1] + self.encoded.vision.shape[:2].numel())
+            * (self.queries.shape[1] + self._vision.shape[:2].numel())
         )
         return 4 * (40 * units + 3 * self._vocabulary() * self._answer.shape[1])
 

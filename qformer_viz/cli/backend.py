@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -12,8 +12,13 @@ from qformer_viz.cli.command import Backend
 from qformer_viz.domains.domain import GroundTruth, Labels
 from qformer_viz.domains.domain_registry import EMOJI_SCENES
 
+if TYPE_CHECKING:
+    from qformer_viz.media.images import Decoded
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import ImageSource
 
-def load(name: str, **options: Any) -> Any:
+
+def load(name: str, **options: Any) -> Pipeline:
     """`qformer_viz.load` with the attention recorded on every pass through the Q-Former."""
     import qformer_viz
     from qformer_viz.hooks.recording import capture
@@ -21,7 +26,7 @@ def load(name: str, **options: Any) -> Any:
     return qformer_viz.load(name, observe=capture, **options)
 
 
-def decode(source: Any) -> Any:
+def decode(source: ImageSource) -> Decoded:
     """`qformer_viz.decode`, imported when the first image comes."""
     import qformer_viz
 
@@ -38,12 +43,12 @@ def labelled(scenes: int) -> Iterator[tuple[Image.Image, Labels]]:
     return EMOJI_SCENES.labelled_images(scenes)
 
 
-def pictures(pipe: Any, count: int) -> Iterator[Image.Image]:
+def pictures(pipe: Pipeline, count: int) -> Iterator[Image.Image]:
     """Images of a model's own domain."""
     return (decode(each).image for each in islice(pipe.checkpoint.domain.sample_images(), count))
 
 
-def unseen(pipe: Any, count: int) -> Iterator[Image.Image]:
+def unseen(pipe: Pipeline, count: int) -> Iterator[Image.Image]:
     """Images of a model's own domain that are no reference images, where there are others."""
     return (decode(each).image for each in pipe.checkpoint.domain.unseen_images(count))
 

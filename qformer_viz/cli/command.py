@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import argparse
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qformer_viz.cli import commands
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from qformer_viz.domains.domain import GroundTruth, Labels
+    from qformer_viz.media.images import Decoded
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Answer, EncodedImage, ImageSource
+
+
+def _absent(*_: object) -> NoReturn:
+    raise NotImplementedError("This backend lacks a part that the command needs.")
 
 
 @dataclass(frozen=True)
@@ -22,15 +34,15 @@ class Backend:
     where there are any; `photograph`, one that is shipped; checkpoints(device) -> (a row for each that can be loaded,
     free bytes); labelled(scenes) -> (image, {label: value}) of each."""
 
-    load: Callable[..., Any]
-    decode: Callable[[Any], Any]
+    load: Callable[..., Pipeline]
+    decode: Callable[[ImageSource], Decoded]
     errors: tuple[type[Exception], ...]
-    truths: Callable[[int], Any] | None = None
-    pictures: Callable[[Any, int], Any] | None = None
+    truths: Callable[[int], Iterable[GroundTruth]] = _absent
+    pictures: Callable[[Pipeline, int], Iterable[Image.Image]] = _absent
     photograph: Path | None = None
-    checkpoints: Callable[[str | None], tuple[list[dict[str, Any]], float]] | None = None
-    labelled: Callable[[int], Any] | None = None
-    unseen: Callable[[Any, int], Any] | None = None
+    checkpoints: Callable[[str | None], tuple[list[dict[str, Any]], float]] = _absent
+    labelled: Callable[[int], Iterable[tuple[Image.Image, Labels]]] = _absent
+    unseen: Callable[[Pipeline, int], Iterable[Image.Image]] = _absent
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Command:
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Backend, argparse.Namespace], dict[str, Any]] | None = None
-    run_on_image: Callable[[Any, Any, argparse.Namespace], dict[str, Any]] | None = None
+    run_on_image: Callable[[Pipeline, EncodedImage, argparse.Namespace], dict[str, Any]] | None = None
     aliases: tuple[str, ...] = ()
     order: int = 100
 
@@ -62,13 +74,13 @@ def all_commands() -> dict[str, Command]:
     return {name: command for command in ordered for name in (command.name, *command.aliases)}
 
 
-def load(backend: Backend, args: argparse.Namespace) -> Any:
+def load(backend: Backend, args: argparse.Namespace) -> Pipeline:
     """The pipeline that the options ask for."""
     quantization = None if args.quantization == "none" else args.quantization
     return backend.load(args.model, quantization=quantization, device=args.device, allow=tuple(args.allow))
 
 
-def answer_facts(pipe: Any, answer: Any) -> dict[str, Any]:
+def answer_facts(pipe: Pipeline, answer: Answer) -> dict[str, Any]:
     """An answer as the result of a command."""
     return {
         "text": answer.text or "(no words: the model ended its answer at once)",

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None, backend: Backend) -> int:
     """Run one command. 0: done; 1: the doctor found a fault; 2: the input or the options are at fault, said on
     stderr; 130: stopped by Ctrl-C."""
     args = parser().parse_args(argv)
-    output = sys.stdout
+    output, told = sys.stdout, _told(backend)
     try:
         # What the loader tells belongs to the terminal, not to the result.
         with redirect_stdout(sys.stderr):
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None, backend: Backend) -> int:
                 result = command.run(backend, args)
             else:
                 result = _on_images(backend, args, output)
-    except (UserError, *backend.errors, OSError) as error:
+    except told as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -77,13 +77,14 @@ def _on_images(backend: Backend, args: argparse.Namespace, output: TextIO) -> di
     if first is not None:
         return _on_image(pipe, first, args)
     results: list[dict[str, Any]] = []
+    told = _told(backend)
     for source in found:
         own = argparse.Namespace(**vars(args))
         if args.command == "explain":
             own.out = args.out / source.folder
         try:
             result = _on_image(pipe, backend.decode(source.read()), own, f"{source.name}: ")
-        except (UserError, *backend.errors, OSError) as error:
+        except told as error:
             print(f"error: {source.name}: {error}", file=sys.stderr)
             result = {"error": str(error)}
         else:
@@ -94,8 +95,15 @@ def _on_images(backend: Backend, args: argparse.Namespace, output: TextIO) -> di
     return {"images": results, "failed": sum("error" in result for result in results)}
 
 
+def _told(backend: Backend) -> tuple[type[Exception], ...]:
+    """Errors that are told in a line."""
+    return (UserError, *backend.errors, OSError)
+
+
 def _on_image(pipe: Any, decoded: Any, args: argparse.Namespace, name: str = "") -> dict[str, Any]:
     encoded = pipe.encode(decoded)
     for notice in encoded.notices:
         print(f"note: {name}{notice}", file=sys.stderr)
-    return all_commands()[args.command].run_on_image(pipe, encoded, args)
+    run = all_commands()[args.command].run_on_image
+    assert run is not None, "a command without `run` works on images"
+    return run(pipe, encoded, args)

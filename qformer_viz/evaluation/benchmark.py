@@ -68,9 +68,10 @@ def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None
     rng = torch.Generator().manual_seed(0)
     for number, truth in enumerate(truths):
         encoded = pipe.encode(truth.image)
-        if box(of(encoded)):
+        placement = of(encoded)
+        if placement is not None and box(placement):
             raise BadSelection(
-                f"a model that is shown another part than the whole of a scene ({of(encoded).notice})",
+                f"a model that is shown another part than the whole of a scene ({placement.notice})",
                 "one whose image processor squashes the picture, for the masks of objects lie on its whole",
                 "choose another checkpoint",
             )

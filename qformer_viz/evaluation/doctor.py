@@ -1,23 +1,25 @@
 """Does a checkpoint work here? Loads it, looks at a photograph, checks what can be checked, and reports."""
 
+from __future__ import annotations
+
 import platform
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from qformer_viz.attribution.explanation import attribute, captured, prepare
 from qformer_viz.evaluation.library_maps import library_attention
 
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None
+if TYPE_CHECKING:
+    from PIL import Image
 
-from qformer_viz.attribution.explanation import attribute, prepare
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Answer, EncodedImage
 
 FACTS = (
     *("model", "family", "revision", "precision", "quantization", "adapter"),
@@ -67,7 +69,9 @@ class Report:
         return "\n".join(lines)
 
 
-def examine(load: Callable[[], Any], image: Any, question: str = "What is in the picture?") -> Report:
+def examine(
+    load: Callable[[], Pipeline], image: Image.Image, question: str = "What is in the picture?"
+) -> Report:
     """load() -> a pipeline that observes with `qformer_viz.capture`; image: a picture, decoded."""
     report = Report()
     with report.timed("loading"):
@@ -95,8 +99,8 @@ def examine(load: Callable[[], Any], image: Any, question: str = "What is in the
     return report
 
 
-def _capture(report: Report, pipe: Any, encoded: Any) -> None:
-    maps = encoded.capture.cross_attention[:, 0]
+def _capture(report: Report, pipe: Pipeline, encoded: EncodedImage) -> None:
+    maps = captured(encoded).cross_attention[:, 0]
     with report.timed("Q-Former with eager attention"):
         own = library_attention(pipe, encoded)
     elsewhere = ((maps - own).abs().sum(-1).mean() / 2).item()
@@ -113,7 +117,7 @@ def _capture(report: Report, pipe: Any, encoded: Any) -> None:
     report.check("maps and queries are finite", finite, f"queries {list(encoded.queries.shape)}")
 
 
-def _words(report: Report, pipe: Any, encoded: Any, caption: Any) -> None:
+def _words(report: Report, pipe: Pipeline, encoded: EncodedImage, caption: Answer) -> None:
     context = prepare(pipe, encoded, caption)
     with report.timed("all query knock-outs"):
         found = attribute(context)
@@ -131,10 +135,12 @@ def _words(report: Report, pipe: Any, encoded: Any, caption: Any) -> None:
     )
 
 
-def _peak(device: Any) -> str:
+def _peak(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU"
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # Windows has none
         import psutil  # comes with accelerate
 
         memory = psutil.Process().memory_info()

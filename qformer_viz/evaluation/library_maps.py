@@ -26,10 +26,12 @@ def library_attention(pipe: Pipeline, encoded: EncodedImage, frame: int = 0) -> 
 def compute_attention(pipe: Pipeline, encoded: EncodedImage, frame: int) -> Tensor:
     """`library_attention`, where the model is."""
     encoded, inputs = pipe.with_vision(encoded)
+    vision = encoded.vision
+    assert vision is not None, "with_vision has run the ViT"
 
     def look() -> Tensor:
         with eager(pipe.model.qformer):
-            looked = pipe.encoder.look(encoded.vision, inputs, output_attentions=True)
+            looked = pipe.encoder.look(vision, inputs, output_attentions=True)
         count = pipe.model.query_tokens.shape[1]
         return torch.stack([maps[frame, :, :count].float().cpu() for maps in looked.cross_attentions])
 

@@ -6,7 +6,7 @@ wrappers out; modules of one plain name are copies of which one runs at a time.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ def find_qformer(model: nn.Module) -> QFormerModules:
     vision = getattr(getattr(owner, "config", None), "vision_config", None)
     grid = None
     if vision is not None:
-        grid = tuple(a // b for a, b in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True))
+        (height, width), (tall, wide) = _pair(vision.image_size), _pair(vision.patch_size)
+        grid = height // tall, width // wide
     return QFormerModules(tuple(module for _, module in copies), owner, _patch_convs(model, owner), grid)
 
 
@@ -126,5 +127,6 @@ def _is_qformer(module: nn.Module) -> bool:
     return bool(crosses) and all(hasattr(a, "query") and hasattr(a, "key") for a in attentions)
 
 
-def _pair(size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _pair(size: int | Iterable[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width

@@ -7,22 +7,32 @@ on the CPU, when the block ends. A model in half precision evaluates its own sco
 maps are the float32 softmax of the same q and k. In training mode they are the maps before dropout.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from qformer_viz.errors import GridMismatch, ManyCaptured, NotAQFormer, NothingCaptured, StillRecording
 from qformer_viz.hooks.compiled_modules import uncompiled
 from qformer_viz.hooks.qformer_modules import QFormerModules, find_qformer, parts
 from qformer_viz.types import Capture
+
+if TYPE_CHECKING:
+    from transformers import Blip2QFormerModel
+
+Args = tuple[Any, ...]
+"""What a module is called with."""
 
 # Which recordings the running thread or task has entered. Hooks sit on the shared model, so each one asks
 # here whether the call is its own. Keys, not recordings: a context that outlives a block keeps nothing alive.
@@ -37,7 +47,7 @@ class Recording:
     NothingCaptured or ManyCaptured if there is not exactly one call.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._captures: tuple[Capture, ...] | None = None
         self._others: tuple[str, ...] = ()
 
@@ -63,7 +73,7 @@ class Recording:
             )
         return self.captures[0]
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name in _DELEGATED:
             return getattr(self.result, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -121,7 +131,7 @@ def capture(model: nn.Module) -> Iterator[Recording]:
     site = find_qformer(model)
     tape = _Tape(site)
     recording = Recording()
-    handles: list = []
+    handles: list[RemovableHandle] = []
     _entered.set(_entered.get() | {tape.key})
     try:
         with uncompiled():
@@ -140,7 +150,7 @@ def capture(model: nn.Module) -> Iterator[Recording]:
 class _Call:
     """One running Q-Former call: raw tensors where the model left them, detached."""
 
-    qformer: nn.Module
+    qformer: Blip2QFormerModel
     embeds: Tensor | None
     queries: int
     self_mask: Tensor | None
@@ -157,12 +167,14 @@ _LINEAR = re.compile(_LAYER.pattern + r"\.(?P<kind>attention|crossattention)\.at
 class _Tape:
     """The hooks of one recording. A call is open between the Q-Former's pre-hook and its hook."""
 
-    def __init__(self, site: QFormerModules):
-        self.site, self.key, self.calls, self.others = site, object(), [], set()
+    def __init__(self, site: QFormerModules) -> None:
+        self.site, self.key = site, object()
+        self.calls: list[_Call] = []
+        self.others: set[str] = set()
         # Per thread, so that two threads sharing one context do not write into one call.
         self._local = threading.local()
 
-    def attach(self, handles: list) -> None:
+    def attach(self, handles: list[RemovableHandle]) -> None:
         for conv in self.site.convs:
             handles.append(conv.register_forward_hook(self._patched))
         for qformer in self.site.qformers:
@@ -185,13 +197,13 @@ class _Tape:
     def _current(self) -> _Call | None:
         return getattr(self._local, "call", None) if self._mine() else None
 
-    def _patched(self, module, args, output) -> None:
+    def _patched(self, module: nn.Module, args: Args, output: Tensor) -> None:
         if self._mine():
             self._local.grid = tuple(output.shape[-2:])
 
     # kwargs is optional because torch registers a hook before it notes that the hook takes keywords: another
     # thread that runs the model in between calls it without.
-    def _open(self, module, args, kwargs=None) -> None:
+    def _open(self, module: nn.Module, args: Args, kwargs: Mapping[str, Any] | None = None) -> None:
         if not self._mine():
             self.others.add(_ELSEWHERE)
             return
@@ -212,10 +224,10 @@ class _Tape:
                 getattr(self._local, "grid", None),
             )
 
-    def _embedded(self, module, args) -> None:
+    def _embedded(self, module: nn.Module, args: Args) -> None:
         self._add_state(args[0])
 
-    def _state(self, module, args, output) -> None:
+    def _state(self, module: nn.Module, args: Args, output: Tensor) -> None:
         self._add_state(output)
 
     def _add_state(self, hidden: Tensor) -> None:
@@ -224,15 +236,15 @@ class _Tape:
             # A copy: the last state is what the caller gets, and may be written to.
             call.states.append(hidden.detach()[:, : call.queries].clone())
 
-    def _projection(self, kind: str, index: int, part: str):
-        def hook(module, args, output) -> None:
+    def _projection(self, kind: str, index: int, part: str) -> Callable[[nn.Module, Args, Tensor], None]:
+        def hook(module: nn.Module, args: Args, output: Tensor) -> None:
             call = self._current()
             if call is not None:
                 call.projections[kind, index, part] = output.detach()
 
         return hook
 
-    def _close(self, module, args, output) -> None:
+    def _close(self, module: nn.Module, args: Args, output: object) -> None:
         call = self._current()
         if call is not None:
             self._local.call = None
@@ -244,11 +256,11 @@ def _seal(call: _Call, site: QFormerModules) -> Capture:
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         layers = call.qformer.encoder.layer
         cross_layers = tuple(i for i, layer in enumerate(layers) if hasattr(layer, "crossattention"))
-        cross = [_probabilities(call, "cross", i, call.cross_mask) for i in cross_layers]
-        own = [_probabilities(call, "self", i, call.self_mask) for i in range(len(layers))]
-        images = max(maps.shape[0] for maps in cross)
-        cross = torch.stack([maps.expand(images, -1, -1, -1) for maps in cross])
-        own = torch.stack([maps.expand(images, -1, -1, -1) for maps in own])
+        by_cross = [_probabilities(call, "cross", i, call.cross_mask) for i in cross_layers]
+        by_layer = [_probabilities(call, "self", i, call.self_mask) for i in range(len(layers))]
+        images = max(maps.shape[0] for maps in by_cross)
+        cross = torch.stack([maps.expand(images, -1, -1, -1) for maps in by_cross])
+        own = torch.stack([maps.expand(images, -1, -1, -1) for maps in by_layer])
         text = None
         if own.shape[-1] > call.queries:
             own, text = (part.clone() for part in own.tensor_split([call.queries], -1))
@@ -268,7 +280,10 @@ def _seal(call: _Call, site: QFormerModules) -> Capture:
 def _learned(call: _Call, site: QFormerModules) -> Tensor:
     """[q, d] queries as learned: those of the owner, or else those that the call was given for every image."""
     if site.owner is not None:
-        return _cpu(site.owner.query_tokens)[0].clone()
+        tokens = site.owner.query_tokens
+        assert isinstance(tokens, Tensor), "that is what makes it the owner"
+        return _cpu(tokens)[0].clone()
+    assert call.embeds is not None, "queries were counted"
     given = _cpu(call.embeds)
     if not torch.equal(given, given[:1].expand_as(given)):
         raise NotAQFormer(

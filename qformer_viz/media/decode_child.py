@@ -70,6 +70,8 @@ class Child:
             env=os.environ | one_thread | heap_fill.UNCACHED | {"PYTHONWARNINGS": "ignore"},
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
+        assert self.process.stdin is not None and self.process.stdout is not None, "both are pipes"
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
         self._end = weakref.finalize(self, _end, self.process, os.getpid())
 
     @property
@@ -138,9 +140,9 @@ class Child:
 
     def _send(self, data: bytes, options: dict[str, int]) -> None:
         text = json.dumps(options).encode()
-        self.process.stdin.write(REQUEST.pack(len(text), len(data)) + text)
-        self.process.stdin.write(data)
-        self.process.stdin.flush()
+        self._stdin.write(REQUEST.pack(len(text), len(data)) + text)
+        self._stdin.write(data)
+        self._stdin.flush()
 
     def _reply(self) -> Decoded:
         (length,) = REPLY.unpack(self._read(REPLY.size))
@@ -168,7 +170,7 @@ class Child:
         return Decoded(frames[0], digest.hexdigest(), _size(reply["size"], 2**31), notices, film)
 
     def _read(self, count: int) -> bytes:
-        data = self.process.stdout.read(count)
+        data = self._stdout.read(count)
         if len(data) < count:
             raise EOFError(f"{len(data)} bytes of {count}")
         return data
@@ -214,7 +216,8 @@ def _end(process: subprocess.Popen, owner: int) -> None:
     process.wait()
     for stream in (process.stdin, process.stdout):
         with suppress(OSError):  # what was not sent is lost with its reader
-            stream.close()
+            if stream is not None:
+                stream.close()
 
 
 def _text(value: object) -> str:
@@ -224,6 +227,8 @@ def _text(value: object) -> str:
 
 
 def _size(value: object, most: int) -> tuple[int, int]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{type(value).__name__} for a size")
     width, height = value
     if not (type(width) is type(height) is int and 1 <= width <= most and 1 <= height <= most):
         raise ValueError("a size out of range")

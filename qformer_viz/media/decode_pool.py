@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,9 @@ from qformer_viz.media import decode_worker, images, video
 from qformer_viz.media.decode_child import NOT_STARTED, Broken, Child
 from qformer_viz.media.image_files import MAX_BYTES, file_bytes
 from qformer_viz.media.images import Decoded
+
+if TYPE_CHECKING:
+    from qformer_viz.types import ImageSource, OneSource
 
 CHILDREN = 8
 """Files that are decoded at once; a further one waits for the next free child. More than there are processors, so that
@@ -41,7 +44,9 @@ MEMORY = 360 * 2**20
 _log = logging.getLogger(__name__)
 
 
-def decode(source: Any, *, max_pixels: int = images.MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Decoded:
+def decode(
+    source: ImageSource, *, max_pixels: int = images.MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> Decoded:
     """As `qformer_viz.decode`, but files are decoded in a child process with limits. Pictures and arrays that are
     already in memory are converted here.
 
@@ -51,10 +56,12 @@ def decode(source: Any, *, max_pixels: int = images.MAX_PIXELS, max_bytes: int =
     options = {"max_pixels": max_pixels, "max_bytes": max_bytes}
     if isinstance(source, (list, tuple)):
         seen = set(video.sample(len(source)))
-        source = [
-            decode(each, **options).image if index in seen else each for index, each in enumerate(source)
-        ]
-    if isinstance(source, (Decoded, list, Image.Image, np.ndarray)):
+        each: OneSource
+        film: list[OneSource] = []
+        for index, each in enumerate(source):
+            film.append(decode(each, **options).image if index in seen else each)
+        return images.decode(film, **options)
+    if isinstance(source, (Decoded, Image.Image, np.ndarray)):
         return images.decode(source, **options)
     return pool().decode(file_bytes(source, max_bytes), options)
 

@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 REQUEST, REPLY = struct.Struct(">IQ"), struct.Struct(">I")
@@ -136,7 +137,7 @@ def _serve(data: bytes, options: dict, sink: BinaryIO, limits: Limits) -> None:
     sink.flush()
 
 
-def _warm(images: object) -> None:
+def _warm(images: ModuleType) -> None:
     """Load what every picture needs, so that the first one does not wait for it."""
     import io
 

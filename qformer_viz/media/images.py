@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -23,6 +23,9 @@ from qformer_viz.media import heap_fill, image_headers, pixels, png_chunks, vide
 from qformer_viz.media.image_files import MAX_BYTES, READABLE, file_bytes, short
 from qformer_viz.media.image_headers import Header, check_size
 from qformer_viz.media.video import Video
+
+if TYPE_CHECKING:
+    from qformer_viz.types import ImageSource, OneSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
@@ -101,15 +104,20 @@ class _Keep:
     """Reduces the frames of a film as they come; `size` is that of the first, upright, before it was reduced."""
 
     def __init__(self) -> None:
-        self.size: tuple[int, int] | None = None
+        self._size: tuple[int, int] | None = None
 
     def __call__(self, frame: Image.Image) -> Image.Image:
         image, size = _working(frame)
-        self.size = self.size or size
+        self._size = self._size or size
         return image
 
+    @property
+    def size(self) -> tuple[int, int]:
+        assert self._size is not None, "a film has a frame"
+        return self._size
 
-def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Decoded:
+
+def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Decoded:
     """Decode a path, a `data:` URL, bytes, a PIL image or an array ([h, w] or [h, w, 1 | 3 | 4]); a list of these is a
     film, and so is an animated picture, and a video where PyAV is installed.
 
@@ -134,7 +142,7 @@ def decode(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
             raise ImageError(DAMAGED.format(short(error))) from error
 
 
-def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
+def _decode(source: ImageSource, max_pixels: int, max_bytes: int) -> Decoded:
     if isinstance(source, (list, tuple)):
         return _decode_pictures(source, max_pixels, max_bytes)
     if isinstance(source, np.ndarray):
@@ -144,7 +152,7 @@ def _decode(source: Any, max_pixels: int, max_bytes: int) -> Decoded:
     return _decode_file(file_bytes(source, max_bytes), max_pixels)
 
 
-def _decode_pictures(given: Sequence[Any], max_pixels: int, max_bytes: int) -> Decoded:
+def _decode_pictures(given: Sequence[OneSource], max_pixels: int, max_bytes: int) -> Decoded:
     if not given:
         raise ImageError("A film of no pictures. Give at least one.")
     indices = video.sample(len(given))
@@ -179,11 +187,12 @@ def _decode_file(data: bytes, max_pixels: int) -> Decoded:
     if header.size and data.startswith(png_chunks.SIGNATURE) and header.frames > 1:
         still = png_chunks.without_animation(data)
     fits = header.size is None or header.size[0] * header.size[1] <= video.MAX_CANVAS
-    picture = _open(data if fits else still)
-    check_size(picture.size, max_pixels)
+    first = _open(data if fits else still)
+    check_size(first.size, max_pixels)
+    picture: Image.Image | None = first
     keep = _Keep()
     try:
-        film, notices = _moving(picture, header, keep, data)
+        film, notices = _moving(first, header, keep, data)
     except (ImageError, MemoryError):
         raise
     except Exception:  # a later frame is damaged; whether the file opens is for the first one to say
@@ -191,7 +200,7 @@ def _decode_file(data: bytes, max_pixels: int) -> Decoded:
     if film:
         return _film(film, keep.size)
     if picture is None or notices:
-        picture = None  # the reader would go on from the frame that it failed at
+        del first, picture  # the reader would go on from the frame that it failed at
         picture = _open(still)
     return _still(picture, max_pixels, notices, still)
 

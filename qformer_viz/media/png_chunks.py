@@ -52,16 +52,20 @@ def are_whole(data: bytes, count: int = 1) -> bool:
 
 def _streams(data: bytes) -> Iterator[tuple[int, list[memoryview]]]:
     """(bytes of filtered rows, compressed parts) of the default image and then of every further frame."""
-    view, header, size, parts = memoryview(data), None, None, []
+    view = memoryview(data)
+    header: tuple[int, ...] = ()
+    size = (0, 0)
+    parts: list[memoryview] = []
     for kind, start, end in chunks(data):
         if kind == b"IHDR" and end - start >= 13:
             header = struct.unpack_from(">IIBBBBB", data, start)
-            size = header[:2]
+            size = header[0], header[1]
         elif kind == b"fcTL" and end - start >= 12:
             if parts:
                 yield _length(size, header), parts
                 parts = []
-            size = struct.unpack_from(">II", data, start + 4)
+            width, height = struct.unpack_from(">II", data, start + 4)
+            size = width, height
         elif kind == b"IDAT":
             parts.append(view[start:end])
         elif kind == b"fdAT":

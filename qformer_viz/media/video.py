@@ -88,7 +88,7 @@ def animation(picture: Image.Image, indices: Sequence[int], keep: Keep) -> Video
         return None  # the parsers raise whatever they like
     picture.seek(0)
     timestamps = tuple(f"frame {index + 1}" for index in indices)
-    return Video(tuple(kept[index] for index in indices), timestamps, picture.n_frames)
+    return Video(tuple(kept[index] for index in indices), timestamps, getattr(picture, "n_frames", 1))
 
 
 def pictures(given: Sequence[Image.Image], indices: Sequence[int], length: int) -> Video:

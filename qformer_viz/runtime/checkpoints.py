@@ -232,7 +232,7 @@ def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
     t5 = is_t5(text_type)
     precisions = _NO_HALF if t5 else PRECISIONS
     family = family_of_type(model_type)
-    return {"family": family.name, "precisions": precisions} | family.prompts(t5)
+    return {"family": family.name, "precisions": precisions, **family.prompts(t5)}
 
 
 def _of_file(path: Path) -> str:

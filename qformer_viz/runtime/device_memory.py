@@ -161,7 +161,11 @@ def listing(free: float) -> list[dict[str, Any]]:
     rows = []
     for entry in CHECKPOINTS.values():
         sizes = {precision: entry.memory(precision) for precision in entry.precisions}
-        room = [name for name, size in sizes.items() if name != "float16" and _needed(1e9 * size) <= free]
+        room = [
+            name
+            for name, size in sizes.items()
+            if name != "float16" and size is not None and _needed(1e9 * size) <= free
+        ]
         row = {"id": entry.id, "family": entry.family, "gigabytes": sizes, "verified": entry.verified}
         rows.append(row | {"fits": room[0] if room else None})
     return rows

@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+Waiting = tuple["Future[Any]", Callable[[], Any]]
+"""Work that waits for its turn, and where its result goes."""
 POLL = 0.05
 
 
@@ -35,7 +37,7 @@ class DeviceQueue:
     def _begin(self) -> None:
         """A forked process starts without the thread, and perhaps with a lock that nobody will ever release."""
         self._starting, self._turn = threading.Lock(), threading.RLock()
-        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def run(self, work: Callable[[], Result], stopped: Callable[[], bool] = lambda: False) -> Result | None:
@@ -53,7 +55,7 @@ class DeviceQueue:
             with torch.set_grad_enabled(gradients):
                 return context.run(work)
 
-        future: Future | None = Future()
+        future: Future[Result] = Future()
         self._start()
         self._waiting.put((future, there))
         try:
@@ -62,7 +64,7 @@ class DeviceQueue:
                     return None
             return future.result()
         finally:
-            future = None  # an error would hold it, and it the error
+            del future  # an error would hold it, and it the error
 
     def _here(self, work: Callable[[], Result], stopped: Callable[[], bool]) -> Result | None:
         while not self._turn.acquire(timeout=POLL):
@@ -82,12 +84,12 @@ class DeviceQueue:
                 self._thread.start()
 
 
-def _serve(waiting: queue.SimpleQueue, turn: threading.RLock) -> None:
+def _serve(waiting: queue.SimpleQueue[Waiting], turn: threading.RLock) -> None:
     while True:
         _next(*waiting.get(), turn)  # a call of its own, so that nothing is kept while the next is waited for
 
 
-def _next(future: Future, work: Callable[[], object], turn: threading.RLock) -> None:
+def _next(future: Future[Any], work: Callable[[], Any], turn: threading.RLock) -> None:
     try:
         with turn:
             if future.set_running_or_notify_cancel():

@@ -174,11 +174,11 @@ class Generator:
                 shared = min(_shared(prefix.ids, prompt), len(prompt) - 1)
                 if shared > longest:
                     best, longest = key, shared
-        prefix = None if best is None else self._prefixes.get(best)
-        if prefix is None:
+        found = None if best is None else self._prefixes.get(best)
+        if found is None:
             return None
         cache = DynamicCache(config=self.language.config)
-        for index, (keys, values) in enumerate(prefix.layers):
+        for index, (keys, values) in enumerate(found.layers):
             cache.update(keys[..., :longest, :], values[..., :longest, :], index)  # it copies
         return cache
 

@@ -87,8 +87,9 @@ class Encoder:
             raise ValueError(f'hidden from {where!r}; choose "qformer" or "vit"')
         frames = len(encoded.frames)
         patches = keep.bool().expand(frames, -1)
-        seen = torch.cat([torch.ones(frames, 1, dtype=torch.bool), patches], 1).to(encoded.vision.device)
         vision = encoded.vision
+        assert vision is not None, "with_vision has run the ViT"
+        seen = torch.cat([torch.ones(frames, 1, dtype=torch.bool), patches], 1).to(vision.device)
         if where == "vit":
             tower = self.model.vision_model
             tokens, vision = tower.embeddings(self._pixels(encoded.frames)), torch.zeros_like(vision)

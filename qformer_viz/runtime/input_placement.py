@@ -152,7 +152,7 @@ def measure(image_processor: Any, size: Size) -> Placement:
         found = np.where(seen, (run(_ramp(width, height, axis)) - black) / span, np.nan) * side
         edges.append(_fitted(found if axis else found.T, side, size))
     (left, right), (top, bottom) = edges
-    return Placement(size, tuple(edge / times for edge in (left, top, right, bottom)))
+    return Placement(size, (left / times, top / times, right / times, bottom / times))
 
 
 def check(name: str, image_processor: Any) -> None:
@@ -197,7 +197,8 @@ def _fitted(found: np.ndarray, side: int, size: Size) -> tuple[float, float]:
         if columns.all():
             raise _refused(size, "too little of the picture is left to see where it lies")
         slope = side / columns.sum()  # padding beside it: nothing was cut off along this side
-        return tuple(float(slope * (edge - np.flatnonzero(columns)[0])) for edge in (0, len(columns)))
+        first = np.flatnonzero(columns)[0]
+        return float(slope * -first), float(slope * (len(columns) - first))
     slope, start = np.polyfit(centres[middle], means[middle], 1)
     if slope <= 0:
         raise _refused(size, "it turns or mirrors the picture")

@@ -77,8 +77,9 @@ def load(
     if (saved := saved_kind(checkpoint.id, config)) is not None:
         possible = tuple(each for each in checkpoint.precisions if each == saved or not each.endswith("bit"))
         checkpoint = replace(checkpoint, precisions=possible)
-    how = {"quantization": quantization, "reason": reason, "device": place}
-    return Pipeline(checkpoint, model, processor, observe=observe, **how)
+    return Pipeline(
+        checkpoint, model, processor, quantization=quantization, reason=reason, observe=observe, device=place
+    )
 
 
 def _model_types() -> list[str]:

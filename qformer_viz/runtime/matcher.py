@@ -64,7 +64,9 @@ class Matcher:
                 self._matches.put(key, known)
             return known
 
-        return self._queue.run(work)
+        found = self._queue.run(work)
+        assert found is not None, "nothing stops this work"
+        return found
 
     def rank(self, image: Any, texts: Sequence[str]) -> list[Match]:
         """All texts compared with the image, the most probable first; of equals the more similar one."""

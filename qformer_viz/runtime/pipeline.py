@@ -321,7 +321,8 @@ class Pipeline:
             return Answer(*said, prompt.text, seconds, notices, prompt.text_ids)
 
         def progress(ids: list[int], logprobs: list[float]) -> None:
-            emit(answer(ids, logprobs, None))
+            if emit is not None:
+                emit(answer(ids, logprobs, None))
 
         result = self._generator.run(
             encoded.queries,

@@ -41,7 +41,8 @@ class Prompter:
         self.tokenizer = processor.tokenizer
         self._tokens = PromptTokens(processor.tokenizer)
         self._format = ChatFormat(checkpoint, self.tokenizer) if checkpoint.chat else PlainFormat(checkpoint)
-        image, film = (getattr(config, f"{kind}_token_index", None) for kind in ("image", "video"))
+        image: int | None = getattr(config, "image_token_index", None)
+        film: int | None = getattr(config, "video_token_index", None)
         self.image_token = film if image is None else image
         self.film_token = image if film is None else film
         self.queries = config.num_query_tokens
@@ -51,7 +52,9 @@ class Prompter:
         self.limit = next(filter(None, limits), 512)
         self.decoder_only = config.use_decoder_only_language_model
         self.qformer_tokenizer = getattr(processor, "qformer_tokenizer", None)
-        self._qformer_tokens = self.qformer_tokenizer and PromptTokens(self.qformer_tokenizer)
+        self._qformer_tokens = (
+            None if self.qformer_tokenizer is None else PromptTokens(self.qformer_tokenizer)
+        )
         self.qformer_limit = getattr(config.qformer_config, "max_position_embeddings", 512)
 
     def caption(self, max_new_tokens: int, slots: int | None = None) -> Prompt:
@@ -76,6 +79,7 @@ class Prompter:
 
     def instruction_inputs(self, instruction: str) -> dict[str, torch.Tensor]:
         """input_ids and attention_mask [1, t] for InstructBLIP's Q-Former."""
+        assert self._qformer_tokens is not None, "only an InstructBLIP's Q-Former reads"
         ids = self._qformer_tokens.encode([Piece(instruction, typed=True)])
         if len(ids) > self.qformer_limit:
             raise QuestionError(
@@ -125,6 +129,7 @@ class Prompter:
         """The placeholders of an image that takes `slots` vectors, then the ids of a prompt's text."""
         slots = slots or self.queries
         token = self.image_token if slots == self.queries else self.film_token
+        assert token is not None, "a model that chats has a placeholder"
         ids = (*[token] * slots, *text_ids)
         if ids.count(token) != slots:
             raise QuestionError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -73,5 +73,5 @@ def to_float(model: nn.Module, precision: torch.dtype, parts: Collection[str] | 
             plain.bias = nn.Parameter(layer.bias.data.to(precision), requires_grad=False)
         model.set_submodule(name, plain.train(layer.training))
     if parts is None:
-        model.hf_quantizer.remove_quantization_config(model)
+        cast(Any, model).hf_quantizer.remove_quantization_config(model)
     return model

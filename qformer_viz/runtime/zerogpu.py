@@ -136,8 +136,9 @@ class RemotePipeline(RemoteObject):
         read = self._read(question)
         ahead = (decode(upload(image)) for image in images)
         while part := list(islice(ahead, TOGETHER)):
-            known = {each.sha256: self._encoded.get((each.sha256, read)) for each in part}
-            fresh = {each.sha256: each for each in part if known[each.sha256] is None}
+            kept = {each.sha256: self._encoded.get((each.sha256, read)) for each in part}
+            known = {digest: encoded for digest, encoded in kept.items() if encoded is not None}
+            fresh = {each.sha256: each for each in part if each.sha256 not in known}
             if fresh:
                 known |= zip(fresh, self._ask("encode_each", tuple(fresh.values()), question), strict=True)
             yield from (known[each.sha256] for each in part)

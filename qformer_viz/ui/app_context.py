@@ -3,10 +3,12 @@
 The interface knows no model code; `app.py` fills these in, and tests fill in a fake.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,36 +16,14 @@ from qformer_viz.domains.domain import Domain, Example, OODCheck, SceneMaker, Wo
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.families import find_family
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Pipeline(Protocol):
-    """The part of `qformer_viz.Pipeline` that the interface uses; see there for what each call returns."""
-
-    name: str
-    family: str
-    quantization: str | None
-    reason: str
-
-    def encode(self, image: Any, question: str | None = None) -> Any: ...
-    def caption(self, image: Any, decoding: Any = ...) -> Any: ...
-    def ask(self, image: Any, question: str, history: Sequence = (), decoding: Any = ...) -> Any: ...
-    def stream_caption(self, image: Any, decoding: Any = ..., stop: Any = None) -> Iterator[Any]: ...
-    def stream_ask(
-        self, image: Any, question: str, history: Sequence = (), decoding: Any = ..., stop: Any = None
-    ) -> Iterator[Any]: ...
-    def scorer(self, image: Any, answer: Any) -> Any: ...
-    def mean_queries(self, question: str | None = None) -> Any: ...
-    def mean_features(self, question: str | None = None) -> Any: ...
-    def reference(self, question: str | None = None) -> Any: ...
-    def qformer_text_tokens(self, question: str | None = None) -> tuple[str, ...]: ...
-    def hidden(self, encoded: Any, keep: Any, where: str = "qformer") -> Any: ...
-    def describe(self) -> dict: ...
-
-
-class Matcher(Protocol):
-    """The part of `qformer_viz.Matcher` that the Match tab uses; every match carries the capture of its pass."""
-
-    def rank(self, image: Any, texts: Sequence[str]) -> list[Any]: ...
-    def describe(self) -> dict: ...
+    from qformer_viz.media.images import Decoded
+    from qformer_viz.runtime.matcher import Matcher
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Decoding, ImageSource
+    from qformer_viz.ui.conversation import Session
 
 
 @dataclass(frozen=True)
@@ -101,8 +81,8 @@ class AppContext:
     `chat_model`."""
 
     chat_model: ChatModel
-    decode: Callable[[Any], Any]
-    decoding: Callable[..., Any]
+    decode: Callable[[ImageSource], Decoded]
+    decoding: Callable[..., Decoding]
     user_errors: tuple[type[Exception], ...] = (UserError,)
     examples: tuple[Example, ...] = ()
     scene_maker: SceneMaker | None = None
@@ -117,11 +97,11 @@ class AppContext:
         """The examples' titles by the digest of their pixels: what a link may name."""
         return {self.decode(str(path)).sha256: title for path, title in self.examples}
 
-    def mask(self, image: Image.Image, word: str) -> Any:
+    def mask(self, image: Image.Image, word: str) -> Tensor | None:
         """bool [gh, gw] where a word's object is, on a scene that is known; None anywhere else."""
         drawn = self.scene_maker.recall(image) if self.scene_maker else None
         return drawn.masks.get(word) if drawn else None
 
-    def of(self, session: Any) -> ChatModel:
+    def of(self, session: Session) -> ChatModel:
         """The model that this visitor talks to."""
         return self.chat_model if session.model is None else self.models[session.model]()

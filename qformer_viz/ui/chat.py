@@ -238,11 +238,15 @@ def clear(session: Session) -> tuple:
 
 def scene(app: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> Any:
     """The scene maker's picture, for the image box."""
+    assert app.scene_maker is not None, "without one there is no such button"
     return _drawn(app, app.scene_maker.render, session, nouns, layout, style)
 
 
 def moving_scene(app: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> str:
     """The scene maker's film, for the image box: an animated PNG, which loses nothing."""
+    assert app.scene_maker is not None and app.scene_maker.video is not None, (
+        "without one there is no such button"
+    )
     first, *others = _drawn(app, app.scene_maker.video, session, nouns, layout, style)
     path = fresh_folder() / "film.png"
     with atomic_write(path) as temporary:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, Literal
 
@@ -24,11 +24,14 @@ ENDINGS = {None: " ▍", "stopped": " ■ stopped", "length": " … (token limit
 """What a bubble shows behind an answer that ended in such a way; None: one that is being written."""
 
 
+LineKind = Literal["question", "answer", "notice"]
+
+
 @dataclass(frozen=True)
 class Line:
     """One bubble. `finish` is None while an answer grows; a caption answers the empty question."""
 
-    kind: Literal["question", "answer", "notice"]
+    kind: LineKind
     text: str
     finish: str | None = None
 
@@ -38,6 +41,12 @@ class Flag(threading.Event):
 
     def __deepcopy__(self, memo: dict) -> "Flag":
         return Flag()
+
+
+def _raised() -> Flag:
+    flag = Flag()
+    flag.set()
+    return flag
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +63,10 @@ class Session:
     preview: str | None = None
     lines: tuple[Line, ...] = ()
     answer: Any = None
-    stop: Flag = None  # type: ignore[assignment]
-    pause: Flag = None  # type: ignore[assignment]
-    opened: Flag = None  # type: ignore[assignment]
-    kept: dict = None  # type: ignore[assignment]
-
-    def __post_init__(self):
-        for flag in ("stop", "pause"):
-            if getattr(self, flag) is None:
-                object.__setattr__(self, flag, Flag())
-        if self.opened is None:
-            object.__setattr__(self, "opened", Flag())
-            self.opened.set()
-        if self.kept is None:
-            object.__setattr__(self, "kept", {})
+    stop: Flag = field(default_factory=Flag)
+    pause: Flag = field(default_factory=Flag)
+    opened: Flag = field(default_factory=_raised)
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Session":
         return replace(self, stop=Flag(), pause=Flag(), opened=Flag(), kept={})
@@ -127,7 +126,7 @@ class Session:
         questions = [line.text for line in asked if line.kind == "question"]
         return questions[-1] if questions else ""
 
-    def add(self, kind: str, text: str, finish: str | None = None) -> "Session":
+    def add(self, kind: LineKind, text: str, finish: str | None = None) -> "Session":
         return replace(self, lines=(*self.lines, Line(kind, text, finish)))
 
     def growing(self) -> bool:

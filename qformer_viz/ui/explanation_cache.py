@@ -39,7 +39,7 @@ class ExplanationCache:
         """The attribution that holds this word by now, and the word's row there."""
         single = METHODS[method].single
         found = self.found.get((method, word if single else None))
-        return found and (found, 0 if single else word)
+        return None if found is None else (found, 0 if single else word)
 
     @property
     def methods(self) -> list[str]:

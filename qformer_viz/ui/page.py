@@ -70,7 +70,7 @@ def build(app: AppContext) -> gr.Blocks:
             view.wire(context)
         maps = at_once(_steps(views, "on_maps"))
         after_look = [(partial(stage_updates.as_text, app), session, canvas), maps]
-        after_answer = [(partial(stage_updates.answered, app), session, canvas)]
+        after_answer: list[Step] = [(partial(stage_updates.answered, app), session, canvas)]
         if app.compares_questions:
             after_answer.append(stage_updates.if_question_is_read(app, session, maps))
         after_look += _events(views, "on_image")

@@ -4,7 +4,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -260,9 +260,9 @@ def headers_for(short: str, rules: Rules) -> dict[str, str]:
     }
 
 
-def bypass_proxy(host: str, env: dict[str, str] | None = None) -> None:
+def bypass_proxy(host: str, env: MutableMapping[str, str] | None = None) -> None:
     """Let this program reach its own server without the proxy of the network (HTTP_PROXY), as Gradio does at start."""
-    env = os.environ if env is None else env  # type: ignore[assignment]
+    env = os.environ if env is None else env
     own = [*LOCAL, *([host] if host not in (*LOCAL, "0.0.0.0", "::") else [])]
     for name in ("NO_PROXY", "no_proxy"):
         known = [each.strip() for each in env.get(name, env.get("NO_PROXY", "")).split(",") if each.strip()]

@@ -60,8 +60,8 @@ def load_npz(path: str | Path, limit: int = npz_reader.LIMIT) -> tuple[Capture, 
     except (ValueError, RecursionError) as error:
         raise npz_reader.refused(path, f"with a manifest that is no JSON ({error})") from error
     sizes = {name: found[name].shape for name in ("format", "grid", "cross_layers")}
-    layers = found["cross_attention"].shape[:1]
-    if not isinstance(about, dict) or sizes != {"format": (), "grid": (2,), "cross_layers": layers}:
+    count = found["cross_attention"].shape[:1]
+    if not isinstance(about, dict) or sizes != {"format": (), "grid": (2,), "cross_layers": count}:
         raise npz_reader.refused(path, f"with {sizes} and a manifest of type {type(about).__name__}")
     if found["format"] != FORMAT:
         raise BadArchive(f"format {found['format']}", f"format {FORMAT}", "export it again with this version")

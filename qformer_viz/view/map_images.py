@@ -177,9 +177,9 @@ def contact_sheet(
     )
     below = image.convert("RGB")
     if where:
-        below = below.crop(
-            tuple(round(share * side) for share, side in zip(where, 2 * image.size, strict=True))
-        )
+        (left, top, right, bottom), (width, height) = where, image.size
+        edges = round(left * width), round(top * height), round(right * width), round(bottom * height)
+        below = below.crop(edges)
     below = below.resize((round(cell), thumb), Image.Resampling.LANCZOS)
     below = Image.blend(below, Image.new("RGB", below.size, DIM), DIMMED)
     draw = ImageDraw.Draw(page)

@@ -12,6 +12,7 @@ from qformer_viz.atomic_files import make_folder, write_text
 from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import BadSelection, BadShape
 from qformer_viz.hooks.recording import Recording
+from qformer_viz.runtime.input_placement import Placement
 from qformer_viz.types import Attribution, Capture
 from qformer_viz.view.provenance import provenance_of
 from qformer_viz.view.stage_payload import canvas_payload
@@ -75,7 +76,8 @@ def show(
                 "a capture of one image, and that image (PIL)",
                 "show(capture.image(i), picture)",
             )
-        film, placements = (), ()
+        film: list[tuple[Image.Image, str]] = []
+        placements: tuple[Placement, ...] = ()
     else:
         capture, picture = captured(seen), seen.image
         placements = seen.placements

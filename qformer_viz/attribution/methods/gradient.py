@@ -43,7 +43,8 @@ def compute(context: ExplanationContext) -> Tensor:
     rows = []
     for done, word in enumerate(context.words):
         found = context.scorer.attention_gradients(word)
-        frames = zip(*(each.unbind(1) for each in found.attention), strict=True)
+        own, own_gradient, cross, cross_gradient = (each.unbind(1) for each in found.attention)
+        frames = zip(own, own_gradient, cross, cross_gradient, strict=True)
         seen = torch.cat([relevance(*frame, context.capture.cross_layers) for frame in frames])
         rows.append((found.queries * moved).sum(-1, keepdim=True) * patches(seen))
         context.on_progress(done + 1, len(context.words))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qformer_viz.atomic_files import write_text
 from qformer_viz.cli.arguments import model_arguments, several
 from qformer_viz.cli.command import Backend, Command, load
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +42,7 @@ def run(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     from qformer_viz.analysis import ablation_study
 
     pipe = load(backend, args)
+    images: Iterable[Image.Image]
     if args.pictures:
         images = (backend.decode(path).image for path in args.pictures)
     else:

@@ -21,7 +21,9 @@ def run(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     """Whether the checkpoint works here, as a report to paste."""
     from qformer_viz.evaluation import doctor
 
-    image = backend.decode(args.image or backend.photograph).image
+    photograph = args.image or backend.photograph
+    assert photograph is not None, "a backend without a photograph is given an image"
+    image = backend.decode(photograph).image
     report = doctor.examine(lambda: load(backend, args), image)
     return {"text": report.text(), "healthy": report.healthy} | asdict(report)
 

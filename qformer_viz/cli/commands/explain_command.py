@@ -80,8 +80,9 @@ def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def _explanations(pipe: Any, encoded: Any, answer: Any, methods: Sequence[str]) -> list[Any]:
     """The answer by every method, with the progress on stderr."""
-    found = []
-    context = prepare(pipe, encoded, answer) if methods else None
+    if not methods:
+        return []
+    found, context = [], prepare(pipe, encoded, answer)
     for name in methods:
 
         def on_progress(done: int, of: int, title: str = METHODS[name].title) -> None:

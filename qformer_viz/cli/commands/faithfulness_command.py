@@ -52,7 +52,7 @@ def run(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         for number, truth in enumerate(backend.truths(args.scenes), 1):
             print(f"\rscene {number} of {args.scenes}", end="", file=sys.stderr)
             masks = {noun: torch.from_numpy(mask) for noun, mask in truth["masks"].items()}
-            yield benchmark.Truth(**truth | {"masks": masks})
+            yield benchmark.Truth(truth["image"], masks, truth["without"], truth["empty"])
         print(file=sys.stderr)
 
     if args.sanity:

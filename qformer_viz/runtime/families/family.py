@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NotRequired, TypedDict
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,13 @@ class ModelClass:
     model: str
     processor: str
     token: str = "image"
+
+
+class Prompts(TypedDict):
+    """Prompts of a checkpoint; one without `caption_prompt` has the default of `Checkpoint`."""
+
+    question_prompt: str
+    caption_prompt: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class Family:
     question_prompt: Mapping[str, str] = field(default_factory=lambda: {"": "Question: {} Answer:"})
     caption_prompt: str | None = None
 
-    def prompts(self, t5: bool) -> dict[str, str]:
+    def prompts(self, t5: bool) -> Prompts:
         """The prompts of a checkpoint that brings none of its own. t5: whether its language model is a T5."""
-        found = {"question_prompt": self.question_prompt.get("t5" if t5 else "", self.question_prompt[""])}
-        return found if self.caption_prompt is None else found | {"caption_prompt": self.caption_prompt}
+        question = self.question_prompt.get("t5" if t5 else "", self.question_prompt[""])
+        if self.caption_prompt is None:
+            return {"question_prompt": question}
+        return {"question_prompt": question, "caption_prompt": self.caption_prompt}

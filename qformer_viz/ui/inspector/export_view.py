@@ -59,7 +59,9 @@ def write_sheet(app: AppContext, session: Session, folder: Path) -> Path:
 
 def write_page(app: AppContext, session: Session, folder: Path) -> Path:
     kept = get_current(session)
-    words = kept and kept.found and words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
+    words = None
+    if kept is not None and kept.found:
+        words = words_payload(kept.map(DEFAULT, 0), kept.known, kept.methods)
     return write_text(
         folder / "page.html", standalone_page.standalone_page(payload(app, session), words=words)
     )

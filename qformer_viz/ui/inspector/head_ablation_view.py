@@ -106,8 +106,12 @@ def for_word(app: AppContext, session: Session, word: Any) -> list:
     from qformer_viz.view.figures.message_losses import message_figure
 
     kept = get_current(session)
-    known = kept is not None and kept.context.known("heads", "talk")
-    if not known or type(word) is not int or not 0 <= word < len(kept.context.scorer.words):
+    if (
+        kept is None
+        or not kept.context.known("heads", "talk")
+        or type(word) is not int
+        or not 0 <= word < len(kept.context.scorer.words)
+    ):
         return [gr.skip()] * 4
     context = kept.context
     found, said = ablate_heads(context), ablate_query_messages(context)
@@ -193,10 +197,9 @@ def attended(app: AppContext, session: Session, layer: str, head: str, order: st
     if session.encoded is None:
         return [None, ""]
     capture = session.capture
-    own, text = (
-        None if maps is None else _selected(maps[:, 0], layer, head)
-        for maps in (capture.self_attention, capture.text_attention)
-    )
+    own = _selected(capture.self_attention[:, 0], layer, head)
+    read_text = capture.text_attention
+    text = None if read_text is None else _selected(read_text[:, 0], layer, head)
     sequence = (
         leaf_order(cosine(own)) if order == LEAF else range(len(own))
     )  # like are those who attend alike

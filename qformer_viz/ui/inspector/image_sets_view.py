@@ -1,6 +1,6 @@
 """Tab: every query over a set of images, to see which follow the picture and which look at a place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,11 @@ from typing import Any
 import gradio as gr
 
 from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statistics
+from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import UserError
+from qformer_viz.media.images import Decoded
 from qformer_viz.runtime.map_placement import of
+from qformer_viz.types import EncodedImage, ImageSource
 from qformer_viz.ui.app_context import AppContext, ChatModel
 from qformer_viz.ui.components import alert, facts, live_view, note, picture_row, plot_and_facts, uploaded
 from qformer_viz.ui.conversation import Session
@@ -49,7 +52,7 @@ def looked(
             progress_callback(session, progress, "Looking", outdates=False),
         )
         seen = encoded(app, session, chat_model, files, told)
-        found = image_set_statistics([each.capture for each in seen])
+        found = image_set_statistics([captured(each) for each in seen])
     except app.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]
@@ -71,22 +74,23 @@ def encoded(
     chat_model: ChatModel,
     files: Sequence[str] | None,
     told: Callable[[int, int], None],
-) -> list[Any]:
+) -> list[EncodedImage]:
     """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
     files, sample images of the domain of the model that chats. UserError says what to do instead."""
     most = app.limits.images
     if files and not 2 <= len(files) <= most:
         raise UserError(f"{len(files)} images were chosen. Choose 2 to {most}.")
-    sources = files or [*islice(app.of(session).domain.sample_images(), most)]
+    samples = [] if files else [*islice(app.of(session).domain.sample_images(), most)]
     question = session.last_question() if chat_model.reads_questions else None
-    pictures, seen = (read(app, source) for source in sources) if files else sources, []
+    pictures: Iterable[ImageSource] = (read(app, file) for file in files) if files else samples
+    seen = []
     for each in chat_model.pipe.encode_each(pictures, question or None):
         seen.append(each)
-        told(len(seen), len(sources))
+        told(len(seen), len(files or samples))
     return seen
 
 
-def read(app: AppContext, path: str) -> Any:
+def read(app: AppContext, path: str) -> Decoded:
     """An uploaded file's picture; trouble names the file."""
     try:
         return app.decode(str(uploaded(path))).still()

@@ -19,6 +19,7 @@ NO_TEXT = "There is no text yet. Type one a line, for example: a cat above a dog
 
 def build(app: AppContext) -> Parts:
     """Texts, their ranking, and the votes of single queries for one of them."""
+    assert app.matcher is not None, "`available` says so"
     about = app.matcher.describe()
     note(
         markup(
@@ -70,6 +71,7 @@ def rank(app: AppContext, session: Session, texts: str) -> tuple:
         return trouble(NO_TEXT)
     if long := too_long("A text", max(lines, key=len), app.limits):
         return trouble(long)
+    assert app.matcher is not None, "`available` says so"
     try:
         matches = tuple(app.matcher.rank(session.picture, lines))
     except app.user_errors as error:
@@ -124,6 +126,7 @@ def maps(app: AppContext, session: Session, matches: tuple, index: int | None) -
     """The canvas payload of the matching pass: maps that depend on the text. They end with the next answer."""
     if session.encoded is None or index is None or not 0 <= index < len(matches):
         return gr.skip()
+    assert app.matcher is not None, "`available` says so"
     match, about = matches[index], app.matcher.describe()
     session.kept[VISITING] = True
     meta = {

@@ -105,12 +105,12 @@ def figures(
             + (f": {', '.join(places)}" if places else ""),
         ),
     ]
-    known = found.state_cka[-1][~found.state_cka[-1].isnan()] if found.state_cka is not None else ()
-    if len(known):
+    alike = None if found.state_cka is None else found.state_cka[-1][~found.state_cka[-1].isnan()]
+    if alike is not None and len(alike):
         meaning = (
             "what the last states tell of the pictures, by CKA, mean over queries; 1: the same, 0: nothing"
         )
-        rows.append(("Tells the same", f"{known.mean():.2f}", f"{meaning} in common"))
+        rows.append(("Tells the same", f"{alike.mean():.2f}", f"{meaning} in common"))
     what = f"answer to “{question}”, asked without the turns before it" if question else "caption"
     rows.append(("Says the same", f"{same} of {found.images}", f"pictures get the same {what}"))
     return rows

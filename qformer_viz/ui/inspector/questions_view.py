@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import placed
 from qformer_viz.ui.app_context import AppContext
@@ -85,7 +86,7 @@ def maps(app: AppContext, session: Session, first: str, second: str) -> dict[str
         "colours": list(DIVERGING),
         "maps": [
             canvas_payload(
-                each.capture,
+                captured(each),
                 session.picture,
                 index=session.frame,
                 placements=placed(each, session.frame),

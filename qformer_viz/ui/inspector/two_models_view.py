@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import UserError
 from qformer_viz.runtime.map_placement import box, of, placed
 from qformer_viz.ui.app_context import AppContext
@@ -55,7 +56,7 @@ def both(app: AppContext, session: Session, name: str) -> tuple[str, str]:
     pipes = [app.of(session).pipe, app.models[name]().pipe]
     # What a Q-Former reads with the image: its model's question, as it is asked in a conversation.
     seen = [pipe.encode(session.encoded, question or None) for pipe in pipes]
-    captures = [each.capture for each in seen]
+    captures = [captured(each) for each in seen]
     if len({(c.cross_layers, c.cross_attention.shape[2:], c.grid) for c in captures}) > 1:
         raise UserError(
             f"{names[1]} has other cross-attention layers, heads, queries or patches than {names[0]}, so their maps "

@@ -128,8 +128,9 @@ def without_patches(app: AppContext, session: Session, data: Any) -> str:
 
 def _drawn(app: AppContext, session: Session) -> Any:
     """What is known of the scene in the image; of a film nothing is."""
-    known = app.scene_maker and len(session.encoded.frames) == 1
-    return app.scene_maker.recall(session.encoded.image) if known else None
+    if app.scene_maker is None or len(session.encoded.frames) != 1:
+        return None
+    return app.scene_maker.recall(session.encoded.image)
 
 
 def _of(frames: int) -> str:
@@ -192,7 +193,8 @@ def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
     chosen: set[int] = set()
     for part in found or [""]:
         named = re.fullmatch(r"(?:([1-9][0-9]?)[·.])?([0-9]{1,5})", part)
-        frame, query = (named[1] and int(named[1]), int(named[2])) if named else (None, count)
+        frame = int(named[1]) if named and named[1] else None
+        query = int(named[2]) if named else count
         if query >= count or (frame or 1) > frames:
             of_one = f"; of frame 2 alone: 2·{count - 1}" if frames > 1 else ""
             raise UserError(

@@ -5,18 +5,27 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import ACCENT, INK, LEAST, dress, queries_and_text
 
 
-def message_figure(on_progress, alone, queries: Sequence[str], text, pieces: Sequence[str]) -> go.Figure:
+def message_figure(
+    on_progress: ArrayLike,
+    alone: ArrayLike | None,
+    queries: Sequence[str],
+    text: ArrayLike,
+    pieces: Sequence[str],
+) -> go.Figure:
     """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
     language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
     read = [f"“{html.escape(piece)}”" for piece in pieces]
-    bars = [("unheard by the other queries", ACCENT, list(queries), "x", on_progress)]
-    bars += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
-    bars += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
-    bars = [(*rest, np.asarray(values, np.float32)) for *rest, values in bars]
+    said: list[tuple[str, str, list[str], str, ArrayLike]] = [
+        ("unheard by the other queries", ACCENT, list(queries), "x", on_progress)
+    ]
+    said += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
+    said += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
+    bars = [(name, colour, x, axis, np.asarray(values, np.float32)) for name, colour, x, axis, values in said]
     figure = go.Figure()
     for name, colour, x, axis, y in bars:
         figure.add_bar(
