@@ -1,4 +1,4 @@
-"""In the Models tab: two models on a set of images, for instance before and after fine-tuning."""
+"""A part of the Models tab: two models on a set of images, for instance before and after fine-tuning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,14 +24,14 @@ SIDE = 96
 def section(app: AppContext) -> dict:
     """Two ways to a set of images, a heat map beside the figures, and the answers that differ."""
     gr.HTML(
-        "<h3>On a set of pictures</h3><p class='qfv-note'>One picture does not tell what a fine-tuning changed. Here "
-        "both models see a whole set: which queries look elsewhere, which tell something else of the pictures, and "
-        "which pictures get another answer to the last question, or another caption where none was asked.</p>",
+        "<h3>On a set of images</h3><p class='qfv-note'>One image does not show what fine-tuning changed. Here both "
+        "models see a whole set: which queries attend elsewhere, which carry other information, and which images get "
+        "another answer to the last question, or another caption where none was asked.</p>",
         apply_default_css=False,
         elem_id="apart-head",
     )
-    chosen = picture_row("apart", "Compare on", app.limits.images)
-    plot, told = plot_and_facts("apart", "How far the maps of every query have moved")
+    chosen = picture_row("apart", "Compare", app.limits.images)
+    plot, told = plot_and_facts("apart", "Attention shift of every query")
     answers = gr.HTML(elem_id="apart-answers", apply_default_css=False)
     return {**chosen, "plot": plot, "told": told, "answers": answers}
 
@@ -62,14 +62,14 @@ def compared(
         pictures, captures, said = zip(*map(look, (0, 1), models), strict=True)
         if any(one[1] != other[1] for one, other in zip(*pictures, strict=True)):
             raise UserError(
-                f"{names[1]} is shown other parts of these pictures than {names[0]} (their image processors cut or pad "
-                "them in other ways), so their patches cannot be compared. Choose square pictures."
+                f"{names[1]} is shown other parts of these images than {names[0]} (their image processors cut or pad "
+                "them in other ways), so their patches cannot be compared. Choose square images."
             )
         found = compare_models(*captures)
     except app.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
-    plot = measure_figure(found.attention_shift, rows, "attention that went elsewhere", "0 to 1")
+    plot = measure_figure(found.attention_shift, rows, "attention shift", "0 to 1")
     lead = f"{names[1]} against {names[0]} on {found.images} images:"
     return (
         facts(figures(found, said, question), lead=lead),
@@ -88,10 +88,10 @@ def figures(
     same = sum(one == other for one, other in zip(*said, strict=True))
     rows = [
         (
-            "Looks elsewhere",
+            "Attention shift",
             f"{moved.mean():.2f}",
-            "of a query's attention, layers averaged; 0: at the same patches. Between queries that have nothing to do "
-            f"with one another it is {found.shift_between_unrelated[-1]:.2f}",
+            "of a query's attention goes to other patches, layers averaged. Between unrelated queries "
+            f"it is {found.shift_between_unrelated[-1]:.2f}",
         ),
         (
             "Most and least",
@@ -99,20 +99,18 @@ def figures(
             f"queries, at {moved[most]:.2f} and {moved[least]:.2f}",
         ),
         (
-            "Changed places",
+            "Matched to another query",
             str(len(places)),
-            "queries whose maps are more like another query's of the second model than their own"
+            "queries whose maps are most similar to those of another query of the second model"
             + (f": {', '.join(places)}" if places else ""),
         ),
     ]
     known = found.state_cka[-1][~found.state_cka[-1].isnan()] if found.state_cka is not None else ()
     if len(known):
-        meaning = (
-            "what the last states tell of the pictures, by CKA, mean over queries; 1: the same, 0: nothing"
-        )
-        rows.append(("Tells the same", f"{known.mean():.2f}", f"{meaning} in common"))
+        meaning = "of the last states, mean over queries (1 = the same information about the images, 0 = none"
+        rows.append(("Similarity of states (CKA)", f"{known.mean():.2f}", f"{meaning} in common)"))
     what = f"answer to “{question}”, asked without the turns before it" if question else "caption"
-    rows.append(("Says the same", f"{same} of {found.images}", f"pictures get the same {what}"))
+    rows.append(("Same words", f"{same} of {found.images}", f"images get the same {what}"))
     return rows
 
 
@@ -123,11 +121,9 @@ def differing(names: Sequence[str], pictures: Sequence[Any], said: Sequence[Sequ
         if answers[0] != answers[1]:
             small = picture.copy()
             small.thumbnail((SIDE, SIDE))
-            shown = markup(
-                "<img src='{src}' alt='picture {number}' />", src=embed(small)["src"], number=number
-            )
+            shown = markup("<img src='{src}' alt='image {number}' />", src=embed(small)["src"], number=number)
             rows.append([shown, *(answer or "(no word)" for answer in answers)])
-    return table(["picture", *names], rows, "Pictures that get two answers") if rows else ""
+    return table(["image", *names], rows, "Images that get two answers") if rows else ""
 
 
 def wire(app: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) -> None:

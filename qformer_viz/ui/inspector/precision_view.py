@@ -1,4 +1,4 @@
-"""Tab: what a precision changes for the image at hand: maps, words and answers of two copies of one model."""
+"""The Precision tab: what another precision changes for this image, in maps, words and answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,8 @@ from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 def build(app: AppContext) -> Parts:
     """A precision to compare with, a button, and the figures."""
     note(
-        "Loads this model a second time, in another precision, and gives both this image. The "
-        "Q-Former stays in floating point in every precision; what changes is what the ViT shows it and what the "
-        "language model makes of it."
+        "Loads this model a second time, in another precision, and gives both this image. The Q-Former stays in "
+        "floating point in every precision. What changes is the image features that it gets and the language model."
     )
     other, run = compare_row("precision", list(app.precisions), 160)
     told = gr.HTML(elem_id="precision-told", apply_default_css=False)

@@ -1,4 +1,5 @@
-"""Tab: how the maps move when the question changes. For models whose Q-Former reads the question (InstructBLIP)."""
+"""The Questions tab: how the maps differ between two questions, for models whose Q-Former reads the question
+(InstructBLIP)."""
 
 from functools import partial
 from typing import Any
@@ -26,8 +27,8 @@ NOT_READ = (
 def build(app: AppContext) -> Parts:
     """Two questions, and the view of both with their difference."""
     note(
-        "InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
-        "the same image, side by side on one scale, and what the second moved. A moved map shows that the query read "
+        "InstructBLIP's Q-Former reads the question together with the image. Here are the maps of two questions about "
+        "one image, side by side on one scale, and their difference. A difference shows that a query attended "
         "elsewhere, not that the answer needed it."
     )
     with gr.Row(elem_classes="qfv-controls"):

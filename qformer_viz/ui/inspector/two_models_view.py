@@ -1,4 +1,4 @@
-"""Tab: two models on one image, for instance before and after fine-tuning: the maps of both and what each says."""
+"""The Models tab: two models on one image, for instance before and after fine-tuning, with their maps and answers."""
 
 from functools import partial
 from typing import Any
@@ -22,9 +22,9 @@ from qformer_viz.view.stage_payload import canvas_payload
 def build(app: AppContext) -> Parts:
     """The other model, a button, both answers, the view of both maps with their difference; and the same on a set."""
     note(
-        "Gives this image, and the last question, to a second model, and sets the maps of both "
-        "side by side on one scale: which queries look elsewhere after a fine-tuning, for instance. A number stands "
-        "for the same query in both only where one was trained from the other."
+        "Gives this image and the last question to a second model, and shows the maps of both side by side on one "
+        "scale. It shows, for instance, which queries attend elsewhere after fine-tuning. A query has the same "
+        "meaning in both models only where one was trained from the other."
     )
     other, run = compare_row("versus", list(app.models)[1:], 280)
     told = gr.HTML(elem_id="versus-told", apply_default_css=False)

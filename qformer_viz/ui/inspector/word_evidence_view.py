@@ -1,4 +1,5 @@
-"""Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
+"""The Why tab: which queries and patches every word of the last answer came from, and whether the map on screen is
+faithful."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +29,8 @@ from qformer_viz.view.word_payload import words_payload
 def build(app: AppContext) -> Parts:
     """One button, the view of words, queries and patches, and the verdict on its map."""
     note(
-        "Takes the last answer apart: which queries each word came from, and where those looked. "
-        "A word that the model would have said of any image says so and gets no map."
+        "Explains the last answer: which queries each word came from, and where those queries attended. A word that "
+        "needs no image is marked and gets no map."
     )
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(
