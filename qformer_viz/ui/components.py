@@ -113,7 +113,7 @@ def compare_row(name: str, choices: Sequence[str], width: int) -> tuple[gr.Dropd
 
 def picture_row(name: str, verb: str, most: int) -> dict[str, gr.Button]:
     """Buttons that run on sample images, take one's own, and end the work: run, files, stop."""
-    known, own = f"{verb} on {most} sample images", f"Upload 2 to {most} images"
+    known, own = f"{verb} on sample images", f"Upload 2 to {most} images"
     look = {"size": "md", "scale": 0}
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(known, variant="primary", elem_id=f"{name}-run", min_width=9 * len(known), **look)

@@ -220,12 +220,12 @@ def test_work_on_what_has_gone_ends(services, session):
 def test_the_verdict_on_a_map(services, session):
     compute(services, session, method="occlusion", word=2)
     told, plot = word_evidence_view.judged(services, session, {"method": "occlusion", "word": 2}, still)
-    assert "Believe it: " in told and "“what”" in told and "Deletion" in told and "Sufficiency" in told
+    assert "✓ Confirmed: " in told and "“what”" in told and "Deletion" in told and "Sufficiency" in told
     assert "Agreement with knock-out" in told and "Peak in the object" not in told
     assert plot["visible"] and len(plot["value"].data) == 6
     assert {trace.name for trace in plot["value"].data} == {"this map", "random order", "the centre first"}
     told, plot = word_evidence_view.judged(services, session, {"method": "occlusion", "word": 0}, still)
-    assert "Cannot be told" in told and "Deletion" not in told
+    assert "Not testable: " in told and "Deletion" not in told
 
 
 def test_the_verdict_knows_the_objects_of_a_known_scene(services, session):

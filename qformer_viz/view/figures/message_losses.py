@@ -13,9 +13,9 @@ def message_figure(on_progress, alone, queries: Sequence[str], text, pieces: Seq
     """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
     language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
     read = [f"“{html.escape(piece)}”" for piece in pieces]
-    bars = [("unheard by the other queries", ACCENT, list(queries), "x", on_progress)]
-    bars += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
-    bars += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
+    bars = [("hidden from the other queries", ACCENT, list(queries), "x", on_progress)]
+    bars += [("hidden from the language model", INK, list(queries), "x", alone)] if alone is not None else []
+    bars += [("hidden from the Q-Former", "#e08a1e", read, "x2", text)] if read else []
     bars = [(*rest, np.asarray(values, np.float32)) for *rest, values in bars]
     figure = go.Figure()
     for name, colour, x, axis, y in bars:
