@@ -145,8 +145,8 @@ def plot_and_facts(name: str, label: str) -> tuple[Figure, gr.HTML]:
         with gr.Column(scale=3, min_width=300):
             plot = Figure(show_label=False, label=label, elem_id=f"{name}-plot", visible=False)
         with gr.Column(scale=2, min_width=260):
-            told = gr.HTML(elem_id=f"{name}-told", apply_default_css=False)
-    return plot, told
+            message = gr.HTML(elem_id=f"{name}-told", apply_default_css=False)
+    return plot, message
 
 
 def markup(template: str, **values: object) -> Markup:

@@ -116,7 +116,7 @@ def test_a_model_that_reads_no_films_sees_the_first_frame_and_the_next_one_all_a
 
 
 def test_why_shows_every_frame_and_offers_every_method(services, session):
-    told, view = word_evidence_view.told_and_view(services, session)
+    told, view = word_evidence_view.message_and_view(services, session)
     shown = json.loads(view)
     assert told == "" and len(shown["frames"]) == 4 and shown["timestamps"][3] == "frame 4"
     assert [method["name"] for method in shown["methods"]] == list(METHODS)
@@ -238,7 +238,7 @@ def test_all_frames_are_exported(services, session, tmp_path):
     stats = query_statistics(session.encoded.capture, image=2)
     third = [row.split(",") for row in rows if row.startswith("3,mean,")]
     assert [float(row[3]) for row in third] == pytest.approx(stats.entropy[-1].tolist(), abs=1e-4)
-    word_evidence_view.told_and_view(services, session)
+    word_evidence_view.message_and_view(services, session)
     found = json.loads(export_view.write_why(services, session, tmp_path).read_text())["attributions"][0]
     assert np.shape(found["by_frame"])[1:] == (4, *GRID)
 

@@ -37,7 +37,7 @@ def build(app: AppContext) -> Parts:
         "cross-attention shows its maps on the canvas."
     )
     row = word_row("heads", "Test every head")
-    told = gr.HTML(elem_id="heads-told", apply_default_css=False)
+    message = gr.HTML(elem_id="heads-told", apply_default_css=False)
     with gr.Row():
         cross, own = (
             Figure(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
@@ -62,7 +62,7 @@ def build(app: AppContext) -> Parts:
         with gr.Column(scale=2, min_width=260):
             split = gr.HTML(elem_id="heads-shares", apply_default_css=False)
     return row | {
-        "told": told,
+        "message": message,
         "figures": [cross, own, said],
         "controls": [layer, head, order],
         "attention": [attention, split],
@@ -82,7 +82,7 @@ def refit(geometry: Geometry) -> list:
 
 
 def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
-    """(told, words, three figures) of the last answer; trouble is told instead."""
+    """(message, words, three figures) of the last answer; an error becomes a message."""
     try:
         kept = get_or_create(app, session)
         context = replace(kept.context, on_progress=progress_callback(session, progress, "Testing heads"))
@@ -95,12 +95,12 @@ def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
         return [alert(str(error)), *[gr.skip()] * 4]
     first = first_word(context.scorer.words, image_gain)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(context.scorer.words)]
-    told, *figures = for_word(app, session, first)
-    return [told, gr.update(choices=choices, value=first), *figures]
+    message, *figures = for_word(app, session, first)
+    return [message, gr.update(choices=choices, value=first), *figures]
 
 
 def for_word(app: AppContext, session: Session, word: Any) -> list:
-    """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
+    """(message, three figures) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures.figure_style import query_labels
     from qformer_viz.view.figures.head_losses import heads_figure
     from qformer_viz.view.figures.message_losses import message_figure
@@ -122,8 +122,8 @@ def for_word(app: AppContext, session: Session, word: Any) -> list:
         heads_figure(*parts[1], own, "Self-attention", top),
         message_figure(said.queries[word], alone, queries, said.text[word], pieces),
     )
-    told = facts(summary(found, said, word, cross, pieces), lead=f"“{context.scorer.words[word]}”")
-    return [told, *(gr.update(value=figure, visible=True) for figure in figures)]
+    message = facts(summary(found, said, word, cross, pieces), lead=f"“{context.scorer.words[word]}”")
+    return [message, *(gr.update(value=figure, visible=True) for figure in figures)]
 
 
 def summary(
@@ -261,11 +261,11 @@ def wire(context: ViewContext) -> None:
         silence,
         session,
         _results(parts),
-        show_progress_on=parts["told"],
+        show_progress_on=parts["message"],
         **LONG,
     )
     parts["word"].input(
-        partial(for_word, app), [session, parts["word"]], [parts["told"], *parts["figures"]], **LIGHT
+        partial(for_word, app), [session, parts["word"]], [parts["message"], *parts["figures"]], **LIGHT
     )
     stop_button(parts["stop"], session)
     (drawing,) = on_maps(context)
@@ -273,7 +273,7 @@ def wire(context: ViewContext) -> None:
 
 
 def _results(parts: Parts) -> list[gr.Component]:
-    return [parts["told"], parts["word"], *parts["figures"]]
+    return [parts["message"], parts["word"], *parts["figures"]]
 
 
 def on_maps(context: ViewContext) -> list[Step]:

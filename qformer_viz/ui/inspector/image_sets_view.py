@@ -32,23 +32,21 @@ def build(app: AppContext) -> Parts:
         "content does not show that the model uses it."
     )
     chosen = picture_row("across", "Run", app.limits.images)
-    plot, told = plot_and_facts("across", "Content dependence of queries")
+    plot, message = plot_and_facts("across", "Content dependence of queries")
     view = live_view("imageSets", "across-view")
-    return {**chosen, "told": told, "view": view, "plot": plot}
+    return {**chosen, "message": message, "view": view, "plot": plot}
 
 
 def looked(
     app: AppContext, session: Session, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, str, Any]:
-    """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
+    """(figures as HTML, view as JSON, plot) over the chosen images; an error becomes a message."""
     from qformer_viz.view.figures.query_measures import measure_figure
 
     try:
-        chat_model, told = (
-            app.of(session),
-            progress_callback(session, progress, "Encoding images", outdates=False),
-        )
-        seen = encoded(app, session, chat_model, files, told)
+        chat_model = app.of(session)
+        on_progress = progress_callback(session, progress, "Encoding images", outdates=False)
+        seen = encoded(app, session, chat_model, files, on_progress)
         found = image_set_statistics([each.capture for each in seen])
     except app.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
@@ -70,7 +68,7 @@ def encoded(
     session: Session,
     chat_model: ChatModel,
     files: Sequence[str] | None,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> list[Any]:
     """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
     files, sample images of the domain of the model that chats. UserError says what to do instead."""
@@ -82,7 +80,7 @@ def encoded(
     pictures, seen = (read(app, source) for source in sources) if files else sources, []
     for each in chat_model.pipe.encode_each(pictures, question or None):
         seen.append(each)
-        told(len(seen), len(sources))
+        on_progress(len(seen), len(sources))
     return seen
 
 
@@ -157,14 +155,14 @@ def wire(context: ViewContext) -> None:
         return looked(app, session, files, progress)
 
     shown = _results(parts)
-    told = {"show_progress_on": parts["view"], **LONG}
-    parts["run"].click(look, session, shown, **told)
-    parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
+    options = {"show_progress_on": parts["view"], **LONG}
+    parts["run"].click(look, session, shown, **options)
+    parts["files"].upload(look_at, [session, parts["files"]], shown, **options)
     stop_button(parts["stop"], session)
 
 
 def _results(parts: Parts) -> list[gr.Component]:
-    return [parts["told"], parts["view"], parts["plot"]]
+    return [parts["message"], parts["view"], parts["plot"]]
 
 
 def on_model(context: ViewContext) -> list[Step]:

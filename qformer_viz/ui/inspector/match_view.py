@@ -62,7 +62,7 @@ def build(app: AppContext) -> Parts:
 
 
 def rank(app: AppContext, session: Session, texts: str) -> tuple:
-    """(matches, table, detail, choice, plot) for the lines of `texts`; trouble is told where the table stands."""
+    """(matches, table, detail, choice, plot) for the lines of `texts`; an error takes the place of the table."""
     lines = list(dict.fromkeys(line.strip() for line in (texts or "").splitlines() if line.strip()))
     if session.encoded is None:
         return trouble(session.no_image)

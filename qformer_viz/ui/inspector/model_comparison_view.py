@@ -31,28 +31,30 @@ def section(app: AppContext) -> dict:
         elem_id="apart-head",
     )
     chosen = picture_row("apart", "Compare", app.limits.images)
-    plot, told = plot_and_facts("apart", "Attention shift of every query")
+    plot, message = plot_and_facts("apart", "Attention shift of every query")
     answers = gr.HTML(elem_id="apart-answers", apply_default_css=False)
-    return {**chosen, "plot": plot, "told": told, "answers": answers}
+    return {**chosen, "plot": plot, "message": message, "answers": answers}
 
 
 def compared(
     app: AppContext, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, Any, str]:
-    """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
+    """(figures as HTML, plot, answers that differ as HTML) over the chosen images; an error becomes a message."""
     from qformer_viz.view.figures.query_measures import measure_figure
 
     question = session.last_question()
-    told = progress_callback(session, progress, "Comparing", outdates=False)
+    on_progress = progress_callback(session, progress, "Comparing", outdates=False)
 
     def look(number: int, chat_model: ChatModel) -> tuple[list[Any], list[Any], list[str]]:
         """The pictures, what the Q-Former does with each, and what the model says of it."""
-        seen = encoded(app, session, chat_model, files, lambda done, of: told(2 * number * of + done, 4 * of))
+        seen = encoded(
+            app, session, chat_model, files, lambda done, of: on_progress(2 * number * of + done, 4 * of)
+        )
         said = []
         for each in seen:
             answer = chat_model.pipe.ask(each, question) if question else chat_model.pipe.caption(each)
             said.append(answer.text)
-            told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
+            on_progress((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
         pictures = [(each.image, box(of(each))) for each in seen]
         return pictures, [each.capture for each in seen], said
 
@@ -136,8 +138,8 @@ def wire(app: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) ->
     def compare_on(session: Session, name: str, files: list[str], progress=gr.Progress()):  # noqa: B008
         return compared(app, session, name, files, progress)
 
-    shown = [parts["told"], parts["plot"], parts["answers"]]
-    told = {"show_progress_on": parts["answers"], **LONG}
-    parts["run"].click(compare, [session, other], shown, **told)
-    parts["files"].upload(compare_on, [session, other, parts["files"]], shown, **told)
+    shown = [parts["message"], parts["plot"], parts["answers"]]
+    options = {"show_progress_on": parts["answers"], **LONG}
+    parts["run"].click(compare, [session, other], shown, **options)
+    parts["files"].upload(compare_on, [session, other, parts["files"]], shown, **options)
     stop_button(parts["stop"], session)

@@ -21,15 +21,15 @@ def build(app: AppContext) -> Parts:
         "floating point in every precision. What changes is the image features that it gets and the language model."
     )
     other, run = compare_row("precision", list(app.precisions), 160)
-    told = gr.HTML(elem_id="precision-told", apply_default_css=False)
+    message = gr.HTML(elem_id="precision-told", apply_default_css=False)
     layers = Figure(
         show_label=False, label="Divergence by layer and head", elem_id="precision-plot", visible=False
     )
-    return {"other": other, "run": run, "told": told, "layers": layers}
+    return {"other": other, "run": run, "message": message, "layers": layers}
 
 
 def compared(app: AppContext, session: Session, name: str) -> tuple[str, Any]:
-    """(figures as HTML, plot) of this image in both precisions; trouble is told instead."""
+    """(figures as HTML, plot) of this image in both precisions; an error becomes a message."""
     from qformer_viz.view.figures.precision_divergence import divergence_figure
 
     try:
@@ -66,12 +66,12 @@ def wire(context: ViewContext) -> None:
     def compare(session: Session, name: str) -> Sequence[Any]:
         return discard_if_stale(session, lambda: compared(app, session, name))
 
-    parts["run"].click(compare, [session, parts["other"]], [parts["told"], parts["layers"]], **LOAD)
+    parts["run"].click(compare, [session, parts["other"]], [parts["message"], parts["layers"]], **LOAD)
 
 
 def clear(context: ViewContext) -> list[Step]:
     """Remove what belongs to another image or answer."""
-    return [(forget, None, [context.parts["told"], context.parts["layers"]])]
+    return [(forget, None, [context.parts["message"], context.parts["layers"]])]
 
 
 VIEW = InspectorView(

@@ -35,7 +35,7 @@ def build(app: AppContext) -> Parts:
         "in pairs, in random orders (Shapley values), and as many as the answer can do without."
     )
     row = word_row("together", "Test sets of queries")
-    told = gr.HTML(elem_id="together-told", apply_default_css=False)
+    message = gr.HTML(elem_id="together-told", apply_default_css=False)
     matrix = Figure(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
     with gr.Row():
         shares = Figure(
@@ -44,17 +44,17 @@ def build(app: AppContext) -> Parts:
         twos = Figure(show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320)
     with gr.Accordion("Words nearest to each query (logit lens)", open=False, elem_id="together-lens"):
         lens = gr.HTML(apply_default_css=False)
-    return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
+    return row | {"message": message, "figures": [matrix, shares, twos], "lens": lens}
 
 
 def weighed(app: AppContext, session: Session, progress: gr.Progress) -> list:
-    """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
+    """(message, words, matrix, Shapley values, pairs, lens) of the last answer; an error becomes a message."""
     from qformer_viz.view.figures.query_effects import effects_figure
 
     try:
         kept = get_or_create(app, session)
-        told = progress_callback(session, progress, "Testing sets of queries")
-        context = replace(kept.context, on_progress=told)
+        on_progress = progress_callback(session, progress, "Testing sets of queries")
+        context = replace(kept.context, on_progress=on_progress)
         context.cached("shapley", lambda: shapley_values(context))
         few = context.cached("smallest", lambda: minimal_sufficient_set(context))
         image_gain = ends(context)[0] - ends(context)[1]
@@ -152,7 +152,7 @@ def wire(context: ViewContext) -> None:
         weigh,
         session,
         _results(parts),
-        show_progress_on=parts["told"],
+        show_progress_on=parts["message"],
         **LONG,
     )
     parts["word"].input(
@@ -166,7 +166,7 @@ def wire(context: ViewContext) -> None:
 
 
 def _results(parts: Parts) -> list[gr.Component]:
-    return [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
+    return [parts["message"], parts["word"], *parts["figures"], parts["lens"]]
 
 
 def clear(context: ViewContext) -> list[Step]:

@@ -47,13 +47,13 @@ def build(app: AppContext) -> Parts:
         compare = gr.Button(
             "Compare", variant="primary", size="md", elem_id="questions-compare", min_width=110
         )
-    told = gr.HTML(elem_id="questions-told", apply_default_css=False)
+    message = gr.HTML(elem_id="questions-told", apply_default_css=False)
     view = live_view("mapComparison", "questions-view")
-    return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
+    return {"first": first, "second": second, "compare": compare, "message": message, "view": view}
 
 
 def pair(app: AppContext, session: Session, first: str, second: str) -> tuple[str, str]:
-    """(message, view): the maps of both questions as JSON; trouble is told instead."""
+    """(message, view): the maps of both questions as JSON; an error becomes a message."""
 
     def work() -> tuple[str, str]:
         try:
@@ -113,7 +113,7 @@ def wire(context: ViewContext) -> None:
     """Connect the button."""
     parts = context.parts
     questions = [context.session, parts["first"], parts["second"]]
-    parts["compare"].click(partial(pair, context.app), questions, [parts["told"], parts["view"]], **LONG)
+    parts["compare"].click(partial(pair, context.app), questions, [parts["message"], parts["view"]], **LONG)
 
 
 def on_answer(context: ViewContext) -> list[Step]:
@@ -123,7 +123,7 @@ def on_answer(context: ViewContext) -> list[Step]:
 
 def on_image(context: ViewContext) -> list[Step]:
     """The same, and remove what belongs to another image."""
-    return [*on_answer(context), (forget, None, [context.parts["told"], context.parts["view"]])]
+    return [*on_answer(context), (forget, None, [context.parts["message"], context.parts["view"]])]
 
 
 VIEW = InspectorView(

@@ -49,10 +49,10 @@ def build(app: AppContext) -> Parts:
             threshold = gr.Slider(
                 0, 1, 0.8, step=0.01, label="Redundant above a similarity of", elem_id="similarity-threshold"
             )
-            told = gr.HTML(elem_id="similarity-facts")
+            message = gr.HTML(elem_id="similarity-facts")
     return {
         "plot": plot,
-        "told": told,
+        "message": message,
         "threshold": threshold,
         "controls": [space, kind, order, layer, head],
     }
@@ -166,7 +166,7 @@ def on_maps(context: ViewContext) -> list[Step]:
     controls, threshold = parts["controls"], parts["threshold"]
     return [
         (draw, [session, *controls], parts["plot"]),
-        (tell, [session, threshold, *controls], parts["told"]),
+        (tell, [session, threshold, *controls], parts["message"]),
     ]
 
 

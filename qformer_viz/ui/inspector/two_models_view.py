@@ -27,19 +27,19 @@ def build(app: AppContext) -> Parts:
         "meaning in both models only where one was trained from the other."
     )
     other, run = compare_row("versus", list(app.models)[1:], 280)
-    told = gr.HTML(elem_id="versus-told", apply_default_css=False)
+    message = gr.HTML(elem_id="versus-told", apply_default_css=False)
     view = live_view("mapComparison", "versus-view")
     return {
         "other": other,
         "run": run,
-        "told": told,
+        "message": message,
         "view": view,
         "many": model_comparison_view.section(app),
     }
 
 
 def compared(app: AppContext, session: Session, name: str) -> tuple[str, str]:
-    """(both answers as HTML, view of both maps as JSON); trouble is told instead."""
+    """(both answers as HTML, view of both maps as JSON); an error becomes a message."""
     try:
         return both(app, session, name)
     except app.user_errors as error:
@@ -101,14 +101,14 @@ def wire(context: ViewContext) -> None:
     def compare(session: Session, name: str) -> Any:
         return discard_if_stale(session, partial(compared, app, session, name))
 
-    chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
-    parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)
+    chosen, out = [session, parts["other"]], [parts["message"], parts["view"]]
+    parts["run"].click(compare, chosen, out, show_progress_on=parts["message"], **LOAD)
     model_comparison_view.wire(app, session, parts["other"], parts["many"])
 
 
 def clear(context: ViewContext) -> list[Step]:
     """Remove what belongs to another image or answer."""
-    return [(forget, None, [context.parts["told"], context.parts["view"]])]
+    return [(forget, None, [context.parts["message"], context.parts["view"]])]
 
 
 def on_model(context: ViewContext) -> list[Step]:
