@@ -62,7 +62,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):
     assert "has not run yet" in status.inner_text()
     chips.nth(1).click()
     page.get_by_role("button", name="Check this map").click()
-    page.locator("#why-sentence").get_by_text("Confirmed: ").wait_for()
+    page.locator("#why-sentence").get_by_text("✓ Confirmed: ").wait_for()
     page.locator("#why-curves .js-plotly-plot").wait_for()
     captioned(page, picture("blue"))
     page.wait_for_function("!document.querySelector('.qfv-chip')")
