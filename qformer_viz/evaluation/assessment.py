@@ -1,4 +1,4 @@
-"""Is this map true? One word's map against random order, the centre prior and the model itself, with a verdict."""
+"""Whether a map is faithful: one word's map against random order, the centre prior and the model itself; a verdict."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,22 +47,24 @@ class Assessment:
 
     @property
     def sentence(self) -> str:
-        """What to believe, in one sentence."""
+        """The verdict in one sentence: confirmed, partly confirmed, not confirmed, or not testable."""
         ten = ERASER.index(0.1)
         lost = round(self.comprehensiveness[ten], 1)
         verb = "brings" if lost < 0 else "costs"
-        cost = f"hiding its strongest tenth {verb} “{self.word}” {abs(lost):.1f} nats"
+        cost = f"Hiding its strongest tenth {verb} “{self.word}” {abs(lost):.1f} nats."
         if self.areas is None:
-            return f"Cannot be told: hiding the whole image from the queries does not make “{self.word}” less probable."
+            return f"Not testable: hiding the whole image from the queries does not make “{self.word}” less likely."
         if all(self.better):
-            return f"Believe it: it finds the patches that matter, and not by chance or for being central; {cost}."
+            return (
+                f"✓ Confirmed: the map finds patches that matter more than random ones and the centre. {cost}"
+            )
         if any(self.better):
             sooner, later = ("shown alone", "hidden") if self.better[1] else ("hidden", "shown alone")
             return (
-                f"Believe it in part: its patches matter more than chance and centre when {sooner}, but not when "
-                f"{later}; {cost}."
+                f"~ Partly confirmed: its patches matter more than chance and centre when {sooner}, but not when "
+                f"{later}. {cost}"
             )
-        return f"Do not believe it: its patches matter no more than random ones or the centre; {cost}."
+        return f"✗ Not confirmed: its patches matter no more than random ones or the centre. {cost}"
 
 
 MAP, CENTRE, RANDOM_ORDER = "this map", "the centre first", "random order"

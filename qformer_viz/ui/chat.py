@@ -37,7 +37,7 @@ def picture(app: AppContext) -> dict[str, gr.Component]:
     parts: dict[str, Any] = {"image": image}
     if app.compares_questions:
         parts["film"] = gr.UploadButton(
-            "Upload a film", file_types=["video", "image"], size="sm", elem_id="film", variant="secondary"
+            "Upload a video", file_types=["video", "image"], size="sm", elem_id="film", variant="secondary"
         )
     if app.examples:
         parts["examples"] = gr.Gallery(
@@ -74,9 +74,7 @@ def _scene_maker(maker, films: bool) -> dict[str, gr.Component]:
         with gr.Row():
             parts["make"] = gr.Button("Draw it", size="sm", elem_id="scene-draw", min_width=80)
             if films and maker.video:
-                parts["make_film"] = gr.Button(
-                    "Draw it moving", size="sm", elem_id="scene-film", min_width=80
-                )
+                parts["make_film"] = gr.Button("Draw a video", size="sm", elem_id="scene-film", min_width=80)
     return parts
 
 

@@ -112,8 +112,8 @@ def compare_row(name: str, choices: Sequence[str], width: int) -> tuple[gr.Dropd
 
 
 def picture_row(name: str, verb: str, most: int) -> dict[str, gr.Button]:
-    """Two ways to a set of images, the program's and one's own, and what ends the work: run, files, stop."""
-    known, own = f"{verb} the program's pictures", f"{verb} my own, 2 to {most}"
+    """Buttons that run on sample images, take one's own, and end the work: run, files, stop."""
+    known, own = f"{verb} on sample images", f"Upload 2 to {most} images"
     look = {"size": "md", "scale": 0}
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(known, variant="primary", elem_id=f"{name}-run", min_width=9 * len(known), **look)
@@ -130,7 +130,7 @@ def picture_row(name: str, verb: str, most: int) -> dict[str, gr.Button]:
 
 
 def word_row(name: str, verb: str) -> dict[str, Any]:
-    """What takes the last answer apart, the word that is shown, and what ends the work: run, word, stop."""
+    """What explains the last answer, the word that is shown, and what ends the work: run, word, stop."""
     look = {"size": "md", "scale": 0}
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(verb, variant="primary", elem_id=f"{name}-run", min_width=180, **look)
@@ -145,8 +145,8 @@ def plot_and_facts(name: str, label: str) -> tuple[Figure, gr.HTML]:
         with gr.Column(scale=3, min_width=300):
             plot = Figure(show_label=False, label=label, elem_id=f"{name}-plot", visible=False)
         with gr.Column(scale=2, min_width=260):
-            told = gr.HTML(elem_id=f"{name}-told", apply_default_css=False)
-    return plot, told
+            message = gr.HTML(elem_id=f"{name}-told", apply_default_css=False)
+    return plot, message
 
 
 def markup(template: str, **values: object) -> Markup:

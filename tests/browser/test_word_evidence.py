@@ -62,7 +62,7 @@ def test_from_a_word_to_its_query_and_patches(url, open_page):
     assert "has not run yet" in status.inner_text()
     chips.nth(1).click()
     page.get_by_role("button", name="Check this map").click()
-    page.locator("#why-sentence").get_by_text("Believe it").wait_for()
+    page.locator("#why-sentence").get_by_text("✓ Confirmed: ").wait_for()
     page.locator("#why-curves .js-plotly-plot").wait_for()
     captioned(page, picture("blue"))
     page.wait_for_function("!document.querySelector('.qfv-chip')")
@@ -210,7 +210,7 @@ def test_heads_are_silenced_and_chosen_on_the_canvas(url, open_page):
     page = open_page(url)
     captioned(page)
     page.get_by_role("tab", name="Heads", exact=True).first.click()
-    # Whom each query attends to needs no model.
+    # Which queries each query attends to needs no model.
     page.locator("#heads-attention .heatmaplayer image").wait_for(state="attached")
     about(page, "<b>one?</b>")
     page.locator("#heads-run").click()

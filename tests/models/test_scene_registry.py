@@ -103,7 +103,7 @@ def test_the_page_judges_an_example_by_its_mask_and_draws_it_again():
     told, plot = word_evidence_view.judged(
         services, session, {"method": "knockout", "word": word}, lambda *_, **__: None
     )
-    assert "Believe it: " in told and "<dt>Peak in the object</dt><dd>yes</dd>" in told and plot["visible"]
+    assert "✓ Confirmed: " in told and "<dt>Peak in the object</dt><dd>yes</dd>" in told and plot["visible"]
     told = what_if_view.run_change(
         what_if_view.redrawn, services, session, "cat", what_if_view.REMOVE, "middle"
     )

@@ -116,7 +116,7 @@ def test_a_model_that_reads_no_films_sees_the_first_frame_and_the_next_one_all_a
 
 
 def test_why_shows_every_frame_and_offers_every_method(services, session):
-    told, view = word_evidence_view.told_and_view(services, session)
+    told, view = word_evidence_view.message_and_view(services, session)
     shown = json.loads(view)
     assert told == "" and len(shown["frames"]) == 4 and shown["timestamps"][3] == "frame 4"
     assert [method["name"] for method in shown["methods"]] == list(METHODS)
@@ -152,8 +152,8 @@ def test_the_queries_of_all_frames_are_weighed_together(services, session):
 def test_heads_are_silenced_in_every_frame(services, session):
     told, *_, said = head_ablation_view.ablated(services, session, still)
     bars = {bar.name: bar for bar in said["value"].data}
-    assert "nats" in told and set(bars) == {"unheard by the other queries", "unread by the Q-Former"}
-    assert len(bars["unheard by the other queries"].x) == QUERIES
+    assert "nats" in told and set(bars) == {"hidden from the other queries", "hidden from the Q-Former"}
+    assert len(bars["hidden from the other queries"].x) == QUERIES
     frame_choice.choose(session, 2)
     figure, _ = head_ablation_view.attended(services, session, "1", "0", head_ablation_view.INDEX)
     shown = session.encoded.capture.self_attention[1, 2, 0]
@@ -162,7 +162,7 @@ def test_heads_are_silenced_in_every_frame(services, session):
 
 def test_queries_are_taken_away_in_every_frame(services, session, monkeypatch):
     told = what_if_view.run_change(what_if_view.without_queries, services, session, "3", what_if_view.AWAY)
-    assert "With 4 of 32 queries of 4 frames saying" in told
+    assert "With 4 of 32 queries of 4 frames replaced by their average" in told
     assert gone(services, session, monkeypatch, "3") == [3 + QUERIES * frame for frame in range(4)]
     trouble = what_if_view.run_change(what_if_view.without_queries, services, session, "8", what_if_view.AWAY)
     assert "0 to 7" in trouble and "of frame 2 alone: 2·7" in trouble
@@ -238,7 +238,7 @@ def test_all_frames_are_exported(services, session, tmp_path):
     stats = query_statistics(session.encoded.capture, image=2)
     third = [row.split(",") for row in rows if row.startswith("3,mean,")]
     assert [float(row[3]) for row in third] == pytest.approx(stats.entropy[-1].tolist(), abs=1e-4)
-    word_evidence_view.told_and_view(services, session)
+    word_evidence_view.message_and_view(services, session)
     found = json.loads(export_view.write_why(services, session, tmp_path).read_text())["attributions"][0]
     assert np.shape(found["by_frame"])[1:] == (4, *GRID)
 

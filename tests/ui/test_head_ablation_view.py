@@ -36,11 +36,12 @@ def test_heads_layers_and_queries_of_a_word(services, session):
     assert np.array(own["value"].data[0].z)[3].tolist() == [1, 1, 1]
     bars = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in said["value"].data}
     assert (
-        bars["unheard by the other queries"]["01"] == 0.5 and bars["unread by the language model"]["01"] == 1
+        bars["hidden from the other queries"]["01"] == 0.5
+        and bars["hidden from the language model"]["01"] == 1
     )
-    assert sum(bars["unheard by the other queries"].values()) == 0.5 and len(bars) == 2
+    assert sum(bars["hidden from the other queries"].values()) == 0.5 and len(bars) == 2
     assert "“asked”" in told and "3 of 18" in told and "head 1 of cross-attention in layer 4" in told
-    assert "1.50 nats" in told and "query 01, unheard by the others" in told and "text" not in told
+    assert "1.50 nats" in told and "query 01, hidden from the others" in told and "text" not in told
 
 
 def test_a_word_that_came_from_language_hangs_on_nothing(services, session):
@@ -59,7 +60,7 @@ def test_a_word_that_came_from_language_hangs_on_nothing(services, session):
 def test_another_word_is_drawn_from_what_is_there(services, session, monkeypatch):
     ui.ablated(services, session, still)
     scorer = explanation_cache.get_or_create(services, session).context.scorer
-    for name in ("score", "silenced", "hushed", "apart"):
+    for name in ("score", "ablate_heads", "ablate_query_messages", "isolate_queries"):
         monkeypatch.setattr(scorer, name, lambda *_: pytest.fail("a model ran"))
     told, *figures = ui.for_word(services, session, 3)
     assert "“&lt;is&gt;”" in told and all(figure["visible"] for figure in figures)
@@ -106,8 +107,8 @@ def test_the_text_that_the_qformer_reads_has_its_bars_and_columns(reading):
     services, session = reading
     told, *_, said = ui.ablated(services, session, still)
     bars = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in said["value"].data}
-    assert bars["unread by the Q-Former"] == {"“&lt;i&gt;”": 0, "“it (2)”": 0, "“it (3)”": 3}
-    assert "“it (3)”, unread by the Q-Former" in told
+    assert bars["hidden from the Q-Former"] == {"“&lt;i&gt;”": 0, "“it (2)”": 0, "“it (3)”": 3}
+    assert "“it (3)”, hidden from the Q-Former" in told
     figure, facts = ui.attended(services, session, "3", "1", ui.INDEX)
     heat, text = figure.data
     assert list(text.x) == ["“&lt;i&gt;”", "“it (2)”", "“it (3)”"] and "50.0%" in facts
@@ -141,12 +142,12 @@ def test_controls_fit_the_model(services):
 
 def test_what_was_found_can_be_taken_away(reading, tmp_path):
     services, session = reading
-    with pytest.raises(Exception, match="No heads have been silenced yet"):
+    with pytest.raises(Exception, match="No heads have been tested yet"):
         export_view.write_heads(services, session, tmp_path)
     ui.ablated(services, session, still)
     found = json.loads(export_view.write_heads(services, session, tmp_path).read_text())
     assert found["words"] == ["you", "asked", "what", "is", "it?"] and found["read"] == ["<i>", "it", "it"]
     assert found["heads"]["cross"][1] == [[0, 0], [0, 0], [0, 2]] and found["talk"]["text"][1] == [0, 0, 3]
     assert found["heads"]["own_layers"][2][3] == 1 and found["manifest"]["answer"] == "you asked what is it?"
-    with pytest.raises(Exception, match="silenced yet"):
+    with pytest.raises(Exception, match="tested yet"):
         export_view.write_heads(services, ask(services, session, "next?"), tmp_path)

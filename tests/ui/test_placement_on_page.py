@@ -128,7 +128,7 @@ def test_models_that_see_other_parts_are_not_compared(services, session, folder)
     assert boxes(two_models_view.compared(services, session, "Cropping")[1]) == [BOX, BOX]
     paths = pictures(folder, "green", "red")
     told = model_comparison_view.compared(services, session, "Fake InstructBLIP", paths, still)[0]
-    assert "other parts of these pictures" in told
+    assert "other parts of these images" in told
     assert (
         "role='alert'" not in model_comparison_view.compared(services, session, "Cropping", paths, still)[0]
     )

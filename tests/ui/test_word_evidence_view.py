@@ -24,7 +24,7 @@ N = GRID[0] * GRID[1]
 
 
 def explain(services, session):
-    told, view = word_evidence_view.told_and_view(services, session)
+    told, view = word_evidence_view.message_and_view(services, session)
     assert told == ""
     return json.loads(view)
 
@@ -156,19 +156,19 @@ def test_what_a_client_sends_is_checked(services, session, data):
 
 
 def test_trouble_is_told_with_its_fix(services, session):
-    assert "no image yet" in word_evidence_view.told_and_view(services, Session(), still)[0]
+    assert "no image yet" in word_evidence_view.message_and_view(services, Session(), still)[0]
     assert (
         "no finished answer"
-        in word_evidence_view.told_and_view(services, replace(session, answer=None), still)[0]
+        in word_evidence_view.message_and_view(services, replace(session, answer=None), still)[0]
     )
     assert "no finished answer" in compute(services, replace(session, answer=None), method="raw", word=0)[0]
     refused = ask(services, session, "refuse")
-    assert "Ask something else" in word_evidence_view.told_and_view(services, refused, still)[0]
+    assert "Ask something else" in word_evidence_view.message_and_view(services, refused, still)[0]
 
 
 def test_no_tag_of_an_answer_survives(services, session):
     marked = ask(services, session, "<script>alert(1)</script>")
-    assert "<" not in word_evidence_view.told_and_view(services, marked, still)[1]
+    assert "<" not in word_evidence_view.message_and_view(services, marked, still)[1]
     assert (
         "<script>"
         not in word_evidence_view.judged(services, marked, {"method": "knockout", "word": 2}, still)[0]
@@ -220,12 +220,12 @@ def test_work_on_what_has_gone_ends(services, session):
 def test_the_verdict_on_a_map(services, session):
     compute(services, session, method="occlusion", word=2)
     told, plot = word_evidence_view.judged(services, session, {"method": "occlusion", "word": 2}, still)
-    assert "Believe it: " in told and "“what”" in told and "Deletion" in told and "Sufficiency" in told
+    assert "✓ Confirmed: " in told and "“what”" in told and "Deletion" in told and "Sufficiency" in told
     assert "Agreement with knock-out" in told and "Peak in the object" not in told
     assert plot["visible"] and len(plot["value"].data) == 6
     assert {trace.name for trace in plot["value"].data} == {"this map", "random order", "the centre first"}
     told, plot = word_evidence_view.judged(services, session, {"method": "occlusion", "word": 0}, still)
-    assert "Cannot be told" in told and "Deletion" not in told
+    assert "Not testable: " in told and "Deletion" not in told
 
 
 def test_the_verdict_knows_the_objects_of_a_known_scene(services, session):

@@ -1,4 +1,4 @@
-"""Tab: what this page shows and what it does not, and the header that names the model."""
+"""The About tab: what this page shows and what it does not; and the header that names the model."""
 
 import gradio as gr
 from markupsafe import Markup
@@ -43,28 +43,28 @@ def header(chat_model: ChatModel, offers: bool = False) -> Markup:
 
 TEXT = """
 <div class='qfv-about'>
-<p><b>What is drawn.</b> BLIP-2's Q-Former turns an image into a few dozen vectors, the queries, which are all
-the language model ever gets to see of it. In every second layer each query looks at the image: a share for
-each patch and one for the CLS token, summing to one. The canvas shows these shares over the true patch grid.
-CLS is left out of the picture, never out of the numbers: its share is always printed.</p>
-<p><b>What it does not say.</b> {scope} A bright patch was looked at; whether it mattered for a word is another
-question. A query's number carries no meaning of its own, and queries exchange what they hold in the layers
-between: the last map alone does not tell what a query knows.</p>
-<p><b>Scale.</b> Raw shows shares as they are; shared uses one range for all maps; per map stretches each map
-to its own range, so that magnitudes no longer compare. The legend says which, in real numbers.</p>
-<p><b>Likeness.</b> Cosine is centred by default: a common offset makes raw cosines high even where the
-queries differ. Redundancy counts pairs above your threshold; the Images tab says from where two queries are alike by
-more than chance.</p>
-<p><b>Heads.</b> A head is silenced by handing every query what that head hands on for other images, on average; a
-query is unheard when the other queries find and hear of it what it tells of other images, while the language model
-reads it as it is. Losses are in nats of the word's log-probability: one nat makes it 2.7 times less probable. A word
-that the model is sure of loses little until much is gone.</p>
-<p><b>Many images.</b> How far a query follows the picture is the Kullback–Leibler divergence of its maps from their
-mean over the set, as a share of the most there can be, the logarithm of the number of pictures: 0 for the same patches
-every time, 1 where no two pictures share any. Compare figures over equally many pictures only.</p>
-<p><b>Films.</b> Models of the InstructBLIP family see four frames of a moving picture, each through the Q-Former alone;
-the strip above the canvas chooses the frame that canvas and tabs are about. How far a map has moved is half the summed
-difference to the frame before. The published weights were trained on single pictures.</p>
+<p><b>What is drawn.</b> BLIP-2's Q-Former turns an image into a few dozen vectors, the queries. The language model
+gets these vectors and nothing else of the image. In every second layer each query attends to the image: a share for
+each patch and one for the CLS token, which sum to one. The canvas shows these shares over the true patch grid. CLS is
+left out of the picture, never out of the numbers: its share is always printed.</p>
+<p><b>What it does not show.</b> {scope} A bright patch was attended to. Whether it mattered for a word is another
+question. A query's number has no meaning of its own. Queries exchange information in the layers between, so the last
+map alone does not show what a query knows.</p>
+<p><b>Scale.</b> Raw shows shares as they are. Shared uses one range for all maps. Per map stretches each map to its
+own range, so magnitudes can no longer be compared. The legend says which, in real numbers.</p>
+<p><b>Similarity.</b> Cosine is centred by default, because a common offset makes raw cosines high even where the
+queries differ. Redundancy counts pairs above your threshold. The Images tab gives the similarity that two queries
+reach by chance.</p>
+<p><b>Heads.</b> A head is replaced by its average over other images. A query is hidden from the other queries by giving
+them its average over other images, while the language model still gets the query as it is. Losses are in nats of the
+word's log-probability: one nat makes the word 2.7 times less likely. A word that the model is sure of loses little
+until much is removed.</p>
+<p><b>Many images.</b> Content dependence is the Kullback–Leibler divergence of a query's maps from their mean over the
+set, as a share of the largest value it can have, the logarithm of the number of images. It is 0 for the same patches
+every time and 100 % where no two images share a patch. Compare figures over equally many images only.</p>
+<p><b>Videos.</b> Models of the InstructBLIP family see four frames of a video, each through the Q-Former alone. The
+strip above the canvas chooses the frame for the canvas and the tabs. The movement of a map is half the summed
+difference to the frame before. The published weights were trained on single images.</p>
 <p><b>Privacy.</b> Images and conversation stay in this server's memory for this browser tab, files for
 at most an hour. Nothing is sent elsewhere, nothing is kept in the browser.</p>
 </div>

@@ -1,4 +1,4 @@
-"""Tab: take it away. Files are made when asked for and land in Gradio's cache, which is emptied by itself."""
+"""The Export tab. Files are made when asked for, in Gradio's cache, which is emptied by itself."""
 
 import tempfile
 from collections.abc import Callable
@@ -93,7 +93,9 @@ def write_why(app: AppContext, session: Session, folder: Path) -> Path:
 def write_heads(app: AppContext, session: Session, folder: Path) -> Path:
     kept = get_current(session)
     if kept is None or not kept.context.known("heads", "talk"):
-        raise UserError("No heads have been silenced yet. Open the Heads tab and do so for the last answer.")
+        raise UserError(
+            "No heads have been tested yet. Open the Heads tab and test them for the last answer."
+        )
     found = {"heads": vars(ablate_heads(kept.context)), "talk": vars(ablate_query_messages(kept.context))}
     whole = {"manifest": about(app, session), "words": list(kept.context.scorer.words), "unit": "nats"}
     whole["read"] = list(app.of(session).pipe.qformer_text_tokens(session.encoded.question))
@@ -116,7 +118,7 @@ WRITERS: dict[str, tuple[str, str, Callable]] = {
     ),
     "heads": (
         "Heads (JSON)",
-        "What every word loses without each head, layer, query among the others, and piece of the text",
+        "How much less likely every word becomes without each head, layer, query and piece of the text",
         write_heads,
     ),
     "manifest": ("Manifest (JSON)", "Model, precision, versions, image hash, shapes", write_manifest),

@@ -1,5 +1,5 @@
-"""Tab: inside the Q-Former. What each head is worth to a word of the last answer, what queries tell one another, and
-whom each attends to."""
+"""The Heads tab: how much a word of the last answer loses without each attention head, or without what each query
+passes on to the others; and the self-attention of the queries."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,22 +31,22 @@ from qformer_viz.view.word_payload import first_word
 def build(app: AppContext) -> Parts:
     """A button, a word, four figures and their facts."""
     note(
-        "Every head in turn hands on what it does for other images, and every query tells the "
-        "other queries what it tells of other images: what does the word lose? Heads that do the same hide one "
-        "another; the column “all” takes a whole layer. A click on a head of cross-attention shows its maps on the "
-        "canvas."
+        "Each attention head is replaced by its average over other images. The chart shows how much less likely the "
+        "word becomes. The same is done with what each query passes on to the other queries. If two heads do the "
+        "same, removing one changes nothing; the column “all” takes a whole layer. A click on a head of "
+        "cross-attention shows its maps on the canvas."
     )
-    row = word_row("heads", "Silence the heads")
-    told = gr.HTML(elem_id="heads-told", apply_default_css=False)
+    row = word_row("heads", "Test every head")
+    message = gr.HTML(elem_id="heads-told", apply_default_css=False)
     with gr.Row():
         cross, own = (
             Figure(show_label=False, label=label, elem_id=f"heads-{name}", visible=False, min_width=320)
             for name, label in (("cross", "Heads of cross-attention"), ("own", "Heads of self-attention"))
         )
-    said = Figure(show_label=False, label="What queries tell", elem_id="heads-talk", visible=False)
+    said = Figure(show_label=False, label="Exchange between queries", elem_id="heads-talk", visible=False)
     note(
-        "Whom each query attends to in self-attention: a row adds up to one, together with the "
-        "text that an InstructBLIP's Q-Former reads. Attention is not use: what is told is above."
+        "Which queries each query attends to in self-attention: a row adds up to one, together with the text that an "
+        "InstructBLIP's Q-Former reads. Attention does not show use. The test above does."
     )
     geometry = app.chat_model.geometry
     with gr.Row(elem_classes="qfv-controls"):
@@ -62,7 +62,7 @@ def build(app: AppContext) -> Parts:
         with gr.Column(scale=2, min_width=260):
             split = gr.HTML(elem_id="heads-shares", apply_default_css=False)
     return row | {
-        "told": told,
+        "message": message,
         "figures": [cross, own, said],
         "controls": [layer, head, order],
         "attention": [attention, split],
@@ -82,10 +82,10 @@ def refit(geometry: Geometry) -> list:
 
 
 def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
-    """(told, words, three figures) of the last answer; trouble is told instead."""
+    """(message, words, three figures) of the last answer; an error becomes a message."""
     try:
         kept = get_or_create(app, session)
-        context = replace(kept.context, on_progress=progress_callback(session, progress, "Silencing heads"))
+        context = replace(kept.context, on_progress=progress_callback(session, progress, "Testing heads"))
         ablate_heads(context)
         ablate_query_messages(context)
         if context.frames == 1:
@@ -95,12 +95,12 @@ def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
         return [alert(str(error)), *[gr.skip()] * 4]
     first = first_word(context.scorer.words, image_gain)
     choices = [(f"{word} ({index + 1})", index) for index, word in enumerate(context.scorer.words)]
-    told, *figures = for_word(app, session, first)
-    return [told, gr.update(choices=choices, value=first), *figures]
+    message, *figures = for_word(app, session, first)
+    return [message, gr.update(choices=choices, value=first), *figures]
 
 
 def for_word(app: AppContext, session: Session, word: Any) -> list:
-    """(told, three figures) of one word; nothing where the answer has gone meanwhile."""
+    """(message, three figures) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures.figure_style import query_labels
     from qformer_viz.view.figures.head_losses import heads_figure
     from qformer_viz.view.figures.message_losses import message_figure
@@ -126,8 +126,8 @@ def for_word(app: AppContext, session: Session, word: Any) -> list:
         heads_figure(*parts[1], own, "Self-attention", top),
         message_figure(said.queries[word], alone, queries, said.text[word], pieces),
     )
-    told = facts(summary(found, said, word, cross, pieces), lead=f"“{context.scorer.words[word]}”")
-    return [told, *(gr.update(value=figure, visible=True) for figure in figures)]
+    message = facts(summary(found, said, word, cross, pieces), lead=f"“{context.scorer.words[word]}”")
+    return [message, *(gr.update(value=figure, visible=True) for figure in figures)]
 
 
 def summary(
@@ -155,7 +155,7 @@ def summary(
         )
         for layer, value in zip(layers, values.tolist(), strict=True)
     }
-    queries = {f"query {q:02d}, unheard by the others": v for q, v in enumerate(said.queries[word].tolist())}
+    queries = {f"query {q:02d}, hidden from the others": v for q, v in enumerate(said.queries[word].tolist())}
     rows = [
         (
             "Heads that count",
@@ -165,17 +165,17 @@ def summary(
         _greatest("Strongest head", single),
         _greatest("Strongest layer", whole),
         (
-            "Queries among themselves",
+            "Exchange between queries",
             f"{float(said.apart[word]):.2f} nats",
-            "lost when every query hears of the others only what they tell of other images: the word needs them, which "
-            "does not say that they tell it",
+            "lost when every query gets only the averages of the other queries over other images. It shows that the "
+            "word needs the exchange, not that the exchange carries the word",
         ),
-        _greatest("Loudest query", queries),
+        _greatest("Query the others rely on most", queries),
     ]
     if len(pieces):
         text = dict(zip(pieces, said.text[word].tolist(), strict=True))
         rows.append(
-            _greatest("Piece of the text", {f"“{k}”, unread by the Q-Former": v for k, v in text.items()})
+            _greatest("Piece of the text", {f"“{k}”, hidden from the Q-Former": v for k, v in text.items()})
         )
     return rows
 
@@ -202,7 +202,7 @@ def attended(app: AppContext, session: Session, layer: str, head: str, order: st
     text = None if read_text is None else _selected(read_text[:, 0], layer, head)
     sequence = (
         leaf_order(cosine(own)) if order == LEAF else range(len(own))
-    )  # like are those who attend alike
+    )  # queries are near one another where they attend alike
     pieces = _read(app, session)
     itself, others, read = shares(own, text)
     rows = [
@@ -264,11 +264,11 @@ def wire(context: ViewContext) -> None:
         silence,
         session,
         _results(parts),
-        show_progress_on=parts["told"],
+        show_progress_on=parts["message"],
         **LONG,
     )
     parts["word"].input(
-        partial(for_word, app), [session, parts["word"]], [parts["told"], *parts["figures"]], **LIGHT
+        partial(for_word, app), [session, parts["word"]], [parts["message"], *parts["figures"]], **LIGHT
     )
     stop_button(parts["stop"], session)
     (drawing,) = on_maps(context)
@@ -276,7 +276,7 @@ def wire(context: ViewContext) -> None:
 
 
 def _results(parts: Parts) -> list[gr.Component]:
-    return [parts["told"], parts["word"], *parts["figures"]]
+    return [parts["message"], parts["word"], *parts["figures"]]
 
 
 def on_maps(context: ViewContext) -> list[Step]:

@@ -1,4 +1,4 @@
-"""Tab: every query over a set of images, to see which follow the picture and which look at a place."""
+"""The Images tab: every query over a set of images, to see which depend on the content and which on the place."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -30,33 +30,31 @@ SIDE = 256
 def build(app: AppContext) -> Parts:
     """Two ways to a set of images, a heat map beside the figures, and the pictures."""
     note(
-        "One picture does not tell whether a query looks at a thing or at a place. Here is the "
-        "query of the canvas on a whole set, and how far each query's map changes from picture to picture. That a "
-        "query follows the picture does not say that the model uses what it finds."
+        "One image does not show whether a query attends to a thing or to a place. Here is the query of the canvas on "
+        "a whole set of images, and how much each query's map changes from image to image. That a map depends on the "
+        "content does not show that the model uses it."
     )
-    chosen = picture_row("across", "Look at", app.limits.images)
-    plot, told = plot_and_facts("across", "How far queries follow the picture")
+    chosen = picture_row("across", "Run", app.limits.images)
+    plot, message = plot_and_facts("across", "Content dependence of queries")
     view = live_view("imageSets", "across-view")
-    return {**chosen, "told": told, "view": view, "plot": plot}
+    return {**chosen, "message": message, "view": view, "plot": plot}
 
 
 def looked(
     app: AppContext, session: Session, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, str, Any]:
-    """(figures as HTML, view as JSON, plot) over the chosen images; trouble is told instead."""
+    """(figures as HTML, view as JSON, plot) over the chosen images; an error becomes a message."""
     from qformer_viz.view.figures.query_measures import measure_figure
 
     try:
-        chat_model, told = (
-            app.of(session),
-            progress_callback(session, progress, "Looking", outdates=False),
-        )
-        seen = encoded(app, session, chat_model, files, told)
+        chat_model = app.of(session)
+        on_progress = progress_callback(session, progress, "Encoding images", outdates=False)
+        seen = encoded(app, session, chat_model, files, on_progress)
         found = image_set_statistics([captured(each) for each in seen])
     except app.user_errors as error:
         return alert(str(error)), "", gr.update(visible=False)
     names = [row if row == "mean" else f"layer {row}" for row in found.rows]
-    plot = measure_figure(found.content_dependence, names, "follows the picture", "0 to 1")
+    plot = measure_figure(found.content_dependence, names, "content-dependent", "0 to 1")
     warning = (
         "Signs of collapse: " + "; ".join(found.collapse.reasons) + "." if found.collapse.warning else ""
     )
@@ -73,7 +71,7 @@ def encoded(
     session: Session,
     chat_model: ChatModel,
     files: Sequence[str] | None,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> list[EncodedImage]:
     """Every image as a model sees it, with the last question where it reads one, of films the first frame; without
     files, sample images of the domain of the model that chats. UserError says what to do instead."""
@@ -86,7 +84,7 @@ def encoded(
     seen = []
     for each in chat_model.pipe.encode_each(pictures, question or None):
         seen.append(each)
-        told(len(seen), len(files or samples))
+        on_progress(len(seen), len(files or samples))
     return seen
 
 
@@ -120,28 +118,27 @@ def figures(found: ImageSetStatistics) -> list[tuple[str, str, str]]:
     kept = found.collapse.between_image_share
     return [
         (
-            "Follows the picture",
-            f"{last.mean():.2f}",
-            "mean over queries, layers averaged; 0: the same patches in every "
-            "picture, 1: no two pictures share any",
+            "Content-dependent",
+            f"{last.mean():.0%}",
+            "mean over queries, layers averaged (0 = always the same place, 100 % = no two images share a patch)",
         ),
         (
             "Most and least",
             f"{most:02d} · {least:02d}",
-            f"queries, at {last[most]:.2f} and {last[least]:.2f}",
+            f"queries, at {last[most]:.0%} and {last[least]:.0%}",
         ),
         (
-            "What the image decides",
+            "Variance between images",
             f"{kept:.0%}",
-            "of the variance of the last states; the rest tells queries apart whatever is shown",
+            "of the variance of the last states; the rest is between queries, whatever the image",
         ),
         (
-            "Alike by chance",
+            "Similar by chance",
             f"{found.reference:.2f}",
-            "99 % of pairs of queries of different pictures are less alike "
+            "99 % of pairs of queries of different images are less similar "
             "(centred cosine of the last states): a threshold for redundancy in the Similarity tab",
         ),
-        ("Effective rank", f"{found.collapse.effective_rank:.1f}", "of the last states, mean over pictures"),
+        ("Effective rank", f"{found.collapse.effective_rank:.1f}", "of the last states, mean over images"),
     ]
 
 
@@ -162,14 +159,14 @@ def wire(context: ViewContext) -> None:
         return looked(app, session, files, progress)
 
     shown = _results(parts)
-    told = {"show_progress_on": parts["view"], **LONG}
-    parts["run"].click(look, session, shown, **told)
-    parts["files"].upload(look_at, [session, parts["files"]], shown, **told)
+    options = {"show_progress_on": parts["view"], **LONG}
+    parts["run"].click(look, session, shown, **options)
+    parts["files"].upload(look_at, [session, parts["files"]], shown, **options)
     stop_button(parts["stop"], session)
 
 
 def _results(parts: Parts) -> list[gr.Component]:
-    return [parts["told"], parts["view"], parts["plot"]]
+    return [parts["message"], parts["view"], parts["plot"]]
 
 
 def on_model(context: ViewContext) -> list[Step]:

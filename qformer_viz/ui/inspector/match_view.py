@@ -1,4 +1,4 @@
-"""Tab: how well any text fits the image, and where the queries look while they read it."""
+"""The Match tab: how well texts match the image, and where the queries attend while they read a text."""
 
 from functools import partial
 from typing import Any
@@ -23,9 +23,9 @@ def build(app: AppContext) -> Parts:
     about = app.matcher.describe()
     note(
         markup(
-            "Judged by <strong>{title}</strong>, a model of its own that only "
-            "compares: the model that chats has no part in it. The probability comes from its matching head, which "
-            "reads image and text together; the similarity from its contrastive space, where the best query counts. "
+            "Judged by <strong>{title}</strong>, a separate model that only compares images with texts. The model "
+            "that chats has no part in it. The probability comes from its matching head, which reads image and text "
+            "together. The similarity comes from its contrastive space, where the best query counts. "
             "{caution}",
             title=about["title"],
             caution=about.get("caution", ""),
@@ -63,7 +63,7 @@ def build(app: AppContext) -> Parts:
 
 
 def rank(app: AppContext, session: Session, texts: str) -> tuple:
-    """(matches, table, detail, choice, plot) for the lines of `texts`; trouble is told where the table stands."""
+    """(matches, table, detail, choice, plot) for the lines of `texts`; an error takes the place of the table."""
     lines = list(dict.fromkeys(line.strip() for line in (texts or "").splitlines() if line.strip()))
     if session.encoded is None:
         return trouble(session.no_image)
@@ -94,7 +94,7 @@ def ranking(matches: tuple) -> Markup:
     """The texts as a table, the most probable first."""
     meter = "<meter min='0' max='1' value='{share:.4f}'></meter> {share:.1%}"
     return table(
-        ("text", "true of the image", "similarity", "best query"),
+        ("text", "match probability", "similarity", "best query"),
         (
             (
                 match.text,

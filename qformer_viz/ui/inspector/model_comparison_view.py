@@ -1,4 +1,4 @@
-"""In the Models tab: two models on a set of images, for instance before and after fine-tuning."""
+"""A part of the Models tab: two models on a set of images, for instance before and after fine-tuning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,35 +24,37 @@ SIDE = 96
 def section(app: AppContext) -> dict:
     """Two ways to a set of images, a heat map beside the figures, and the answers that differ."""
     gr.HTML(
-        "<h3>On a set of pictures</h3><p class='qfv-note'>One picture does not tell what a fine-tuning changed. Here "
-        "both models see a whole set: which queries look elsewhere, which tell something else of the pictures, and "
-        "which pictures get another answer to the last question, or another caption where none was asked.</p>",
+        "<h3>On a set of images</h3><p class='qfv-note'>One image does not show what fine-tuning changed. Here both "
+        "models see a whole set: which queries attend elsewhere, which carry other information, and which images get "
+        "another answer to the last question, or another caption where none was asked.</p>",
         apply_default_css=False,
         elem_id="apart-head",
     )
-    chosen = picture_row("apart", "Compare on", app.limits.images)
-    plot, told = plot_and_facts("apart", "How far the maps of every query have moved")
+    chosen = picture_row("apart", "Compare", app.limits.images)
+    plot, message = plot_and_facts("apart", "Attention shift of every query")
     answers = gr.HTML(elem_id="apart-answers", apply_default_css=False)
-    return {**chosen, "plot": plot, "told": told, "answers": answers}
+    return {**chosen, "plot": plot, "message": message, "answers": answers}
 
 
 def compared(
     app: AppContext, session: Session, name: str, files: Sequence[str] | None, progress: gr.Progress
 ) -> tuple[str, Any, str]:
-    """(figures as HTML, plot, answers that differ as HTML) over the chosen images; trouble is told instead."""
+    """(figures as HTML, plot, answers that differ as HTML) over the chosen images; an error becomes a message."""
     from qformer_viz.view.figures.query_measures import measure_figure
 
     question = session.last_question()
-    told = progress_callback(session, progress, "Comparing", outdates=False)
+    on_progress = progress_callback(session, progress, "Comparing", outdates=False)
 
     def look(number: int, chat_model: ChatModel) -> tuple[list[Any], list[Any], list[str]]:
         """The pictures, what the Q-Former does with each, and what the model says of it."""
-        seen = encoded(app, session, chat_model, files, lambda done, of: told(2 * number * of + done, 4 * of))
+        seen = encoded(
+            app, session, chat_model, files, lambda done, of: on_progress(2 * number * of + done, 4 * of)
+        )
         said = []
         for each in seen:
             answer = chat_model.pipe.ask(each, question) if question else chat_model.pipe.caption(each)
             said.append(answer.text)
-            told((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
+            on_progress((2 * number + 1) * len(seen) + len(said), 4 * len(seen))
         pictures = [(each.image, box(of(each))) for each in seen]
         return pictures, [each.capture for each in seen], said
 
@@ -62,14 +64,14 @@ def compared(
         pictures, captures, said = zip(*map(look, (0, 1), models), strict=True)
         if any(one[1] != other[1] for one, other in zip(*pictures, strict=True)):
             raise UserError(
-                f"{names[1]} is shown other parts of these pictures than {names[0]} (their image processors cut or pad "
-                "them in other ways), so their patches cannot be compared. Choose square pictures."
+                f"{names[1]} is shown other parts of these images than {names[0]} (their image processors cut or pad "
+                "them in other ways), so their patches cannot be compared. Choose square images."
             )
         found = compare_models(*captures)
     except app.user_errors as error:
         return alert(str(error)), gr.update(visible=False), ""
     rows = [row if row == "mean" else f"layer {row}" for row in found.rows]
-    plot = measure_figure(found.attention_shift, rows, "attention that went elsewhere", "0 to 1")
+    plot = measure_figure(found.attention_shift, rows, "attention shift", "0 to 1")
     lead = f"{names[1]} against {names[0]} on {found.images} images:"
     return (
         facts(figures(found, said, question), lead=lead),
@@ -88,10 +90,10 @@ def figures(
     same = sum(one == other for one, other in zip(*said, strict=True))
     rows = [
         (
-            "Looks elsewhere",
+            "Attention shift",
             f"{moved.mean():.2f}",
-            "of a query's attention, layers averaged; 0: at the same patches. Between queries that have nothing to do "
-            f"with one another it is {found.shift_between_unrelated[-1]:.2f}",
+            "of a query's attention goes to other patches, layers averaged. Between unrelated queries "
+            f"it is {found.shift_between_unrelated[-1]:.2f}",
         ),
         (
             "Most and least",
@@ -99,20 +101,18 @@ def figures(
             f"queries, at {moved[most]:.2f} and {moved[least]:.2f}",
         ),
         (
-            "Changed places",
+            "Matched to another query",
             str(len(places)),
-            "queries whose maps are more like another query's of the second model than their own"
+            "queries whose maps are most similar to those of another query of the second model"
             + (f": {', '.join(places)}" if places else ""),
         ),
     ]
-    alike = None if found.state_cka is None else found.state_cka[-1][~found.state_cka[-1].isnan()]
-    if alike is not None and len(alike):
-        meaning = (
-            "what the last states tell of the pictures, by CKA, mean over queries; 1: the same, 0: nothing"
-        )
-        rows.append(("Tells the same", f"{alike.mean():.2f}", f"{meaning} in common"))
+    known = None if found.state_cka is None else found.state_cka[-1][~found.state_cka[-1].isnan()]
+    if known is not None and len(known):
+        meaning = "of the last states, mean over queries (1 = the same information about the images, 0 = none"
+        rows.append(("Similarity of states (CKA)", f"{known.mean():.2f}", f"{meaning} in common)"))
     what = f"answer to “{question}”, asked without the turns before it" if question else "caption"
-    rows.append(("Says the same", f"{same} of {found.images}", f"pictures get the same {what}"))
+    rows.append(("Same words", f"{same} of {found.images}", f"images get the same {what}"))
     return rows
 
 
@@ -123,11 +123,9 @@ def differing(names: Sequence[str], pictures: Sequence[Any], said: Sequence[Sequ
         if answers[0] != answers[1]:
             small = picture.copy()
             small.thumbnail((SIDE, SIDE))
-            shown = markup(
-                "<img src='{src}' alt='picture {number}' />", src=embed(small)["src"], number=number
-            )
+            shown = markup("<img src='{src}' alt='image {number}' />", src=embed(small)["src"], number=number)
             rows.append([shown, *(answer or "(no word)" for answer in answers)])
-    return table(["picture", *names], rows, "Pictures that get two answers") if rows else ""
+    return table(["image", *names], rows, "Images that get two answers") if rows else ""
 
 
 def wire(app: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) -> None:
@@ -140,8 +138,8 @@ def wire(app: AppContext, session: gr.State, other: gr.Dropdown, parts: dict) ->
     def compare_on(session: Session, name: str, files: list[str], progress=gr.Progress()):  # noqa: B008
         return compared(app, session, name, files, progress)
 
-    shown = [parts["told"], parts["plot"], parts["answers"]]
-    told = {"show_progress_on": parts["answers"], **LONG}
-    parts["run"].click(compare, [session, other], shown, **told)
-    parts["files"].upload(compare_on, [session, other, parts["files"]], shown, **told)
+    shown = [parts["message"], parts["plot"], parts["answers"]]
+    options = {"show_progress_on": parts["answers"], **LONG}
+    parts["run"].click(compare, [session, other], shown, **options)
+    parts["files"].upload(compare_on, [session, other, parts["files"]], shown, **options)
     stop_button(parts["stop"], session)

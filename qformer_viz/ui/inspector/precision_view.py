@@ -1,4 +1,4 @@
-"""Tab: what a precision changes for the image at hand: maps, words and answers of two copies of one model."""
+"""The Precision tab: what another precision changes for this image, in maps, words and answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +17,19 @@ from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 def build(app: AppContext) -> Parts:
     """A precision to compare with, a button, and the figures."""
     note(
-        "Loads this model a second time, in another precision, and gives both this image. The "
-        "Q-Former stays in floating point in every precision; what changes is what the ViT shows it and what the "
-        "language model makes of it."
+        "Loads this model a second time, in another precision, and gives both this image. The Q-Former stays in "
+        "floating point in every precision. What changes is the image features that it gets and the language model."
     )
     other, run = compare_row("precision", list(app.precisions), 160)
-    told = gr.HTML(elem_id="precision-told", apply_default_css=False)
+    message = gr.HTML(elem_id="precision-told", apply_default_css=False)
     layers = Figure(
         show_label=False, label="Divergence by layer and head", elem_id="precision-plot", visible=False
     )
-    return {"other": other, "run": run, "told": told, "layers": layers}
+    return {"other": other, "run": run, "message": message, "layers": layers}
 
 
 def compared(app: AppContext, session: Session, name: str) -> tuple[str, Any]:
-    """(figures as HTML, plot) of this image in both precisions; trouble is told instead."""
+    """(figures as HTML, plot) of this image in both precisions; an error becomes a message."""
     from qformer_viz.view.figures.precision_divergence import divergence_figure
 
     try:
@@ -67,12 +66,12 @@ def wire(context: ViewContext) -> None:
     def compare(session: Session, name: str) -> Sequence[Any]:
         return discard_if_stale(session, lambda: compared(app, session, name))
 
-    parts["run"].click(compare, [session, parts["other"]], [parts["told"], parts["layers"]], **LOAD)
+    parts["run"].click(compare, [session, parts["other"]], [parts["message"], parts["layers"]], **LOAD)
 
 
 def clear(context: ViewContext) -> list[Step]:
     """Remove what belongs to another image or answer."""
-    return [(forget, None, [context.parts["told"], context.parts["layers"]])]
+    return [(forget, None, [context.parts["message"], context.parts["layers"]])]
 
 
 VIEW = InspectorView(

@@ -1,5 +1,5 @@
-"""Tab: the queries together, for the last answer: their effect on every word, pairs, Shapley values, the few that are
-enough, and what single ones spell."""
+"""The Queries tab: the effect of each query on every word of the last answer, pairwise interactions, Shapley values, a
+small sufficient set, and the logit lens."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,38 +22,39 @@ from qformer_viz.view.word_payload import first_word
 
 CLOSEST = 8
 LENS_WARNING = (
-    "The logit lens is known to mislead. A projected query is an input of the language model and never had to lie near "
-    "a word; what its output layer reads off it is not what the model reads. Take it as a hint; knock-out is the test."
+    "The logit lens is known to mislead. A projected query is an input of the language model and was never trained to "
+    "lie near a word. The words that its output layer gives are not what the model makes of the query. Take them as a "
+    "hint and test them by knock-out."
 )
 
 
 def build(app: AppContext) -> Parts:
     """A button, a word, and four views."""
     note(
-        "One query's effect hides behind others that say the same. Here they are taken away in "
-        "sets: by pairs, in random orders (Shapley values), and as many as the answer can spare."
+        "If two queries carry the same information, removing one changes nothing. Here queries are removed in sets: "
+        "in pairs, in random orders (Shapley values), and as many as the answer can do without."
     )
-    row = word_row("together", "Weigh the queries")
-    told = gr.HTML(elem_id="together-told", apply_default_css=False)
+    row = word_row("together", "Test sets of queries")
+    message = gr.HTML(elem_id="together-told", apply_default_css=False)
     matrix = Figure(show_label=False, label="Queries and words", elem_id="together-matrix", visible=False)
     with gr.Row():
         shares = Figure(
             show_label=False, label="Shapley values", elem_id="together-shares", visible=False, min_width=320
         )
         twos = Figure(show_label=False, label="Pairs", elem_id="together-pairs", visible=False, min_width=320)
-    with gr.Accordion("What single queries spell (logit lens)", open=False, elem_id="together-lens"):
+    with gr.Accordion("Words nearest to each query (logit lens)", open=False, elem_id="together-lens"):
         lens = gr.HTML(apply_default_css=False)
-    return row | {"told": told, "figures": [matrix, shares, twos], "lens": lens}
+    return row | {"message": message, "figures": [matrix, shares, twos], "lens": lens}
 
 
 def weighed(app: AppContext, session: Session, progress: gr.Progress) -> list:
-    """(told, words, matrix, Shapley values, pairs, lens) of the last answer; trouble is told instead."""
+    """(message, words, matrix, Shapley values, pairs, lens) of the last answer; an error becomes a message."""
     from qformer_viz.view.figures.query_effects import effects_figure
 
     try:
         kept = get_or_create(app, session)
-        told = progress_callback(session, progress, "Weighing queries")
-        context = replace(kept.context, on_progress=told)
+        on_progress = progress_callback(session, progress, "Testing sets of queries")
+        context = replace(kept.context, on_progress=on_progress)
         context.cached("shapley", lambda: shapley_values(context))
         few = context.cached("smallest", lambda: minimal_sufficient_set(context))
         image_gain = ends(context)[0] - ends(context)[1]
@@ -106,11 +107,11 @@ def enough(few: list[str], count: int) -> Markup:
     """The smallest set found, by name, as HTML."""
     if not few:
         return markup(
-            "<p role='status'><b>The answer needs none of the queries: the model would say it of any image.</b></p>"
+            "<p role='status'><b>The answer needs none of the queries: the model gives it for any image.</b></p>"
         )
     return markup(
         "<p role='status'><b>{few} of {count} queries are enough for the same answer, word for word: {names}."
-        "</b> Each of them is needed once the others are gone. A search by steps; a smaller set may exist.</p>",
+        "</b> Without any one of these the answer changes. The search is greedy, so a smaller set may exist.</p>",
         few=len(few),
         count=count,
         names=", ".join(few),
@@ -126,7 +127,7 @@ def lens(context: ExplanationContext) -> Markup:
     return markup(
         "<p class='qfv-note'>{warning}</p>{table}",
         warning=LENS_WARNING,
-        table=table(("query", "likeliest words, less what it spells of any image"), rows),
+        table=table(("query", "likeliest words, baseline-corrected"), rows),
     )
 
 
@@ -151,7 +152,7 @@ def wire(context: ViewContext) -> None:
         weigh,
         session,
         _results(parts),
-        show_progress_on=parts["told"],
+        show_progress_on=parts["message"],
         **LONG,
     )
     parts["word"].input(
@@ -165,7 +166,7 @@ def wire(context: ViewContext) -> None:
 
 
 def _results(parts: Parts) -> list[gr.Component]:
-    return [parts["told"], parts["word"], *parts["figures"], parts["lens"]]
+    return [parts["message"], parts["word"], *parts["figures"], parts["lens"]]
 
 
 def clear(context: ViewContext) -> list[Step]:

@@ -1,4 +1,5 @@
-"""Tab: how the maps move when the question changes. For models whose Q-Former reads the question (InstructBLIP)."""
+"""The Questions tab: how the maps differ between two questions, for models whose Q-Former reads the question
+(InstructBLIP)."""
 
 from functools import partial
 from typing import Any
@@ -27,8 +28,8 @@ NOT_READ = (
 def build(app: AppContext) -> Parts:
     """Two questions, and the view of both with their difference."""
     note(
-        "InstructBLIP's Q-Former reads the question while it looks. Here are two questions about "
-        "the same image, side by side on one scale, and what the second moved. A moved map shows that the query read "
+        "InstructBLIP's Q-Former reads the question together with the image. Here are the maps of two questions about "
+        "one image, side by side on one scale, and their difference. A difference shows that a query attended "
         "elsewhere, not that the answer needed it."
     )
     with gr.Row(elem_classes="qfv-controls"):
@@ -47,13 +48,13 @@ def build(app: AppContext) -> Parts:
         compare = gr.Button(
             "Compare", variant="primary", size="md", elem_id="questions-compare", min_width=110
         )
-    told = gr.HTML(elem_id="questions-told", apply_default_css=False)
+    message = gr.HTML(elem_id="questions-told", apply_default_css=False)
     view = live_view("mapComparison", "questions-view")
-    return {"first": first, "second": second, "compare": compare, "told": told, "view": view}
+    return {"first": first, "second": second, "compare": compare, "message": message, "view": view}
 
 
 def pair(app: AppContext, session: Session, first: str, second: str) -> tuple[str, str]:
-    """(message, view): the maps of both questions as JSON; trouble is told instead."""
+    """(message, view): the maps of both questions as JSON; an error becomes a message."""
 
     def work() -> tuple[str, str]:
         try:
@@ -113,7 +114,7 @@ def wire(context: ViewContext) -> None:
     """Connect the button."""
     parts = context.parts
     questions = [context.session, parts["first"], parts["second"]]
-    parts["compare"].click(partial(pair, context.app), questions, [parts["told"], parts["view"]], **LONG)
+    parts["compare"].click(partial(pair, context.app), questions, [parts["message"], parts["view"]], **LONG)
 
 
 def on_answer(context: ViewContext) -> list[Step]:
@@ -123,7 +124,7 @@ def on_answer(context: ViewContext) -> list[Step]:
 
 def on_image(context: ViewContext) -> list[Step]:
     """The same, and remove what belongs to another image."""
-    return [*on_answer(context), (forget, None, [context.parts["told"], context.parts["view"]])]
+    return [*on_answer(context), (forget, None, [context.parts["message"], context.parts["view"]])]
 
 
 VIEW = InspectorView(

@@ -1,4 +1,4 @@
-"""Tab: how alike the queries are."""
+"""The Similarity tab: how similar the queries are."""
 
 import gradio as gr
 
@@ -12,7 +12,7 @@ from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 
 TOKENS, MAPS = "Learned query tokens", "Attention maps (1 − Jensen–Shannon distance)"
 MEAN = "mean"
-INDEX, LEAF = "Index", "Likeness"
+INDEX, LEAF = "Index", "Similarity"
 CENTRED, RAW = "Centred cosine", "Raw cosine"
 
 
@@ -49,10 +49,10 @@ def build(app: AppContext) -> Parts:
             threshold = gr.Slider(
                 0, 1, 0.8, step=0.01, label="Redundant above a similarity of", elem_id="similarity-threshold"
             )
-            told = gr.HTML(elem_id="similarity-facts")
+            message = gr.HTML(elem_id="similarity-facts")
     return {
         "plot": plot,
-        "told": told,
+        "message": message,
         "threshold": threshold,
         "controls": [space, kind, order, layer, head],
     }
@@ -111,12 +111,12 @@ def summary(capture, threshold: float, space: str, kind: str, order: str, layer:
         (
             "Redundancy",
             f"{share:.1%}",
-            f"of {pairs} pairs of queries are more alike than {threshold:.2f} ({name})",
+            f"of {pairs} pairs of queries are more similar than {threshold:.2f} ({name})",
         ),
         (
             "Complementarity",
             f"{measures.complementarity(matrix):.2f}",
-            "1 − mean likeness over pairs; higher is more varied",
+            "1 − mean similarity over pairs; higher is more varied",
         ),
         (
             "Effective rank",
@@ -126,11 +126,11 @@ def summary(capture, threshold: float, space: str, kind: str, order: str, layer:
         (
             "Specialisation",
             f"{measures.specialisation(maps):.2f}",
-            "0: all queries look at the same patches; 1: nothing shared",
+            "0: all queries attend to the same patches; 1: nothing shared",
         ),
     ]
     reasons = "; ".join(judged.reasons)
-    return rows, f"The queries may have collapsed into saying one thing: {reasons}." if judged.warning else ""
+    return rows, f"The queries may have collapsed: {reasons}." if judged.warning else ""
 
 
 def _states_name(space: str) -> str:
@@ -166,7 +166,7 @@ def on_maps(context: ViewContext) -> list[Step]:
     controls, threshold = parts["controls"], parts["threshold"]
     return [
         (draw, [session, *controls], parts["plot"]),
-        (tell, [session, threshold, *controls], parts["told"]),
+        (tell, [session, threshold, *controls], parts["message"]),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tab: what each query's attention looks like in numbers, per layer."""
+"""The Statistics tab: entropy, effective patches, CLS share and centre of mass of each query, per layer."""
 
 import gradio as gr
 

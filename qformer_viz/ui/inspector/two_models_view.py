@@ -1,4 +1,4 @@
-"""Tab: two models on one image, for instance before and after fine-tuning: the maps of both and what each says."""
+"""The Models tab: two models on one image, for instance before and after fine-tuning, with their maps and answers."""
 
 from functools import partial
 from typing import Any
@@ -23,24 +23,24 @@ from qformer_viz.view.stage_payload import canvas_payload
 def build(app: AppContext) -> Parts:
     """The other model, a button, both answers, the view of both maps with their difference; and the same on a set."""
     note(
-        "Gives this image, and the last question, to a second model, and sets the maps of both "
-        "side by side on one scale: which queries look elsewhere after a fine-tuning, for instance. A number stands "
-        "for the same query in both only where one was trained from the other."
+        "Gives this image and the last question to a second model, and shows the maps of both side by side on one "
+        "scale. It shows, for instance, which queries attend elsewhere after fine-tuning. A query has the same "
+        "meaning in both models only where one was trained from the other."
     )
     other, run = compare_row("versus", list(app.models)[1:], 280)
-    told = gr.HTML(elem_id="versus-told", apply_default_css=False)
+    message = gr.HTML(elem_id="versus-told", apply_default_css=False)
     view = live_view("mapComparison", "versus-view")
     return {
         "other": other,
         "run": run,
-        "told": told,
+        "message": message,
         "view": view,
         "many": model_comparison_view.section(app),
     }
 
 
 def compared(app: AppContext, session: Session, name: str) -> tuple[str, str]:
-    """(both answers as HTML, view of both maps as JSON); trouble is told instead."""
+    """(both answers as HTML, view of both maps as JSON); an error becomes a message."""
     try:
         return both(app, session, name)
     except app.user_errors as error:
@@ -102,14 +102,14 @@ def wire(context: ViewContext) -> None:
     def compare(session: Session, name: str) -> Any:
         return discard_if_stale(session, partial(compared, app, session, name))
 
-    chosen, out = [session, parts["other"]], [parts["told"], parts["view"]]
-    parts["run"].click(compare, chosen, out, show_progress_on=parts["told"], **LOAD)
+    chosen, out = [session, parts["other"]], [parts["message"], parts["view"]]
+    parts["run"].click(compare, chosen, out, show_progress_on=parts["message"], **LOAD)
     model_comparison_view.wire(app, session, parts["other"], parts["many"])
 
 
 def clear(context: ViewContext) -> list[Step]:
     """Remove what belongs to another image or answer."""
-    return [(forget, None, [context.parts["told"], context.parts["view"]])]
+    return [(forget, None, [context.parts["message"], context.parts["view"]])]
 
 
 def on_model(context: ViewContext) -> list[Step]:

@@ -1,4 +1,4 @@
-"""Tab: take away queries, patches or an object of a known scene, ask again, and see old and new side by side."""
+"""The What if tab: remove queries, patches or an object of a known scene, ask again, and compare both answers."""
 
 import re
 from dataclasses import replace
@@ -20,11 +20,14 @@ from qformer_viz.ui.inspector.view import InspectorView, Parts, ViewContext
 from qformer_viz.ui.stage_updates import as_json, pictures
 from qformer_viz.view.stage_payload import embed
 
-AWAY, KEEP = "Take them away", "Keep only them"
-REMOVE, MOVE = "Take it out", "Move it"
+AWAY, KEEP = "Remove them", "Keep only them"
+REMOVE, MOVE = "Remove it", "Move it"
 HIDDEN_FROM = {
-    "qformer": ("the Q-Former", "No query can look there; but the ViT has, and has told their neighbours."),
-    "vit": ("the ViT", "The ViT never gets them, nor does anyone after it."),
+    "qformer": (
+        "the Q-Former",
+        "No query can attend to them. The ViT still mixes them into their neighbours.",
+    ),
+    "vit": ("the ViT", "The ViT never gets them, so nothing after it does."),
 }
 PLACES = {
     "top left": (0.2, 0.2),
@@ -44,7 +47,7 @@ UNKNOWN_SCENE = (
 
 def build(app: AppContext) -> Parts:
     """Three ways to change what the language model gets, and one place for what follows."""
-    note("Asks the last question again with something taken away. Nothing here changes the conversation.")
+    note("Asks the last question again with something removed. Nothing here changes the conversation.")
     parts: dict[str, Any] = {}
     with gr.Tabs():
         with gr.Tab("Patches", id="whatif-patches"):
@@ -96,7 +99,7 @@ def shown(app: AppContext, session: Session) -> list:
 
 
 def without_queries(app: AppContext, session: Session, numbers: str, how: str) -> str:
-    """Some queries say what they say of any image."""
+    """Some queries are replaced by their average over other images."""
     get_or_create(app, session)
     encoded = session.encoded
     mean = reference_activations(app.of(session).pipe, encoded.question).queries
@@ -105,7 +108,7 @@ def without_queries(app: AppContext, session: Session, numbers: str, how: str) -
     away[0, parsed(numbers, mean.shape[1], frames)] = True
     away = ~away if how == KEEP else away
     changed = replace(encoded, queries=replaced(encoded.queries, mean.repeat(1, frames, 1), away))
-    lead = f"With {int(away.sum())} of {away.numel()} queries{_of(frames)} saying what they say of any image:"
+    lead = f"With {int(away.sum())} of {away.numel()} queries{_of(frames)} replaced by their average over other images:"
     return consequence(app, session, changed, lead)
 
 
@@ -155,7 +158,7 @@ def redrawn(app: AppContext, session: Session, name: str | None, act: str, place
 def consequence(
     app: AppContext, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
 ) -> str:
-    """As HTML: the new answer beside the old one, and what every word of the old one loses or gains."""
+    """As HTML: the new answer beside the old one, and the change in log-probability of every word of the old one."""
     pipe, old = app.of(session).pipe, session.answer
     *before, (question, _) = session.turns()
     new = pipe.ask(changed, question, before) if question else pipe.caption(changed)

@@ -1,4 +1,5 @@
-"""Tab: which queries and patches every word of the last answer came from, and whether the map on screen is true."""
+"""The Why tab: which queries and patches every word of the last answer came from, and whether the map on screen is
+faithful."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,37 +29,44 @@ from qformer_viz.view.word_payload import words_payload
 def build(app: AppContext) -> Parts:
     """One button, the view of words, queries and patches, and the verdict on its map."""
     note(
-        "Takes the last answer apart: which queries each word came from, and where those looked. "
-        "A word that the model would have said of any image says so and gets no map."
+        "Explains the last answer: which queries each word came from, and where those queries attended. A word that "
+        "needs no image is marked and gets no map."
     )
     with gr.Row(elem_classes="qfv-controls"):
         run = gr.Button(
             "Explain the last answer", variant="primary", size="md", elem_id="why-run", min_width=200, scale=0
         )
         stop = gr.Button("Stop", size="md", elem_id="why-stop", min_width=80, scale=0)
-    told = gr.HTML(elem_id="why-told", apply_default_css=False)
+    message = gr.HTML(elem_id="why-told", apply_default_css=False)
     view = live_view("wordEvidence", "why-view")
     sentence = gr.HTML(elem_id="why-sentence", apply_default_css=False)
     curves = Figure(show_label=False, label="Deletion and insertion", elem_id="why-curves", visible=False)
-    return {"run": run, "stop": stop, "told": told, "view": view, "sentence": sentence, "curves": curves}
+    return {
+        "run": run,
+        "stop": stop,
+        "message": message,
+        "view": view,
+        "sentence": sentence,
+        "curves": curves,
+    }
 
 
-def told_and_view(
-    app: AppContext, session: Session, told: Callable[[int, int], Any] | None = None
+def message_and_view(
+    app: AppContext, session: Session, on_progress: Callable[[int, int], Any] | None = None
 ) -> tuple[str, str]:
-    """(message, view): every fast method for every word as JSON; trouble is told instead."""
+    """(message, view): every fast method for every word as JSON; an error becomes a message."""
     try:
         kept = get_or_create(app, session)
         for name in METHODS:
             if not METHODS[name].slow:
-                kept.map(name, 0, told)
+                kept.map(name, 0, on_progress)
         return "", as_json(words(app, session, kept))
     except app.user_errors as error:
         return alert(str(error)), ""
 
 
 def computed(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
-    """(message, view) with the chosen method for the chosen word added; trouble is told, and the view stays."""
+    """(message, view) with the chosen method for the chosen word added; after an error the view stays."""
     try:
         kept = get_or_create(app, session)
         method, word = chosen(data, len(kept.context.scorer.words))
@@ -76,18 +84,18 @@ def words(app: AppContext, session: Session, kept: ExplanationCache) -> dict[str
 
 
 def judged(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
-    """(sentence and figures, plot) on the map of the chosen word and method; trouble is told instead."""
+    """(sentence and figures, plot) on the map of the chosen word and method; an error becomes a message."""
     from qformer_viz.view.figures.deletion_curves import curves_figure
 
     try:
         kept = get_or_create(app, session)
         method, word = chosen(data, len(kept.context.scorer.words))
-        told = progress_callback(session, progress, "Hiding patches")
-        found = kept.map(method, word, told)
+        on_progress = progress_callback(session, progress, "Hiding patches")
+        found = kept.map(method, word, on_progress)
         film = len(session.encoded.frames) > 1
         untold = film or box(session.placement)  # known objects lie on the grid of a whole picture
         mask = None if untold else app.mask(session.encoded.image, kept.context.scorer.words[word])
-        verdict = assess(kept.context, found, word, mask, told)
+        verdict = assess(kept.context, found, word, mask, on_progress)
     except app.user_errors as error:
         return alert(str(error)), gr.update(visible=False)
     about = f"“{verdict.word}” by {METHODS[method].title}. {verdict.sentence}"
@@ -112,8 +120,8 @@ def figures(verdict: Assessment) -> list[tuple[str, str, str]]:
         ("Comprehensiveness", verdict.comprehensiveness, "nats lost with the strongest patches hidden, at"),
         ("Sufficiency", verdict.sufficiency, "nats lost with only the strongest patches shown, at"),
     ):
-        told = " · ".join(f"{round(value, 1) + 0.0:.1f}" for value in values)  # no minus before a nought
-        rows.append((name, told, f"{meaning} {shares}"))
+        shown = " · ".join(f"{round(value, 1) + 0.0:.1f}" for value in values)  # no minus before a nought
+        rows.append((name, shown, f"{meaning} {shares}"))
     if verdict.agreement is not None:
         what = "weights of queries" if verdict.of_queries else "patches"
         rows.append(
@@ -141,8 +149,8 @@ def follow(app: AppContext, session: Session) -> tuple:
     if get_current(session) is not None:
         return (gr.skip(),) * 4
     unasked = session.answer is not None and session.answer.text and app.of(session).quick
-    told, view = told_and_view(app, session) if unasked else ("", "")
-    return told, view, "", gr.update(visible=False)
+    message, view = message_and_view(app, session) if unasked else ("", "")
+    return message, view, "", gr.update(visible=False)
 
 
 def wire(context: ViewContext) -> None:
@@ -151,8 +159,8 @@ def wire(context: ViewContext) -> None:
 
     # Closures, because Gradio reads no type hints off a partial.
     def start(session: Session, progress=gr.Progress()):  # noqa: B008
-        told = progress_callback(session, progress, "Explaining")
-        return discard_if_stale(session, lambda: told_and_view(app, session, told))
+        on_progress = progress_callback(session, progress, "Explaining")
+        return discard_if_stale(session, lambda: message_and_view(app, session, on_progress))
 
     def compute(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
         return discard_if_stale(session, lambda: computed(app, session, event._data, progress))
@@ -160,10 +168,10 @@ def wire(context: ViewContext) -> None:
     def check(session: Session, event: gr.EventData, progress=gr.Progress()):  # noqa: B008
         return discard_if_stale(session, lambda: judged(app, session, event._data, progress))
 
-    told, view = [parts["told"], parts["view"]], parts["view"]
+    results, view = [parts["message"], parts["view"]], parts["view"]
     verdict = [parts["sentence"], parts["curves"]]
-    after_answer(parts["run"].click, start, session, told, show_progress_on=parts["told"], **LONG)
-    view.submit(compute, session, told, show_progress_on=parts["told"], **LONG)
+    after_answer(parts["run"].click, start, session, results, show_progress_on=parts["message"], **LONG)
+    view.submit(compute, session, results, show_progress_on=parts["message"], **LONG)
     view.apply(check, session, verdict, show_progress_on=parts["sentence"], **LONG)
     stop_button(parts["stop"], session)
 
@@ -174,7 +182,7 @@ def explain_again(context: ViewContext) -> list[Step]:
     def after(session: Session) -> Any:
         return discard_if_stale(session, lambda: follow(context.app, session))
 
-    outputs = [context.parts[name] for name in ("told", "view", "sentence", "curves")]
+    outputs = [context.parts[name] for name in ("message", "view", "sentence", "curves")]
     return [(after, context.session, outputs)]
 
 

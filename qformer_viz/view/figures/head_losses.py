@@ -20,6 +20,6 @@ def heads_figure(values, together, layers: Sequence[int], kind: str, top: float)
     figure = go.Figure(heat)
     dress(figure, height=110 + 24 * len(values))
     figure.update_layout(title={"text": kind, "font": {"size": 13}, "x": 0}, margin={"t": 40})
-    figure.update_xaxes(type="category", title="head silenced", ticks="")
+    figure.update_xaxes(type="category", title="head replaced by its average", ticks="")
     figure.update_yaxes(type="category", autorange="reversed", ticks="", automargin=True)
     return figure

@@ -20,12 +20,16 @@ def message_figure(
     """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
     language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
     read = [f"“{html.escape(piece)}”" for piece in pieces]
-    said: list[tuple[str, str, list[str], str, ArrayLike]] = [
-        ("unheard by the other queries", ACCENT, list(queries), "x", on_progress)
+    hidden: list[tuple[str, str, list[str], str, ArrayLike]] = [
+        ("hidden from the other queries", ACCENT, list(queries), "x", on_progress)
     ]
-    said += [("unread by the language model", INK, list(queries), "x", alone)] if alone is not None else []
-    said += [("unread by the Q-Former", "#e08a1e", read, "x2", text)] if read else []
-    bars = [(name, colour, x, axis, np.asarray(values, np.float32)) for name, colour, x, axis, values in said]
+    hidden += (
+        [("hidden from the language model", INK, list(queries), "x", alone)] if alone is not None else []
+    )
+    hidden += [("hidden from the Q-Former", "#e08a1e", read, "x2", text)] if read else []
+    bars = [
+        (name, colour, x, axis, np.asarray(values, np.float32)) for name, colour, x, axis, values in hidden
+    ]
     figure = go.Figure()
     for name, colour, x, axis, y in bars:
         figure.add_bar(

@@ -60,7 +60,7 @@ def found(patches, method="planted"):
 
 def test_the_truth_is_believed_and_its_inverse_is_not(case):
     true = assess(case, found(OBJECT.float()), 0, OBJECT)
-    assert true.better == (True, True) and true.sentence.startswith("Believe it: ")
+    assert true.better == (True, True) and true.sentence.startswith("✓ Confirmed: ")
     assert (true.pointing, true.mass, true.chance) == (1, 1, pytest.approx(12 / 64))
     # Six patches of 64: a tenth of the image holds them all, one in a hundred only one.
     assert true.comprehensiveness == pytest.approx((10 / 6, 5, 10, 10, 10))
@@ -69,7 +69,7 @@ def test_the_truth_is_believed_and_its_inverse_is_not(case):
     assert true.deletion[MAP][0] == -2 and true.deletion[MAP][-1] == -12 == true.insertion[MAP][0]
     assert true.fractions == FRACTIONS and len(true.comprehensiveness) == len(ERASER)
     wrong = assess(case, found(1 - OBJECT.float()), 0, OBJECT)
-    assert wrong.better == (False, False) and wrong.sentence.startswith("Do not believe it")
+    assert wrong.better == (False, False) and wrong.sentence.startswith("✗ Not confirmed: ")
     assert wrong.pointing < 0.2 and wrong.mass == 0
     assert wrong.areas[MAP][0] > wrong.areas[RANDOM_ORDER][0] > true.areas[MAP][0]
     assert wrong.areas[CENTRE] == true.areas[CENTRE] and wrong.areas[RANDOM_ORDER] == true.areas[RANDOM_ORDER]
@@ -82,7 +82,7 @@ def test_the_truth_is_believed_and_its_inverse_is_not(case):
 def test_a_cost_is_no_gain_and_no_nought_has_a_minus(case, lost, says):
     verdict = assess(case, found(OBJECT.float()), 0, OBJECT)
     assert (
-        f"hiding its strongest tenth {says}"
+        f"Hiding its strongest tenth {says}"
         in replace(verdict, comprehensiveness=(lost,) * len(ERASER)).sentence
     )
 
@@ -99,14 +99,14 @@ def test_half_a_truth_is_believed_in_part(case):
     told = assess(case, found(half), 0)
     assert told.better == (False, True) and told.pointing is None and told.mass is None
     assert (
-        told.sentence.startswith("Believe it in part")
+        told.sentence.startswith("~ Partly confirmed: ")
         and "when shown alone, but not when hidden" in told.sentence
     )
 
 
 def test_a_word_that_no_patch_changes_cannot_be_told(case):
     told = assess(case, found(OBJECT.float()), 1)
-    assert told.areas is None and told.sentence.startswith("Cannot be told")
+    assert told.areas is None and told.sentence.startswith("Not testable: ")
 
 
 def test_agreement_with_knock_out(case):

@@ -212,7 +212,7 @@ def test_a_method_of_ones_own_is_in_page_api_and_benchmark(monkeypatch, tmp_path
     monkeypatch.setitem(qformer_viz.METHODS, "corner", mine)
     services = fake_services()
     session = ask(services, looked(services, Session(), tmp_path), "what?")
-    shown = json.loads(word_evidence_view.told_and_view(services, session)[1])["methods"][-1]
+    shown = json.loads(word_evidence_view.message_and_view(services, session)[1])["methods"][-1]
     assert shown["title"] == "The corner" and shown["patches"][1][0][:2] == [1, 0]
     assert shown["notes"][1] == "It always names the corner."
     pipe = qformer_viz.load("blip2-emoji", observe=qformer_viz.capture)

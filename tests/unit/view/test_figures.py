@@ -73,7 +73,7 @@ def test_what_is_told_and_read_has_a_bar_for_each():
     assert (list(told.y), list(alone.y), list(text.y)) == ([0.5, 0], [1, 2], [0.25])
     assert list(text.x) == ["“&lt;b&gt;”"] and figure.layout.yaxis.range is None
     little = message_figure([0.01, 0.0], None, ["00", "01"], [], [])
-    assert [bar.name for bar in little.data] == ["unheard by the other queries"]
+    assert [bar.name for bar in little.data] == ["hidden from the other queries"]
     assert little.layout.yaxis.range == (-LEAST, LEAST)
 
 
