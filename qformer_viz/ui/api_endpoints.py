@@ -10,7 +10,7 @@ from qformer_viz.errors import UserError
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import UploadedImage
 from qformer_viz.ui.conversation import Session, never_read
-from qformer_viz.ui.inspector import export_view
+from qformer_viz.ui.export import about, fresh_folder
 from qformer_viz.view import archive as files
 
 
@@ -114,8 +114,8 @@ def npz(services: AppContext, image: str, question: str) -> str:
     session = Session(encoded=encoded)
     if answer is not None:
         session = session.add("question", asked).add("answer", answer.text, "eos")
-    path = export_view.fresh_folder() / "capture.npz"
-    return str(files.save_npz(encoded.capture, path, export_view.about(services, session)))
+    path = fresh_folder() / "capture.npz"
+    return str(files.save_npz(encoded.capture, path, about(services, session)))
 
 
 def answered(services: AppContext, image: str | None, question: str) -> tuple[Any, Any]:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from qformer_viz import atomic_files
 from qformer_viz.errors import CannotWrite
-from qformer_viz.ui import chat, conversation, explanation_cache
+from qformer_viz.ui import chat, conversation, explanation_cache, export
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.export import all_exports
 from qformer_viz.ui.inspector import export_view
 
 
@@ -28,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-NAMES = [name for name in export_view.WRITERS if name != "heads"]
+NAMES = [name for name in all_exports() if name != "heads"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,7 +50,7 @@ def test_a_folder_that_may_not_be_written_is_told(services, session, folder, mon
     def denied(*args, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(export_view.tempfile, "mkdtemp", denied)
+    monkeypatch.setattr(export.tempfile, "mkdtemp", denied)
     with pytest.raises(CannotWrite, match="may be written"):
         export_view.make(services, "npz", session)
 

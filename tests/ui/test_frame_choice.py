@@ -14,8 +14,14 @@ from qformer_viz import METHODS, query_statistics
 from qformer_viz.errors import UserError
 from qformer_viz.ui import chat, conversation, frame_choice, stage_updates
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.exports import (
+    capture_export,
+    contact_sheet_export,
+    explanations_export,
+    page_export,
+    statistics_export,
+)
 from qformer_viz.ui.inspector import (
-    export_view,
     head_ablation_view,
     query_sets_view,
     questions_view,
@@ -229,17 +235,17 @@ def test_two_questions_are_compared_on_the_frame_on_the_canvas(services, session
 
 def test_all_frames_are_exported(services, session, tmp_path):
     frame_choice.choose(session, 1)
-    captured, manifest = load_npz(export_view.write_npz(services, session, tmp_path))
+    captured, manifest = load_npz(capture_export.write(services, session, tmp_path))
     assert captured.cross_attention.shape[1] == 4 and manifest["shapes"]["cross_attention"][1] == 4
-    assert "frame 4" in export_view.write_page(services, session, tmp_path).read_text()
-    export_view.write_sheet(services, session, tmp_path)
-    header, *rows = export_view.write_csv(services, session, tmp_path).read_text().splitlines()
+    assert "frame 4" in page_export.write(services, session, tmp_path).read_text()
+    contact_sheet_export.write(services, session, tmp_path)
+    header, *rows = statistics_export.write(services, session, tmp_path).read_text().splitlines()
     assert header.startswith("frame,layer,query,") and len(rows) == 4 * 4 * QUERIES
     stats = query_statistics(session.encoded.capture, image=2)
     third = [row.split(",") for row in rows if row.startswith("3,mean,")]
     assert [float(row[3]) for row in third] == pytest.approx(stats.entropy[-1].tolist(), abs=1e-4)
     word_evidence_view.message_and_view(services, session)
-    found = json.loads(export_view.write_why(services, session, tmp_path).read_text())["attributions"][0]
+    found = json.loads(explanations_export.write(services, session, tmp_path).read_text())["attributions"][0]
     assert np.shape(found["by_frame"])[1:] == (4, *GRID)
 
 

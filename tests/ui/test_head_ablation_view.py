@@ -9,7 +9,7 @@ import pytest
 from qformer_viz.analysis.query_similarity import cosine, leaf_order
 from qformer_viz.ui import explanation_cache
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.inspector import export_view
+from qformer_viz.ui.exports import head_losses_export
 from qformer_viz.ui.inspector import head_ablation_view as ui
 from tests.support.conversing import ask, looked, still
 from tests.support.fakes_ui import CROSS, HEADS, LAYERS, QUERIES, FakePipeline, fake_services
@@ -143,11 +143,11 @@ def test_controls_fit_the_model(services):
 def test_what_was_found_can_be_taken_away(reading, tmp_path):
     services, session = reading
     with pytest.raises(Exception, match="No heads have been tested yet"):
-        export_view.write_heads(services, session, tmp_path)
+        head_losses_export.write(services, session, tmp_path)
     ui.ablated(services, session, still)
-    found = json.loads(export_view.write_heads(services, session, tmp_path).read_text())
+    found = json.loads(head_losses_export.write(services, session, tmp_path).read_text())
     assert found["words"] == ["you", "asked", "what", "is", "it?"] and found["read"] == ["<i>", "it", "it"]
     assert found["heads"]["cross"][1] == [[0, 0], [0, 0], [0, 2]] and found["talk"]["text"][1] == [0, 0, 3]
     assert found["heads"]["own_layers"][2][3] == 1 and found["manifest"]["answer"] == "you asked what is it?"
     with pytest.raises(Exception, match="tested yet"):
-        export_view.write_heads(services, ask(services, session, "next?"), tmp_path)
+        head_losses_export.write(services, ask(services, session, "next?"), tmp_path)

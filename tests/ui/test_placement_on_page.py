@@ -13,8 +13,9 @@ from qformer_viz.evaluation import benchmark
 from qformer_viz.runtime.input_placement import Placement
 from qformer_viz.ui import explanation_cache, stage_updates
 from qformer_viz.ui.conversation import Session
+from qformer_viz.ui.export import about
+from qformer_viz.ui.exports import page_export
 from qformer_viz.ui.inspector import (
-    export_view,
     image_sets_view,
     match_view,
     model_comparison_view,
@@ -113,8 +114,8 @@ def test_both_questions_are_drawn_in_the_box(tmp_path):
 
 def test_the_owner_is_told_and_the_files_say_so(services, session, tmp_path):
     assert any("only the middle" in line.text for line in session.lines)
-    assert export_view.about(services, session)["boxes"] == [BOX]
-    page = export_view.write_page(services, session, tmp_path).read_text("utf-8")
+    assert about(services, session)["boxes"] == [BOX]
+    page = page_export.write(services, session, tmp_path).read_text("utf-8")
     assert "25% was cut off" in page and "25% was cut off" in show(session.encoded).html
     # The centres of mass have the shape of what was seen: 30 by 30 of 40 by 30 pixels.
     assert statistics_view.draw(

@@ -14,7 +14,8 @@ from qformer_viz.attribution import METHODS
 from qformer_viz.errors import UserError
 from qformer_viz.ui import conversation, explanation_cache
 from qformer_viz.ui.conversation import Session
-from qformer_viz.ui.inspector import export_view, head_ablation_view, query_sets_view, word_evidence_view
+from qformer_viz.ui.exports import explanations_export, page_export
+from qformer_viz.ui.inspector import head_ablation_view, query_sets_view, word_evidence_view
 from qformer_viz.view.word_payload import first_word
 from tests.support.conversing import ask, looked, still
 from tests.support.fakes_ui import GREEN, GRID, QUERIES, FakePipeline, fake_services, pictured
@@ -119,17 +120,17 @@ def test_the_saved_page_has_what_was_computed(services, session, tmp_path):
     explanation_cache.get_or_create(
         services, session
     )  # what a tab that weighs queries leaves: a case, and no map
-    assert 'id="qfv-why"' not in export_view.write_page(services, session, tmp_path).read_text()
+    assert 'id="qfv-why"' not in page_export.write(services, session, tmp_path).read_text()
     explain(services, session)
     compute(services, session, method="gradient", word=2)
-    text = export_view.write_page(services, session, tmp_path).read_text()
+    text = page_export.write(services, session, tmp_path).read_text()
     data = re.search(r'id="qfv-data">(.*?)</script>', text, re.S)[1]
     methods = by_name(json.loads(data)["words"])
     assert list(methods) == [name for name in METHODS if name in {*FAST, "gradient"}]
     assert [patches is not None for patches in methods["gradient"]["patches"]] == [w == 2 for w in range(5)]
     # Another answer: what was explained is not about it.
     later = ask(services, session, "next?")
-    assert 'id="qfv-why"' not in export_view.write_page(services, later, tmp_path).read_text()
+    assert 'id="qfv-why"' not in page_export.write(services, later, tmp_path).read_text()
 
 
 def test_visitors_share_nothing(services, session):
@@ -285,10 +286,10 @@ def test_figures_say_yes_where_the_peak_is_in_the_object():
 
 def test_what_has_been_computed_can_be_taken_away(services, session, tmp_path):
     with pytest.raises(Exception, match="No answer has been explained yet"):
-        export_view.write_why(services, session, tmp_path)
+        explanations_export.write(services, session, tmp_path)
     explain(services, session)
     compute(services, session, method="gradient", word=2)
-    found = json.loads(export_view.write_why(services, session, tmp_path).read_text())
+    found = json.loads(explanations_export.write(services, session, tmp_path).read_text())
     methods = {each["method"]: each for each in found["attributions"]}
     assert set(methods) == {*FAST, "gradient"} and methods["gradient"]["words"] == ["what"]
     assert methods["knockout"]["queries"][2][2] == 1 and methods["knockout"]["unit"] == "nats"
@@ -297,4 +298,4 @@ def test_what_has_been_computed_can_be_taken_away(services, session, tmp_path):
         and len(found["manifest"]["image_sha256"]) == 64
     )
     with pytest.raises(Exception, match="explained yet"):
-        export_view.write_why(services, ask(services, session, "next?"), tmp_path)
+        explanations_export.write(services, ask(services, session, "next?"), tmp_path)

@@ -11,17 +11,17 @@ from qformer_viz.view.figures.figure_style import ACCENT, INK, LEAST, dress, que
 
 
 def message_figure(
-    on_progress: ArrayLike,
+    messages: ArrayLike,
     alone: ArrayLike | None,
     queries: Sequence[str],
     text: ArrayLike,
     pieces: Sequence[str],
 ) -> go.Figure:
-    """Bars in nats: what a word loses when the other queries do not hear a query (told [q]), where known when the
-    language model does not read it (alone [q]), and when the Q-Former does not read a piece of text [s]."""
+    """Bars in nats: what a word loses when a query is hidden from the other queries (messages [q]), where known when it
+    is hidden from the language model (alone [q]), and when a piece of text is hidden from the Q-Former (text [s])."""
     read = [f"“{html.escape(piece)}”" for piece in pieces]
     hidden: list[tuple[str, str, list[str], str, ArrayLike]] = [
-        ("hidden from the other queries", ACCENT, list(queries), "x", on_progress)
+        ("hidden from the other queries", ACCENT, list(queries), "x", messages)
     ]
     hidden += (
         [("hidden from the language model", INK, list(queries), "x", alone)] if alone is not None else []

@@ -256,7 +256,7 @@ def test_in_a_film_every_frame_is_as_it_would_be_alone(pipes, kind, monkeypatch)
     works = (
         lambda s: s.ablate_query_messages(quiet, reference),
         lambda s: s.ablate_heads(own, cross, reference),
-        lambda s: s.apart(reference),
+        lambda s: s.isolate_queries(reference),
     )
     for work in works:
         given = []
