@@ -32,9 +32,13 @@ def note(tmp_path, monkeypatch):
     all_exports.cache_clear()
 
 
-def test_a_file_more_is_an_export_more(note):
+def test_a_file_more_is_an_export_more(note, loop):
     assert next(iter(all_exports())) == "note"
-    page = build(fake_services())
+
+    async def built():
+        return build(fake_services())
+
+    page = loop.run(built())
     buttons = {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None)}
     assert buttons["export-note"].value == "Note (TXT)" and "export-npz" in buttons
 
