@@ -61,6 +61,7 @@ def test_bytes_are_those_of_the_loaded_model(saved, kind, precision):
     assert counted == pytest.approx(taken(pipe.model), rel=0.03 if precision == "4bit" else 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_list_says_how_large_each_is_in_every_precision(name):
     entry = CHECKPOINTS[name]
