@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
+import pytest
 import torch
 from gradio.state_holder import SessionState
 from PIL import Image
