@@ -75,6 +75,7 @@ def test_folder_bytes_and_spread(tmp_path):
     assert crowd.spread([3.0, 1.0, 2.0]).startswith("median 2.00 s, 95 % 3.00 s, most 3.00 s")
 
 
+@pytest.mark.slow
 def test_waiting_times_are_taken_by_kind():
     async def process(events, *args):
         return None

@@ -59,6 +59,7 @@ def called(loop, page, fn, values):
     return loop.run(page.call_function(fn, values, event_data=gr.EventData(None, {})))
 
 
+@pytest.mark.slow
 def test_a_defect_in_each_handler_is_logged_with_its_traceback_and_never_shown(loop, page, caplog):
     hit = 0
     for fn in handlers(page):
@@ -76,6 +77,7 @@ def test_a_defect_in_each_handler_is_logged_with_its_traceback_and_never_shown(l
     assert hit >= 40, f"only {hit} handlers touched what they were given"
 
 
+@pytest.mark.slow
 def test_user_errors_are_shown_as_they_are_and_not_logged(loop, caplog):
     def refuse(value):
         raise UserError("Use <b> less than 3")

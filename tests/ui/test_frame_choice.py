@@ -267,6 +267,7 @@ def test_a_path_that_was_not_uploaded_is_refused(services, session):
         chat.look_at_film(services, session, "/etc/passwd")
 
 
+@pytest.mark.slow
 def test_the_button_is_there_where_a_model_reads_films(services):
     def ids(page):
         return {block.elem_id for block in page.blocks.values()}

@@ -25,6 +25,7 @@ def session():
     return Session(encoded=FakePipeline().encode(PICTURE))
 
 
+@pytest.mark.slow
 def test_the_tab_names_its_model_and_what_that_cannot_do(monkeypatch):
     matcher = FakeMatcher()
     about = matcher.describe() | {"caution": "Only <whole> captions."}

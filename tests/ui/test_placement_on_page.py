@@ -135,6 +135,7 @@ def test_models_that_see_other_parts_are_not_compared(services, session, folder)
     )
 
 
+@pytest.mark.slow
 def test_masks_of_known_objects_are_not_laid_on_another_grid(services, session):
     green = replace(pictured(session.encoded, Image.new("RGB", (40, 30), GREEN)))
     about_dog = replace(ask(services, session, "dog"), encoded=green)

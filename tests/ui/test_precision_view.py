@@ -74,6 +74,7 @@ def test_what_is_offered_are_the_others(monkeypatch):
     assert app_setup.other_precisions(pipe, args) == {}
 
 
+@pytest.mark.slow
 def test_a_precision_is_loaded_once():
     first = app_setup.other_precisions(fakes.pipeline(), app_command.app_parser().parse_args([]))["8bit"]
     assert first() is first() and first().quantization == "8bit"

@@ -83,6 +83,7 @@ def test_addresses_are_refused_before_anything_is_fetched(url, elsewhere):
     assert asked == []
 
 
+@pytest.mark.slow
 def test_no_address_reaches_gradios_own_download(monkeypatch):
     from gradio import processing_utils
 
@@ -293,6 +294,7 @@ def test_the_proxy_of_a_network_is_not_asked_for_the_own_server():
     assert env["no_proxy"].split(",")[0] == "intranet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "args", "status", "part"),
     [
@@ -470,6 +472,7 @@ def test_the_folder_is_looked_at_after_a_refused_or_broken_upload_too():
     assert called == [set(), set()]
 
 
+@pytest.mark.slow
 def test_addresses_are_found_however_deep():
     value = {"path": "http://a/b"}
     for _ in range(100_000):
@@ -477,6 +480,7 @@ def test_addresses_are_found_however_deep():
     assert list(addresses(value)) == ["http://a/b"]
 
 
+@pytest.mark.slow
 def test_an_address_of_ipv6_is_listened_on():
     from qformer_viz import ui
     from tests.support.fakes_ui import fake_services

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
+import pytest
 import torch
 from gradio.state_holder import SessionState
 from PIL import Image
@@ -60,6 +61,7 @@ def test_the_oldest_go_when_memory_is_full_and_the_newest_stays(loop):
     assert list(store.session_data) == ["e"], "one visitor alone may take more"
 
 
+@pytest.mark.slow
 def test_api_clients_hold_nothing_and_push_nobody_out(loop):
     page = blocks(loop)
     visit(loop, page, "visitor", 400)
@@ -111,6 +113,7 @@ def test_a_session_with_an_image_is_weighed_with_its_maps():
     assert held_bytes([session]) >= maps.untyped_storage().nbytes() + 40 * 30 * 3
 
 
+@pytest.mark.slow
 def test_the_page_keeps_its_visitors_in_such_a_store(loop):
     async def built():
         return ui.build(fake_services())
@@ -147,6 +150,7 @@ def test_a_session_is_not_forgotten_while_work_for_it_goes_on(loop):
     assert "visitor" not in store.session_data and not store._busy
 
 
+@pytest.mark.slow
 def test_the_store_holds_under_threads(loop):
     page = blocks(loop, most_bytes=2000)
     store = page.state_holder
@@ -199,6 +203,7 @@ def test_clients_that_never_fetch_their_results_are_bounded():
     assert len(queues) == 120, "nobody whose event is not finished is dropped"
 
 
+@pytest.mark.slow
 def test_the_page_has_such_queues(loop):
     async def built():
         return ui.build(fake_services())

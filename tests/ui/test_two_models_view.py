@@ -99,6 +99,7 @@ def test_the_frame_on_the_canvas_is_compared_where_both_see_it(services, tmp_pat
     assert two_models_view.compared(services, session, "Fake BLIP-2")[1]
 
 
+@pytest.mark.slow
 def test_the_tab_is_there_where_there_are_two_models(services):
     def ids(page):
         return {block.elem_id for block in page.blocks.values()}

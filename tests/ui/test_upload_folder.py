@@ -119,6 +119,7 @@ def test_what_the_page_shows_stays(tmp_path):
     assert example.exists() and not old.exists()
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_gallery_are_among_what_the_page_shows(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     picture = tmp_path / "red.png"

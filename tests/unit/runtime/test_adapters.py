@@ -84,6 +84,7 @@ def queries(pipe, hf_model):
     return found["queries"], logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["lora", "qformer", "saved", "whole", "ia3"])
 def test_is_what_peft_makes_of_it(base, of, tmp_path):
     folder, worn = trained(base, of, tmp_path / "adapter")
@@ -97,6 +98,7 @@ def test_is_what_peft_makes_of_it(base, of, tmp_path):
     assert pipe.checkpoint.title.startswith("adapter (adapter on ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [None, "8bit", "4bit"])
 def test_goes_the_whole_way(base, bits, tmp_path):
     folder, _ = trained(base, "saved", tmp_path / "adapter")
@@ -109,6 +111,7 @@ def test_goes_the_whole_way(base, bits, tmp_path):
     assert pipe.quantization == bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["qformer", "whole", "saved"])
 def test_on_a_quantised_base_the_qformer_is_plain_and_in_float(base, of, tmp_path):
     folder, worn = trained(base, of, tmp_path / "adapter")
@@ -121,6 +124,7 @@ def test_on_a_quantised_base_the_qformer_is_plain_and_in_float(base, of, tmp_pat
     assert (ours - theirs).norm() / theirs.norm() < 0.1, "8 bit changes little, the adapter much"
 
 
+@pytest.mark.slow
 def test_a_base_that_was_saved_in_8_bit(base, tmp_path):
     folder, _ = trained(base, "lora", tmp_path / "adapter")
     quantised = save_quantized(base, "8bit", tmp_path / "quantised")
@@ -130,6 +134,7 @@ def test_a_base_that_was_saved_in_8_bit(base, tmp_path):
     assert pipe.quantization == "8bit" and pipe.ask(IMAGE, QUESTION).tokens
 
 
+@pytest.mark.slow
 def test_a_whole_model_and_an_adapter_in_one_folder(base, tmp_path, monkeypatch):
     both = tmp_path / "both"
     shutil.copytree(base[0], both)
@@ -148,6 +153,7 @@ def test_a_whole_model_and_an_adapter_in_one_folder(base, tmp_path, monkeypatch)
         qformer_viz.load(adapter)
 
 
+@pytest.mark.slow
 def test_further_adapters_are_named_and_have_their_own_folder(base, tmp_path):
     source, kind = base
     worn = peft.get_peft_model(CLASSES[kind.split("-")[0]].from_pretrained(source), config(kind, "lora"))
@@ -178,6 +184,7 @@ def test_the_base_is_found_beside_it_or_asked_for(base, tmp_path):
     assert resolve(folder, ["somebody/blip2-of-mine"]).location == "somebody/blip2-of-mine"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(base, tmp_path):
     folder, _ = trained(base, "lora", tmp_path / "adapter")
     about = json.loads((folder / CONFIG).read_text())
@@ -229,6 +236,7 @@ def test_pickles_are_named_for_what_they_are(tmp_path):
         resolve(text)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_compared_with_its_base(tmp_path, capsys):
     from qformer_viz.cli.backend import backend
     from qformer_viz.cli.dispatch import main
@@ -243,6 +251,7 @@ def test_an_adapter_is_compared_with_its_base(tmp_path, capsys):
     assert "adapter" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_adapter_can_be_offered_on_the_page(tmp_path):
     from qformer_viz.cli import app_setup
     from qformer_viz.cli.commands import app_command

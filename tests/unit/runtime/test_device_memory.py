@@ -61,6 +61,7 @@ def test_bytes_are_those_of_the_loaded_model(saved, kind, precision):
     assert counted == pytest.approx(taken(pipe.model), rel=0.03 if precision == "4bit" else 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_list_says_how_large_each_is_in_every_precision(name):
     entry = CHECKPOINTS[name]
@@ -74,6 +75,7 @@ def test_the_list_says_how_large_each_is_in_every_precision(name):
         assert entry.memory(precision) == pytest.approx(counted, abs=0.0051), precision
 
 
+@pytest.mark.slow
 def test_int8_of_the_published_opt_takes_little_more_than_half():
     model_class, config = published.config("Salesforce/blip2-opt-2.7b")
     half = device_memory.weight_bytes(model_class, config, torch.float16)

@@ -39,6 +39,7 @@ def picture(seed):
     return Image.fromarray(noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", factory.KINDS)
 def test_the_whole_way(folders, kind, precision, tmp_path):
@@ -82,6 +83,7 @@ def _said(pipe):
     raise AssertionError("random weights that never say a word")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", factory.KINDS)
 def test_the_doctor_finds_nothing_wrong(folders, kind):
     load = lambda: qformer_viz.load(folders[kind], device="cpu", observe=qformer_viz.capture)  # noqa: E731
@@ -128,6 +130,7 @@ LANGUAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", published.names())
 def test_published_weights_have_the_names_and_shapes_that_the_library_asks_for(name):
     model_class, config = published.config(name)

@@ -166,6 +166,7 @@ def test_such_a_folder_is_refused_at_load(folder, monkeypatch):
         load(folder, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", factory.IMAGE_PROCESSORS)
 def test_a_planted_map_is_drawn_over_what_its_patch_saw(folder, name):
     """From a folder to the canvas's payload and the saved picture."""

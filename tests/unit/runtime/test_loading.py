@@ -58,6 +58,7 @@ def test_load_can_be_called_more_than_once(saved):
     assert callable(qformer_viz.load)
 
 
+@pytest.mark.slow
 def test_dtype_and_device_as_asked(saved):
     pipe = qformer_viz.load(saved["blip2"], dtype="bfloat16", device="cpu")
     assert pipe.dtype == torch.bfloat16 and pipe.model.vision_model.dtype == torch.bfloat16
@@ -76,6 +77,7 @@ def test_dtype_and_device_as_asked(saved):
             qformer_viz.load(saved["blip2"], device="cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["blip2", "instructblip"])
 @pytest.mark.parametrize(("kind", "layer"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
 def test_quantised_weights_leave_the_qformer_float_and_the_answer_near(saved, family, kind, layer):
@@ -233,6 +235,7 @@ def test_a_model_that_does_not_fit(saved, monkeypatch, error):
         qformer_viz.load(saved["blip2"])
 
 
+@pytest.mark.slow
 def test_precision_follows_size_device_and_family(monkeypatch):
     opt, t5 = (fakes.parts(language=language)[0].config for language in ("opt", "t5"))
     cpu, cuda, mps = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
