@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from qformer_viz.errors import CannotWrite
 
@@ -118,6 +117,6 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
-def write_json(path: str | Path, value: Any, indent: int | None = None) -> Path:
+def write_json(path: str | Path, value: object, indent: int | None = None) -> Path:
     """Write a value as JSON in UTF-8, whole or not at all; returns the path. Raises CannotWrite."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=indent))

@@ -32,6 +32,9 @@ OneSource: TypeAlias = "str | Path | bytes | bytearray | memoryview | Image.Imag
 ImageSource: TypeAlias = "OneSource | Decoded | Sequence[OneSource]"
 """What `qformer_viz.decode` takes: several sources are a film, and what has been decoded is taken as it is."""
 
+AnyImage: TypeAlias = "ImageSource | EncodedImage"
+"""What a pipeline takes: a source, or an image that has been encoded, perhaps by another model."""
+
 Turn = tuple[str, str]
 """One earlier turn of a conversation: (question, answer). A caption turn has the question ""."""
 
@@ -178,7 +181,7 @@ class Match:
     placement: Placement | None = None
 
 
-def upload(image: ImageSource | EncodedImage) -> ImageSource:
+def upload(image: AnyImage) -> ImageSource:
     """What was uploaded, where an image comes as a model has seen it."""
     return image.source if isinstance(image, EncodedImage) else image
 

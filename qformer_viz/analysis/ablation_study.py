@@ -1,17 +1,24 @@
 """Inside the Q-Former over many images: what single heads, whole layers and the talk between queries are worth to the
 words that came from the image, and whether the answer follows when they are another image's."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from qformer_viz.analysis.bootstrap import interval
 from qformer_viz.analysis.head_ablation import ablate_heads, ablate_query_messages
-from qformer_viz.attribution.explanation import prepare
+from qformer_viz.attribution.explanation import captured, prepare
 from qformer_viz.attribution.methods.knockout import effects, ends
 from qformer_viz.types import VISUAL_GAIN
+
+if TYPE_CHECKING:
+    from qformer_viz.attribution.context import ExplanationContext
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Answer, AnyImage, EncodedImage
 
 MUCH = 1.0
 LOUD = 3
@@ -24,10 +31,10 @@ LOSSES = {
 
 
 def measure(
-    pipe: Any,
-    images: Iterable[Any],
+    pipe: Pipeline,
+    images: Iterable[AnyImage],
     questions: Sequence[str] = (),
-    on_progress: Callable[[int], Any] = lambda done: None,
+    on_progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, Any]:
     """Plain numbers: {"model", "images", "cross_layers", "asked": {question, "" for the caption: what was found}}.
 
@@ -72,7 +79,7 @@ def measure(
     return {"model": pipe.name, "images": count, "cross_layers": list(layers), "asked": asked}
 
 
-def _losses(context: Any) -> dict[str, Tensor]:
+def _losses(context: ExplanationContext) -> dict[str, Tensor]:
     """[t] or [t, L] for the words of an answer that came from the image."""
     full, blank = ends(context)
     words = full - blank >= VISUAL_GAIN
@@ -89,12 +96,14 @@ def _losses(context: Any) -> dict[str, Tensor]:
     return {name: values[words] for name, values in found.items()}
 
 
-def _interchanged(pipe: Any, encoded: Any, answer: Any, other: Any, instead: Any) -> Tensor:
+def _interchanged(
+    pipe: Pipeline, encoded: EncodedImage, answer: Answer, other: EncodedImage, instead: Answer
+) -> Tensor:
     """[1 + l] bool: whether `instead` is likelier than `answer` with the talk, or the heads of a layer, of `other`."""
     from qformer_viz.attribution.reference_activations import activations_for_patching
     from qformer_viz.attribution.scorer import make_scorer
 
-    capture, said = encoded.capture, activations_for_patching(pipe, other)
+    capture, said = captured(encoded), activations_for_patching(pipe, other)
     layers, _, count = capture.cross_attention.shape[:3]
     own = torch.zeros(layers, len(capture.self_attention), count, dtype=torch.bool)
     cross = torch.eye(layers, dtype=torch.bool)[..., None].expand(-1, -1, count)

@@ -1,23 +1,31 @@
 """What passes the bottleneck: what can be read off the ViT's patches, off the queries that the language model gets, and
 off each query alone. On images of which it is known what they show."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from qformer_viz.analysis.information import PROBES, usable_information
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import ImageSource
+
 LEAST = 0.1
 
 
 def measure(
-    pipe: Any,
-    examples: Iterable[tuple[Any, Mapping[str, Any]]],
+    pipe: Pipeline,
+    examples: Iterable[tuple[ImageSource, Mapping[str, int | ArrayLike]]],
     questions: Sequence[str] = (),
-    on_progress: Callable[[str, int], Any] = lambda what, done: None,
+    on_progress: Callable[[str, int], object] = lambda what, done: None,
 ) -> dict[str, Any]:
     """Usable information as plain numbers, the fields of `information.Usable` where it says Usable.
 
@@ -36,6 +44,7 @@ def measure(
         for question, found in queries.items():
             encoded = pipe.encode(image, question)
             found.append(encoded.queries[0].float().cpu())
+        assert encoded.vision is not None, "a pipeline keeps what its ViT says"
         patches.append(encoded.vision[0].half().cpu())
         for name, label in known.items():
             read_off.setdefault(name, []).append(torch.as_tensor(label))

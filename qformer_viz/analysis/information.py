@@ -8,7 +8,6 @@ entropies as cross-entropies on examples that the probe never saw. Pure function
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ def usable_information(
     labels: Mapping[str, Tensor],
     kind: str = "attention",
     seed: int = 0,
-    on_progress: Callable[[int, int], Any] = lambda done, of: None,
+    on_progress: Callable[[int, int], object] = lambda done, of: None,
 ) -> dict[str, Usable]:
     """What a probe reads of each label off features [n, k, d], k vectors for each of n examples.
 

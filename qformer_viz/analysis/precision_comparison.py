@@ -1,14 +1,21 @@
 """What a precision changes: two pipelines of one model on the same images, maps and words compared."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qformer_viz.attention_maps import js_divergence, patches
+from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import BadShape
+
+if TYPE_CHECKING:
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Answer, AnyImage, EncodedImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +44,11 @@ def map_divergence(a: Tensor, b: Tensor) -> Tensor:
 
 
 def compare_precisions(
-    first: Any,
-    second: Any,
-    images: Iterable[Any],
+    first: Pipeline,
+    second: Pipeline,
+    images: Iterable[AnyImage],
     question: str = "",
-    on_progress: Callable[[int], Any] = lambda done: None,
+    on_progress: Callable[[int], object] = lambda done: None,
 ) -> PrecisionComparison:
     """Two pipelines (`qformer_viz.load(..., observe=qformer_viz.capture)`) on the same images; the first is the
     reference.
@@ -58,8 +65,9 @@ def compare_precisions(
     layers: tuple[int, ...] = ()
     for done, image in enumerate(images, 1):
         seen = [pipe.encode(image) for pipe in (first, second)]
-        maps = [patches(each.capture.cross_attention[:, 0]) for each in seen]
-        layers = seen[0].capture.cross_layers
+        captures = [captured(each) for each in seen]
+        maps = [patches(each.cross_attention[:, 0]) for each in captures]
+        layers = captures[0].cross_layers
         divergence.append(map_divergence(*maps).mean(-1))
         peaks.append((maps[0].argmax(-1) == maps[1].argmax(-1)).double().mean(-1))
         for asked, texts in (("", captions), (question, answers)):
@@ -85,7 +93,9 @@ def compare_precisions(
     )
 
 
-def _say(pipe: Any, encoded: Any, image: Any, question: str) -> tuple[Any, Any]:
+def _say(
+    pipe: Pipeline, encoded: EncodedImage, image: AnyImage, question: str
+) -> tuple[EncodedImage, Answer]:
     """(the image as this question's Q-Former pass sees it, the answer)."""
     if not question:
         return encoded, pipe.caption(encoded)

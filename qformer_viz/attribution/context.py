@@ -1,8 +1,10 @@
 """What a method works on."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -11,6 +13,10 @@ from qformer_viz.errors import IncompleteContext
 from qformer_viz.hooks.interventions import QFormerActivations
 from qformer_viz.types import Capture
 
+if TYPE_CHECKING:
+    from qformer_viz.attribution.scorer import Scorer
+
+Computed = TypeVar("Computed")
 _MEANS = {
     "features": "the mean ViT outputs of other images, to start from",
     "reference": "the mean activations of the Q-Former over other images, which stand in for ablated ones",
@@ -45,14 +51,14 @@ class ExplanationContext:
     Without `features` or `reference`, what needs it raises IncompleteContext.
     """
 
-    scorer: Any
+    scorer: Scorer
     capture: Capture
     baseline: Tensor
     features: Callable[[], Tensor] = field(default_factory=lambda: _missing("features"))
     reference: Callable[[], QFormerActivations] = field(default_factory=lambda: _missing("reference"))
     layer: int | None = None
     word_indices: Sequence[int] | None = None
-    on_progress: Callable[[int, int], Any] = lambda done, of: None
+    on_progress: Callable[[int, int], object] = lambda done, of: None
     _cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -74,7 +80,7 @@ class ExplanationContext:
         """Whether `cached` holds all of these by now."""
         return all(key in self._cache for key in keys)
 
-    def cached(self, what: Any, compute: Callable[[], Any]) -> Any:
+    def cached(self, what: object, compute: Callable[[], Computed]) -> Computed:
         """compute(), or what it gave before, also to a method that reads another layer or other words."""
         if what not in self._cache:
             self._cache[what] = compute()

@@ -1,9 +1,11 @@
 """The only orchestrator: from a pipeline, an encoded image and its answer to an Attribution."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,13 +16,17 @@ from qformer_viz.attribution.methods.knockout import ends
 from qformer_viz.errors import BadSelection
 from qformer_viz.types import Attribution, Capture
 
+if TYPE_CHECKING:
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Answer, EncodedImage
+
 DEFAULT = "knockout"
 
 
 def explain(
-    pipe: Any,
-    encoded: Any,
-    answer: Any,
+    pipe: Pipeline,
+    encoded: EncodedImage,
+    answer: Answer,
     method: str | None = None,
     baseline: Tensor | None = None,
     layer: int | str | None = None,
@@ -40,7 +46,9 @@ def explain(
     return attribute(prepare(pipe, encoded, answer, baseline), method, layer, words)
 
 
-def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None) -> ExplanationContext:
+def prepare(
+    pipe: Pipeline, encoded: EncodedImage, answer: Answer, baseline: Tensor | None = None
+) -> ExplanationContext:
     """What every method works on; keep it to ask for several, for it remembers what they share."""
     # They need transformers, which takes seconds to import; the package itself is light.
     from qformer_viz.attribution.reference_activations import reference_activations
@@ -60,7 +68,7 @@ def prepare(pipe: Any, encoded: Any, answer: Any, baseline: Tensor | None = None
     )
 
 
-def captured(encoded: Any) -> Capture:
+def captured(encoded: EncodedImage) -> Capture:
     """What was recorded of an encoded image; BadSelection where nothing was."""
     if encoded.capture is None:
         raise BadSelection(
@@ -76,7 +84,7 @@ def attribute(
     method: str | None = None,
     layer: int | str | None = None,
     words: Sequence[int] | None = None,
-    on_progress: Callable[[int, int], Any] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> Attribution:
     """`explain` for a case that is kept. told(done, of): called during long work; raise from it to stop."""
     chosen = METHODS.get(deprecated.method(method or DEFAULT))

@@ -108,7 +108,7 @@ class Scorer:
         return vision
 
     @torch.no_grad()
-    def score(self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+    def score(self, queries: Tensor, on_progress: Callable[[int, int], object] | None = None) -> Tensor:
         """log p(word | queries, earlier words) `[n, t]`, summed over the pieces of a word, for queries `[n, q, d]`.
 
         on_progress(done, of): called after every batch; raise from it to stop.
@@ -123,7 +123,7 @@ class Scorer:
         return self._pieces(queries)[1].all(-1)
 
     @torch.no_grad()
-    def shown(self, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+    def shown(self, keep: Tensor, on_progress: Callable[[int, int], object] | None = None) -> Tensor:
         """As `score`, when only the image tokens in `keep` `[n, f, p]` (bool, CLS first) are keys of the Q-Former, f
         frames of a film or 1."""
         return self._looked(len(keep), lambda vision, rows: self._queries(vision, keep[rows]), on_progress)
@@ -134,7 +134,7 @@ class Scorer:
         own: Tensor,
         cross: Tensor,
         reference: QFormerActivations,
-        on_progress: Callable[[int, int], Any] | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """As `score`, when the Q-Former's heads in own `[n, L, h]` (self-attention) and cross `[n, l, h]` (bool) hand
         on what they do on average for other images (`reference_activations`)."""
@@ -152,7 +152,7 @@ class Scorer:
         self,
         chosen: Tensor,
         reference: QFormerActivations,
-        on_progress: Callable[[int, int], Any] | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> Tensor:
         """As `score`, when in the Q-Former's self-attention the queries in chosen `[n, q]` (bool) tell what they tell
         on average for other images. The language model reads them as ever."""
@@ -180,7 +180,7 @@ class Scorer:
         return self.score(self.turn(alone))
 
     @torch.no_grad()
-    def mask_text(self, read: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+    def mask_text(self, read: Tensor, on_progress: Callable[[int, int], object] | None = None) -> Tensor:
         """As `score`, when the Q-Former reads only those tokens of its text that are in read `[n, s]` (bool), as if the
         others were padding. The language model reads the whole question as ever."""
         assert self.instruction is not None, "a Q-Former that reads no text has none to hide"
@@ -198,7 +198,7 @@ class Scorer:
         self,
         count: int,
         queries: Callable[[Tensor, slice], Tensor],
-        on_progress: Callable[[int, int], Any] | None,
+        on_progress: Callable[[int, int], object] | None,
     ) -> Tensor:
         """Scores [count, t] where every row takes a pass of the Q-Former: queries(ViT outputs [n, f, p, d], rows)."""
         vision, found = self._vision, []
@@ -331,7 +331,7 @@ class Scorer:
         return logits.gather(-1, chosen)[..., 0][:, own].sum(-1)
 
     def _pieces(
-        self, queries: Tensor, on_progress: Callable[[int, int], Any] | None = None
+        self, queries: Tensor, on_progress: Callable[[int, int], object] | None = None
     ) -> tuple[Tensor, Tensor]:
         """(log p [n, k], whether it is the most probable one [n, k]) of the answer's tokens, on the CPU."""
         first, done = self._first_changed(queries), 0

@@ -6,23 +6,31 @@ import argparse
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qformer_viz.cli.arguments import PRECISIONS, precision
 from qformer_viz.cli.backend import backend
 from qformer_viz.cli.command import load
 from qformer_viz.media import decode_pool
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from qformer_viz.runtime.checkpoints import Checkpoint
+    from qformer_viz.runtime.matcher import Matcher
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.ui.app_context import AppContext, ChatModel, Geometry
+
 QUICK = 100e6
 """Parameters below which an answer is explained without being asked, as on a GPU; BLIP-2 emoji has 8 million."""
 
 
 def make_context(
-    pipe: Any,
-    matcher: Any = None,
-    others: Mapping[Any, Callable[[], Any]] | None = None,
-    precisions: Mapping[str, Callable[[], Any]] | None = None,
-) -> Any:
+    pipe: Pipeline,
+    matcher: Matcher | None = None,
+    others: Mapping[Checkpoint, Callable[[], Pipeline]] | None = None,
+    precisions: Mapping[str, Callable[[], Pipeline]] | None = None,
+) -> AppContext:
     """What the interface needs, from a loaded pipeline, its domain, and perhaps a matcher.
 
     `others`: further checkpoints to choose on the page, and what loads the pipeline of each; `precisions`: further ones
@@ -33,7 +41,8 @@ def make_context(
     from qformer_viz.ui.app_context import AppContext
 
     shared = backend()
-    first, cache = chat_model(pipe), ModelCache()
+    first = chat_model(pipe)
+    cache: ModelCache[ChatModel] = ModelCache()
     return AppContext(
         chat_model=first,
         models={pipe.checkpoint.title: lambda: first}
@@ -54,11 +63,11 @@ def make_context(
     )
 
 
-def _loaded_model(load: Callable[[], Any]) -> Any:
+def _loaded_model(load: Callable[[], Pipeline]) -> ChatModel:
     return chat_model(load())
 
 
-def chat_model(pipe: Any) -> Any:
+def chat_model(pipe: Pipeline) -> ChatModel:
     """A loaded pipeline as a model that chats, with the checks of its domain."""
     from qformer_viz.runtime.zerogpu import RemotePipeline
     from qformer_viz.ui.app_context import ChatModel
@@ -75,7 +84,7 @@ def chat_model(pipe: Any) -> Any:
     )
 
 
-def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+def other_precisions(pipe: Pipeline, args: argparse.Namespace) -> dict[str, Callable[[], Pipeline]]:
     """The precisions in which the model that chats could be loaded beside itself, and what loads each; the last one
     stays."""
     from qformer_viz.runtime.model_cache import ModelCache
@@ -91,14 +100,15 @@ def other_precisions(pipe: Any, args: argparse.Namespace) -> dict[str, Callable[
         if name in safe and name != mine and not (name == "float16" and pipe.device.type == "cpu")
     ]
 
-    cache, options = ModelCache(most=1), {"device": args.device, "allow": tuple(args.allow)}
+    cache: ModelCache[Pipeline] = ModelCache(most=1)
+    options = {"device": args.device, "allow": tuple(args.allow)}
     return {
         name: partial(cache.get, name, partial(shared.load, args.model, **options, **precision(name)))
         for name in fitting
     }
 
 
-def load_placed(args: argparse.Namespace, name: str) -> Any:
+def load_placed(args: argparse.Namespace, name: str) -> Pipeline:
     """The pipeline of a checkpoint, as the options ask for it, or where the GPU is lent by the call, one that makes
     such calls."""
     return placed(load(backend(), argparse.Namespace(**vars(args) | {"model": name})))
@@ -117,7 +127,7 @@ def hosted(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
-def placed(pipe: Any) -> Any:
+def placed(pipe: Pipeline) -> Pipeline:
     """The pipeline itself, or where the GPU is lent by the call, one that makes such calls."""
     from qformer_viz.runtime.zerogpu import remote, zero_gpu
 
@@ -125,7 +135,7 @@ def placed(pipe: Any) -> Any:
     return pipe if gpu is None or pipe.device.type != "cuda" else remote(pipe, gpu)
 
 
-def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
+def bundled_beside(pipe: Pipeline, args: argparse.Namespace) -> dict[Checkpoint, Callable[[], Pipeline]]:
     """The other bundled checkpoints of its domain that chat, and what loads the pipeline of each."""
     from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
@@ -141,7 +151,7 @@ def bundled_beside(pipe: Any, args: argparse.Namespace) -> dict[Any, Callable[[]
     }
 
 
-def offered(args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
+def offered(args: argparse.Namespace) -> dict[Checkpoint, Callable[[], Pipeline]]:
     """The checkpoints that the operator puts on the page, and what loads the pipeline of each. Nothing is read yet but
     a folder's config.json, which says whether its Q-Former reads the question."""
     from qformer_viz.runtime.checkpoints import resolve
@@ -149,11 +159,11 @@ def offered(args: argparse.Namespace) -> dict[Any, Callable[[], Any]]:
     return {resolve(name, tuple(args.allow)): partial(load_placed, args, name) for name in args.offer}
 
 
-def is_here(checkpoint: Any) -> bool:
+def is_here(checkpoint: Checkpoint) -> bool:
     return checkpoint.folder is not None and (checkpoint.folder / "config.json").is_file()
 
 
-def default_matcher(pipe: Any) -> str | None:
+def default_matcher(pipe: Pipeline) -> str | None:
     """The bundled retrieval checkpoint of the domain of the model that chats, where there is one."""
     from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
@@ -161,7 +171,7 @@ def default_matcher(pipe: Any) -> str | None:
     return entry.id if entry and is_here(entry) else None
 
 
-def load_matcher(name: str, args: argparse.Namespace) -> Any:
+def load_matcher(name: str, args: argparse.Namespace) -> Matcher:
     """A retrieval model, with the attention of every comparison recorded."""
     import qformer_viz
     from qformer_viz.hooks.recording import capture
@@ -171,7 +181,7 @@ def load_matcher(name: str, args: argparse.Namespace) -> Any:
     return qformer_viz.load_matcher(name, device=device, allow=tuple(args.allow), observe=capture)
 
 
-def geometry(config: Any) -> Any:
+def geometry(config: PreTrainedConfig) -> Geometry:
     """The Q-Former's layers, cross-attention layers, heads and queries from a model's configuration."""
     from qformer_viz.ui.app_context import Geometry
 

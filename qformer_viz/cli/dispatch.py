@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from qformer_viz.atomic_files import check_file, check_folder
 from qformer_viz.cli import inputs
@@ -15,6 +15,10 @@ from qformer_viz.cli.command import Backend, all_commands, load
 from qformer_viz.cli.terminal import whole_unicode
 from qformer_viz.errors import UserError
 from qformer_viz.version import __version__
+
+if TYPE_CHECKING:
+    from qformer_viz.media.images import Decoded
+    from qformer_viz.runtime.pipeline import Pipeline
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,7 +104,7 @@ def _told(backend: Backend) -> tuple[type[Exception], ...]:
     return (UserError, *backend.errors, OSError)
 
 
-def _on_image(pipe: Any, decoded: Any, args: argparse.Namespace, name: str = "") -> dict[str, Any]:
+def _on_image(pipe: Pipeline, decoded: Decoded, args: argparse.Namespace, name: str = "") -> dict[str, Any]:
     encoded = pipe.encode(decoded)
     for notice in encoded.notices:
         print(f"note: {name}{notice}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +74,7 @@ def assess(
     found: Attribution,
     word: int,
     mask: Tensor | None = None,
-    on_progress: Callable[[int, int], Any] = lambda done, of: None,
+    on_progress: Callable[[int, int], object] = lambda done, of: None,
 ) -> Assessment:
     """The verdict on one word (its index in the answer) of an attribution of this case.
 

@@ -4,11 +4,13 @@ A word counts when it is certified: its log-probability falls by more than one n
 and does not when another object is.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +27,12 @@ from qformer_viz.evaluation.metric import CERTAIN, Trial, load_metrics
 from qformer_viz.runtime.map_placement import box, of
 from qformer_viz.types import VISUAL_GAIN
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from qformer_viz.attribution.scorer import Scorer
+    from qformer_viz.runtime.pipeline import Pipeline
+
 REDRAWN = 0.1
 FUNCTION_WORDS = frozenset(("a", "an", "the", "and", "of", ","))
 METRICS = load_metrics()
@@ -36,10 +44,10 @@ class Truth:
     """One scene: the image; for each noun that it shows once, its mask [gh, gw] and the image without it; and the image
     without any object."""
 
-    image: Any
+    image: Image.Image
     masks: dict[str, Tensor]
-    without: dict[str, Any]
-    empty: Any
+    without: dict[str, Image.Image]
+    empty: Image.Image
 
 
 @dataclass
@@ -62,7 +70,7 @@ class Result:
                 self.images[measure].append(number)
 
 
-def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None) -> Result:
+def run(pipe: Pipeline, truths: Iterable[Truth], methods: Sequence[str] | None = None) -> Result:
     """Rows are methods (None: all) with the layer they read, then controls."""
     result = Result()
     rng = torch.Generator().manual_seed(0)
@@ -96,10 +104,10 @@ def run(pipe: Any, truths: Iterable[Truth], methods: Sequence[str] | None = None
                 if name == DEFAULT and layer is None:
                     result.likeness += [spearman(a, b) for a, b in combinations(each.patches, 2)]
             result.seconds.setdefault(method.title, []).append(time.perf_counter() - began)
-        for row, (word, noun) in enumerate(certified.items()):
+        for row, (index, noun) in enumerate(certified.items()):
             maps = {title: patches[row] for title, patches in found.items()}
             maps |= controls(truth.masks[noun], rng)
-            for title, figures in _measured(pipe, context.scorer, truth, word, noun, maps):
+            for title, figures in _measured(pipe, context.scorer, truth, index, noun, maps):
                 result.add(number, title, figures)
     return result
 
@@ -129,7 +137,7 @@ def _layer(layer: Any) -> str:
     return "mean of layers" if layer == "mean" else f"layer {layer}"
 
 
-def _certified(pipe: Any, scorer: Any, truth: Truth) -> Iterator[tuple[int, str]]:
+def _certified(pipe: Pipeline, scorer: Scorer, truth: Truth) -> Iterator[tuple[int, str]]:
     nouns = list(truth.without)
     queries = torch.cat([scorer.queries, *(pipe.encode(truth.without[noun]).queries for noun in nouns)])
     scores = scorer.score(queries)
@@ -144,7 +152,7 @@ def _certified(pipe: Any, scorer: Any, truth: Truth) -> Iterator[tuple[int, str]
 
 
 def _measured(
-    pipe: Any, scorer: Any, truth: Truth, word: int, noun: str, maps: dict[str, Tensor]
+    pipe: Pipeline, scorer: Scorer, truth: Truth, word: int, noun: str, maps: dict[str, Tensor]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     def score(keep: Tensor) -> Tensor:
         return shown(scorer, keep[:, None])[:, word]
@@ -164,7 +172,7 @@ def _measured(
         yield title, figures
 
 
-def _redraw(truth: Truth, cells: Tensor) -> Any:
+def _redraw(truth: Truth, cells: Tensor) -> Image.Image:
     """The image with these cells as they look without any object."""
     from PIL import Image
 
@@ -208,7 +216,7 @@ def facts(result: Result) -> str:
     return "\n".join(lines)
 
 
-def sanity(pipe: Any, truths: Sequence[Truth]) -> dict[str, list[float]]:
+def sanity(pipe: Pipeline, truths: Sequence[Truth]) -> dict[str, list[float]]:
     """Does the map hang on what was learned? (Adebayo et al. 2018) {what has been re-initialised so far: Spearman
     correlation of the default map to the original, one figure a word with a map}.
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qformer_viz.errors import CompiledError
+
+if TYPE_CHECKING:
+    from transformers import Blip2QFormerModel
 
 
 class QFormerActivations(NamedTuple):
@@ -33,7 +36,7 @@ class QFormerActivations(NamedTuple):
 
 
 @contextlib.contextmanager
-def record_activations(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
+def record_activations(qformer: Blip2QFormerModel) -> Iterator[dict[str, list[Tensor]]]:
     """The fields of `QFormerActivations` in this pass, for each image of the batch: lists over layers of [b, s or q,
     D]."""
     found: dict[str, list[Tensor]] = {name: [] for name in QFormerActivations._fields}
@@ -47,7 +50,7 @@ def record_activations(qformer: Any) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def replace_heads(
-    qformer: Any, own: Tensor, cross: Tensor, reference: QFormerActivations
+    qformer: Blip2QFormerModel, own: Tensor, cross: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the heads chosen by own [n, L, h] and cross [n, l, h] (bool) hand on what is usual."""
 
@@ -64,7 +67,7 @@ def replace_heads(
 
 
 def replace_query_messages(
-    qformer: Any, chosen: Tensor, reference: QFormerActivations
+    qformer: Blip2QFormerModel, chosen: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
     """In row n of a batch the queries of chosen [n, q] (bool) tell the others, and themselves, what is usual."""
 
@@ -78,7 +81,9 @@ def replace_query_messages(
 
 
 @contextlib.contextmanager
-def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor]]) -> Iterator[None]:
+def _changing(
+    qformer: Blip2QFormerModel, changes: Mapping[str, Callable[[int, Tensor], Tensor]]
+) -> Iterator[None]:
     """change(layer, what is said there) for some fields of `QFormerActivations`; cross-attention has layers of its
     own count."""
     _refuse_compiled(qformer)
@@ -105,7 +110,7 @@ def _changing(qformer: Any, changes: Mapping[str, Callable[[int, Tensor], Tensor
             handle.remove()
 
 
-def _refuse_compiled(qformer: Any) -> None:
+def _refuse_compiled(qformer: Blip2QFormerModel) -> None:
     """A warm compiled module calls no hooks, and one that is compiled now would keep them: either would be silent."""
     for module in qformer.modules():
         if module._compiled_call_impl is not None or "_orig_mod" in module._modules:

@@ -14,7 +14,7 @@ MAX_BYTES = 20 * 2**20
 READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
 
-def file_bytes(source: Any, max_bytes: int = MAX_BYTES) -> bytes:
+def file_bytes(source: object, max_bytes: int = MAX_BYTES) -> bytes:
     """Bytes of a path, a data URL or a byte string, never more than `max_bytes`."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(len(source), max_bytes)

@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from qformer_viz.errors import OutOfDeviceMemory
 from qformer_viz.runtime.checkpoints import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 FLOAT = ("qformer", "query_tokens", "language_projection", "lm_head")
 """Parts that are never quantised: the Q-Former's maps come from float queries and keys, and generation fails with a
@@ -39,7 +42,10 @@ class Plan:
 
 
 def weight_bytes(
-    model_class: Any, config: Any, precision: torch.dtype, quantization: str | None = None
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    precision: torch.dtype,
+    quantization: str | None = None,
 ) -> int:
     """Bytes of a model's weights once loaded, counted on the meta device: nothing is allocated."""
     with torch.device("meta"):

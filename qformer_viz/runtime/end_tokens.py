@@ -7,12 +7,15 @@ in its tokenizer only. An answer that runs past its end is empty text behind hid
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER, GENERATION, CONFIGURATION = "tokenizer", "generation configuration", "configuration"
 
 
-def sources(model: Any, tokenizer: Any) -> dict[str, frozenset[int]]:
+def sources(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, frozenset[int]]:
     """The ends that each of a checkpoint's files names, by the name of the file.
 
     Args:
@@ -40,7 +43,7 @@ def sources(model: Any, tokenizer: Any) -> dict[str, frozenset[int]]:
     return {name: frozenset(token for token in ids if 0 <= token < rows) for name, ids in named.items()}
 
 
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
     """Every token that ends an answer: the union of `sources`."""
     return frozenset().union(*sources(model, tokenizer).values())
 

@@ -3,7 +3,7 @@ tokenizer and its configuration belong together."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from transformers import AddedToken
@@ -15,11 +15,16 @@ from qformer_viz.runtime.families import family_of_type
 from qformer_viz.runtime.prompt_format import with_chat_template
 from qformer_viz.runtime.prompts import Prompter
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, ProcessorMixin
+
 _SHAPES = ((64, 48), (48, 64))
 """Widths and heights of the pictures that a processor is tried with."""
 
 
-def check(checkpoint: Checkpoint, processor: Any, config: Any) -> tuple[Checkpoint, dict[str, int]]:
+def check(
+    checkpoint: Checkpoint, processor: ProcessorMixin, config: PreTrainedConfig
+) -> tuple[Checkpoint, dict[str, int]]:
     """Refuse a processor that does not fit its model; complete what an older version of transformers did not save.
 
     Args:
@@ -42,7 +47,7 @@ def check(checkpoint: Checkpoint, processor: Any, config: Any) -> tuple[Checkpoi
     return checkpoint, settings
 
 
-def check_picture_size(name: str, image_processor: Any, vision_config: Any) -> None:
+def check_picture_size(name: str, image_processor: ProcessorMixin, vision_config: PreTrainedConfig) -> None:
     """Refuse an image processor whose pictures have not the size that the ViT takes, or are no upright rectangles of
     what was given: tried, whatever its settings."""
     size = vision_config.image_size
@@ -66,7 +71,7 @@ def check_picture_size(name: str, image_processor: Any, vision_config: Any) -> N
     input_placement.check(name, image_processor)
 
 
-def _check_prompts(checkpoint: Checkpoint, processor: Any, config: Any) -> None:
+def _check_prompts(checkpoint: Checkpoint, processor: ProcessorMixin, config: PreTrainedConfig) -> None:
     """Refuse prompts that no question can be put in: a chat template that fails, an image token in explorer.json."""
     prompter = Prompter(checkpoint, processor, config)
     try:
@@ -76,7 +81,7 @@ def _check_prompts(checkpoint: Checkpoint, processor: Any, config: Any) -> None:
         raise CheckpointError(f"{checkpoint.id} cannot be asked anything: {error}") from error
 
 
-def _check_queries(name: str, processor: Any, config: Any) -> None:
+def _check_queries(name: str, processor: ProcessorMixin, config: PreTrainedConfig) -> None:
     """A processor that does not know the number of queries drops the image without a word."""
     if processor.num_query_tokens is None:
         processor.num_query_tokens = config.num_query_tokens
@@ -88,7 +93,7 @@ def _check_queries(name: str, processor: Any, config: Any) -> None:
         )
 
 
-def settle_image_token(name: str, processor: Any, config: Any) -> dict[str, int]:
+def settle_image_token(name: str, processor: ProcessorMixin, config: PreTrainedConfig) -> dict[str, int]:
     """The index of the placeholder, where the configuration lacks it, as in folders from before transformers 4.46.
 
     The tokenizer gets the token where it is missing. Raises CheckpointError where tokenizer and configuration

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -27,6 +27,10 @@ from transformers.cache_utils import DynamicLayer
 from qformer_viz.runtime.end_tokens import end_tokens
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.types import Decoding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 CACHE = "cache" if _VERSION >= (5, 24) else "past_key_values"
@@ -52,7 +56,12 @@ class Generated:
 class Generator:
     """Generation over one language model. Not safe under threads by itself: the pipeline runs it in its lane."""
 
-    def __init__(self, model: Any, quantization: str | None = None, tokenizer: Any = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        quantization: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         """tokenizer: the language model's; its end token is one of `ends`."""
         self.model = model
         self.quantised = quantization is not None
@@ -269,7 +278,7 @@ class _Criterion(StoppingCriteria):
         return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
 
 
-def teacher_forced(language: Any, prompt: Tensor, ids: Tensor, **options: Any) -> Any:
+def teacher_forced(language: PreTrainedModel, prompt: Tensor, ids: Tensor, **options: object) -> ModelOutput:
     """One clean pass over `ids` [1, t] after each embedded prompt [n, p, d]; its logits [n, t, v] predict the ids.
 
     With `output_attentions=True` the maps have a row for every position, in a decoder-only model those of the prompt
@@ -279,7 +288,7 @@ def teacher_forced(language: Any, prompt: Tensor, ids: Tensor, **options: Any) -
     if not language.config.is_encoder_decoder:
         embeds = language.get_input_embeddings()(ids).expand(count, -1, -1)
         embeds = torch.cat([prompt, embeds], dim=1)
-        past = options.get(CACHE)
+        past = cast("DynamicCache | None", options.get(CACHE))
         if past is not None:
             length = past.get_seq_length() + embeds.shape[1]
             options["attention_mask"] = torch.ones(count, length, dtype=torch.long, device=embeds.device)

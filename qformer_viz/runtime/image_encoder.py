@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -16,6 +16,12 @@ from qformer_viz.media.images import Decoded
 from qformer_viz.runtime.input_placement import Placer
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.types import EncodedImage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers.utils import ModelOutput
 
 IMAGES = 16
 
@@ -29,7 +35,13 @@ class Encoder:
     """
 
     def __init__(
-        self, model: Any, processor: Any, *, observe: Observe | None, owner: Any, films: bool = False
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        observe: Observe | None,
+        owner: object,
+        films: bool = False,
     ) -> None:
         """films: whether the language model may be given several frames of queries; else only the first is seen."""
         self.model, self.processor, self.observe, self.owner = model, processor, observe, owner
@@ -47,7 +59,11 @@ class Encoder:
 
     @torch.no_grad()
     def run(
-        self, decoded: Decoded, instruction: str | None, instruction_inputs: Any, keep: bool = True
+        self,
+        decoded: Decoded,
+        instruction: str | None,
+        instruction_inputs: Mapping[str, Tensor] | None,
+        keep: bool = True,
     ) -> EncodedImage:
         """instruction and its token ids are None for BLIP-2, whose Q-Former reads no text. keep: for who asks again."""
         seen = self.seen(decoded)
@@ -80,7 +96,7 @@ class Encoder:
 
     @torch.no_grad()
     def hidden(
-        self, encoded: EncodedImage, instruction_inputs: Any, keep: Tensor, where: str
+        self, encoded: EncodedImage, instruction_inputs: Mapping[str, Tensor] | None, keep: Tensor, where: str
     ) -> EncodedImage:
         """See `Pipeline.hidden`."""
         if where not in ("qformer", "vit"):
@@ -109,13 +125,23 @@ class Encoder:
         return pixels.to(weight.device, weight.dtype)
 
     def queries(
-        self, vision: Tensor, instruction: Any, keep: Tensor | None = None, frames: int = 1
+        self,
+        vision: Tensor,
+        instruction: Mapping[str, Tensor] | None,
+        keep: Tensor | None = None,
+        frames: int = 1,
     ) -> Tensor:
         """[b, f·q, d] at the language model's width from ViT outputs [b·f, p, d]; see `look`."""
         found = self.project(self.look(vision, instruction, keep))
         return found.unflatten(0, (-1, frames)).flatten(1, 2)
 
-    def look(self, vision: Tensor, instruction: Any, keep: Tensor | None = None, **options: Any) -> Any:
+    def look(
+        self,
+        vision: Tensor,
+        instruction: Mapping[str, Tensor] | None,
+        keep: Tensor | None = None,
+        **options: object,
+    ) -> ModelOutput:
         """The Q-Former's output on ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be looked at, None for
         all. instruction: token ids [1, t] and their mask, or None. Where gradients are on, there is one for every
         attention map too. To be called in the lane."""
@@ -136,7 +162,7 @@ class Encoder:
             query_embeds=tokens, encoder_hidden_states=vision, encoder_attention_mask=seen, **extra, **options
         )
 
-    def project(self, looked: Any) -> Tensor:
+    def project(self, looked: ModelOutput) -> Tensor:
         """What a Q-Former output says to the language model: [b, q, d]."""
         states = looked.last_hidden_state[:, : self.model.query_tokens.shape[1]]
         # Under fp16 the Q-Former stays in fp32 and its output is cast back, as `generate` does.

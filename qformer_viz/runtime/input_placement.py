@@ -6,13 +6,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from qformer_viz.errors import CheckpointError, ImageError
 from qformer_viz.runtime.lru_cache import LRUCache
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -84,7 +87,7 @@ class Placement:
 class Placer:
     """The placements of one image processor, kept by the picture's size."""
 
-    def __init__(self, image_processor: Any) -> None:
+    def __init__(self, image_processor: BaseImageProcessor) -> None:
         self._processor = image_processor
         self._known: LRUCache[Placement] = LRUCache(KEPT)
 
@@ -116,7 +119,7 @@ class Placer:
             ) from error
 
 
-def measure(image_processor: Any, size: Size) -> Placement:
+def measure(image_processor: BaseImageProcessor, size: Size) -> Placement:
     """Find the part of a picture that an image processor shows to its model.
 
     The processor prepares a black and a white picture, which tell its normalisation and its padding, and two ramps,
@@ -155,7 +158,7 @@ def measure(image_processor: Any, size: Size) -> Placement:
     return Placement(size, (left / times, top / times, right / times, bottom / times))
 
 
-def check(name: str, image_processor: Any) -> None:
+def check(name: str, image_processor: BaseImageProcessor) -> None:
     """Refuse an image processor whose input is no upright rectangle of the picture."""
     for size in SHAPES:
         try:

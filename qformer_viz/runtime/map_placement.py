@@ -1,9 +1,14 @@
 """Where a map lies on its picture: on all of it, unless the model's input shows another part
 (`qformer_viz.runtime.input_placement`)."""
 
-from typing import Any, Protocol
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from qformer_viz.types import EncodedImage
 
 Box = tuple[float, float, float, float]
 
@@ -27,12 +32,12 @@ def box(placement: Placement | None) -> Box | None:
     return None if placement is None or placement.whole else placement.shares
 
 
-def of(encoded: Any, frame: int = 0) -> Placement | None:
+def of(encoded: EncodedImage, frame: int = 0) -> Placement | None:
     """The placement of one frame of an encoded image; None where its pipeline tells of none."""
     return encoded.placements[frame] if encoded.placements else None
 
 
-def placed(encoded: Any, frame: int) -> tuple[Placement, ...]:
+def placed(encoded: EncodedImage, frame: int) -> tuple[Placement, ...]:
     """The placement of one frame as `canvas_payload` takes it for a single picture."""
     return encoded.placements[frame : frame + 1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,11 @@ from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.prompts import clean
 from qformer_viz.types import Match
 
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedModel, ProcessorMixin
+
+    from qformer_viz.types import ImageSource
+
 IMAGES, MATCHES = 16, 256
 MAX_CANDIDATES = 64
 
@@ -34,8 +39,8 @@ class Matcher:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        model: Any,
-        processor: Any,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
         *,
         reason: str = "",
         observe: Observe | None = None,
@@ -49,7 +54,7 @@ class Matcher:
         self._matches: LRUCache[Match] = LRUCache(MATCHES)
         self._queue = queue_for(str(self.device))
 
-    def match(self, image: Any, text: str) -> Match:
+    def match(self, image: ImageSource, text: str) -> Match:
         """Compare an image (whatever `qformer_viz.decode` takes) with a text. Raises ImageError, QuestionError."""
         decoded = decode(image).still()
         text = clean(text, "The text")
@@ -68,7 +73,7 @@ class Matcher:
         assert found is not None, "nothing stops this work"
         return found
 
-    def rank(self, image: Any, texts: Sequence[str]) -> list[Match]:
+    def rank(self, image: ImageSource, texts: Sequence[str]) -> list[Match]:
         """All texts compared with the image, the most probable first; of equals the more similar one."""
         if not texts or len(texts) > MAX_CANDIDATES:
             raise QuestionError(f"{len(texts)} candidate texts; give 1 to {MAX_CANDIDATES}.")
@@ -93,7 +98,7 @@ class Matcher:
         self._seen.clear()
         self._matches.clear()
 
-    def _tokens(self, text: str) -> Any:
+    def _tokens(self, text: str) -> BatchEncoding:
         inputs = self.processor.tokenizer(text, return_tensors="pt", split_special_tokens=True)
         count = inputs["input_ids"].shape[1]
         if count > self.limit:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 
 from qformer_viz.errors import OutOfDeviceMemory
 
+Loaded = TypeVar("Loaded")
 
-class ModelCache:
+
+class ModelCache(Generic[Loaded]):
     """At most `most` of them. Loading goes on beside those that are there; only if it finds no room are they dropped,
     and it tries again. Safe under threads: one loads at a time."""
 
     def __init__(self, most: int = 3) -> None:
         self.most = most
         self._lock = threading.Lock()
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, Loaded] = {}
 
-    def get(self, name: str, load: Callable[[], Any]) -> Any:
+    def get(self, name: str, load: Callable[[], Loaded]) -> Loaded:
         """What `load` gave for this name, now or before. Its errors are passed on, and leave the others as they are."""
         with self._lock:
             found = self._loaded.pop(name, None)
@@ -33,7 +35,7 @@ class ModelCache:
                 tidy()
             return found
 
-    def _load(self, load: Callable[[], Any]) -> Any:
+    def _load(self, load: Callable[[], Loaded]) -> Loaded:
         try:
             return load()
         except OutOfDeviceMemory:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -25,6 +25,11 @@ from qformer_viz.runtime.self_check import Finding, findings, spoken_to_by
 from qformer_viz.runtime.streaming import Emit, Stopped, stream
 from qformer_viz.runtime.token_text import Wording, text_of
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from qformer_viz.types import AnyImage
 
 ANSWERS = 256
 KEPT = 17
@@ -47,8 +52,8 @@ class Pipeline:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        model: Any,
-        processor: Any,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
         *,
         quantization: str | None = None,
         reason: str = "",
@@ -72,7 +77,7 @@ class Pipeline:
         self._queue = queue_for(str(self.device))
         self._remembered: LRUCache[Any] = LRUCache(KEPT)
 
-    def encode(self, image: Any, question: str | None = None) -> EncodedImage:
+    def encode(self, image: AnyImage, question: str | None = None) -> EncodedImage:
         """Run ViT and Q-Former once for this image; whoever asks again, from any thread, gets the same.
 
         image: whatever `qformer_viz.decode` takes, or an EncodedImage, perhaps of another model. InstructBLIP's
@@ -84,18 +89,22 @@ class Pipeline:
         instruction = self._prompts.instruction(question) if self.reads_questions else None
         return self._encode(image, instruction)
 
-    def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
+    def encode_each(self, images: Iterable[AnyImage], question: str | None = None) -> Iterator[EncodedImage]:
         """`encode` of one image after the other, as it is asked for. A set of pictures is not kept: it would push what
         others are talking about out of the cache."""
         instruction = self._prompts.instruction(question) if self.reads_questions else None
         return (self._encode(image, instruction, keep=False) for image in images)
 
-    def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
+    def caption(self, image: AnyImage, decoding: Decoding | None = None) -> Answer:
         """Describe an image or an EncodedImage. Raises ImageError, MemoryError_."""
         return self._answer(image, _CAPTION, (), decoding)
 
     def ask(
-        self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding | None = None
+        self,
+        image: AnyImage,
+        question: str,
+        history: Sequence[Turn] = (),
+        decoding: Decoding | None = None,
     ) -> Answer:
         """Answer a question about an image or an EncodedImage, after the earlier turns of a conversation.
 
@@ -106,14 +115,17 @@ class Pipeline:
         return self._answer(image, question, history, decoding)
 
     def stream_caption(
-        self, image: Any, decoding: Decoding | None = None, stop: threading.Event | None = None
+        self,
+        image: AnyImage,
+        decoding: Decoding | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Answer]:
         """`caption`, as growing answers; the last one has `finish` set. Beams yield the last one only."""
         return stream(lambda emit, stopped: self._answer(image, _CAPTION, (), decoding, emit, stopped), stop)
 
     def stream_ask(
         self,
-        image: Any,
+        image: AnyImage,
         question: str,
         history: Sequence[Turn] = (),
         decoding: Decoding | None = None,
@@ -136,11 +148,13 @@ class Pipeline:
         encoded, inputs = self.with_vision(encoded)
         return self.turn(lambda: self.encoder.hidden(encoded, inputs, keep, where))
 
-    def build(self, kind: Callable[..., Built], *args: Any, here: Mapping[str, Any] | None = None) -> Built:
+    def build(
+        self, kind: Callable[..., Built], *args: object, here: Mapping[str, Any] | None = None
+    ) -> Built:
         """kind(self, *args), where the model is. here: attributes of it that are known without the model."""
         return kind(self, *args)
 
-    def run(self, function: Callable[..., Built], *args: Any) -> Built:
+    def run(self, function: Callable[..., Built], *args: object) -> Built:
         """function(self, *args), where the model is; a function at the top of a module."""
         return function(self, *args)
 
@@ -152,13 +166,13 @@ class Pipeline:
             self._remembered.put(key, found)
         return found
 
-    def with_vision(self, image: Any) -> tuple[EncodedImage, Mapping[str, torch.Tensor] | None]:
+    def with_vision(self, image: AnyImage) -> tuple[EncodedImage, Mapping[str, torch.Tensor] | None]:
         """(the image with its ViT outputs, the tokens that an InstructBLIP's Q-Former reads, else None)."""
         instruction = image.question if isinstance(image, EncodedImage) else None
         if self.reads_questions and instruction is None:
             instruction = self._prompts.instruction(None)
-        known = isinstance(image, EncodedImage) and image.vision is not None
-        encoded = image if known else self._encode(image, instruction)
+        known = image if isinstance(image, EncodedImage) and image.vision is not None else None
+        encoded = known or self._encode(image, instruction)
         return encoded, None if instruction is None else self._prompts.instruction_inputs(instruction)
 
     def instruction_inputs(self, question: str) -> Mapping[str, torch.Tensor]:
@@ -226,7 +240,7 @@ class Pipeline:
             | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "pillow")},
         }
 
-    def _encode(self, image: Any, instruction: str | None, keep: bool = True) -> EncodedImage:
+    def _encode(self, image: AnyImage, instruction: str | None, keep: bool = True) -> EncodedImage:
         decoded = decode(upload(image))
         encoded = self.encoder.known(decoded, instruction)
         if encoded is not None:
@@ -242,22 +256,22 @@ class Pipeline:
 
     def _answer(
         self,
-        image: Any,
-        question: Any,
+        image: AnyImage,
+        question: object,
         history: Sequence[Turn],
         decoding: Decoding | None,
         emit: Emit | None = None,
         stopped: Stopped = lambda: False,
     ) -> Answer:
         decoding = decoding or Decoding()
-        image = image if self._ours(image) else decode(upload(image))
-        slots = self._slots(image)
+        given = self._ours(image) or decode(upload(image))
+        slots = self._slots(given)
         prompt = (
             self._prompts.caption(decoding.max_new_tokens, slots)
             if question is _CAPTION
             else self._prompts.question(question, history, decoding.max_new_tokens, slots)
         )
-        encoded = self._encoded(image, prompt)
+        encoded = self._encoded(given, prompt)
         notices = tuple(dict.fromkeys((*encoded.notices, *prompt.notices)))
         key = (encoded.fingerprint, prompt.ids, decoding)
         known = self._answers.get(key) if decoding.repeatable else None
@@ -283,8 +297,11 @@ class Pipeline:
                 emit(_beginning(known, count))
         return replace(known, notices=notices)
 
-    def _ours(self, image: Any) -> bool:
-        return isinstance(image, EncodedImage) and (image.owner is None or image.owner is self._mark)
+    def _ours(self, image: AnyImage) -> EncodedImage | None:
+        """The image, where this pipeline has encoded it or nobody knows who has."""
+        if isinstance(image, EncodedImage) and (image.owner is None or image.owner is self._mark):
+            return image
+        return None
 
     def _slots(self, image: EncodedImage | Decoded) -> int:
         """How many vectors the language model gets of it."""
@@ -334,11 +351,12 @@ class Pipeline:
         )
         return answer(result.ids, result.logprobs, result.finish)
 
-    def turn(self, work: Callable[[], Any], stopped: Stopped = lambda: False) -> Any:
+    def turn(self, work: Callable[[], Built], stopped: Stopped = lambda: False) -> Built:
         """work() in the lane of the device, or None if stopped while it waited; memory that runs out becomes an error
         with the fix."""
         try:
-            return self._queue.run(work, stopped)
+            # None only for who gives `stopped`, whose work may give None as well.
+            return cast(Built, self._queue.run(work, stopped))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(error) from error
         except RuntimeError as error:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.prompt_tokens import Piece
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CAPTION_REQUEST = "Describe the image in one sentence."
 """Asked of a BLIP-2 whose language model was made for chat; an InstructBLIP is asked as it was trained."""
@@ -25,7 +28,7 @@ Formatted = tuple[list[Piece], bool]
 """(pieces, whether the tokenizer puts its special tokens around them); a chat template has written them itself."""
 
 
-def with_chat_template(checkpoint: Checkpoint, tokenizer: Any) -> Checkpoint:
+def with_chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> Checkpoint:
     """The checkpoint, spoken to through its tokenizer's chat template where there is one and no question_prompt is
     known to be its own."""
     if not getattr(tokenizer, "chat_template", None) or "question_prompt" in checkpoint.own_prompts:
@@ -67,7 +70,7 @@ class PlainFormat:
 class ChatFormat:
     """The tokenizer's chat template: a turn is a message of the user and one of the assistant."""
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Any) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
         own = "caption_prompt" in checkpoint.own_prompts
         self.request = CAPTION_REQUEST if own else checkpoint.caption_prompt

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.prompt_format import ChatFormat, CleanTurn, PlainFormat
 from qformer_viz.runtime.prompt_tokens import Piece, PromptTokens
 from qformer_viz.types import Answer, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, ProcessorMixin
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Prompt:
 class Prompter:
     """Builds prompts for one checkpoint and refuses what its language model cannot read."""
 
-    def __init__(self, checkpoint: Checkpoint, processor: Any, config: Any) -> None:
+    def __init__(self, checkpoint: Checkpoint, processor: ProcessorMixin, config: PreTrainedConfig) -> None:
         self.checkpoint = checkpoint
         self.tokenizer = processor.tokenizer
         self._tokens = PromptTokens(processor.tokenizer)
@@ -61,7 +64,7 @@ class Prompter:
         return self._fit(None, (), max_new_tokens, slots)
 
     def question(
-        self, question: Any, history: Sequence[Turn], max_new_tokens: int, slots: int | None = None
+        self, question: object, history: Sequence[Turn], max_new_tokens: int, slots: int | None = None
     ) -> Prompt:
         """The newest question after as many earlier turns as fit; the oldest go first, with a notice.
 
@@ -147,7 +150,7 @@ def _turn(turn: Any) -> CleanTurn:
     return question, answer
 
 
-def clean(text: Any, what: str, *, empty: bool = False) -> str:
+def clean(text: object, what: str, *, empty: bool = False) -> str:
     """One line of text: white space collapsed, control characters and lone surrogates removed."""
     if not isinstance(text, str):
         raise QuestionError(f"{what} is a value of type {type(text).__name__}; expected text.")

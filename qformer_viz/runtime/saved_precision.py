@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -12,10 +12,13 @@ from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from qformer_viz.errors import CheckpointError
 from qformer_viz.runtime.device_memory import FLOAT, among
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 AUTO = "auto"
 
 
-def saved_kind(name: str, config: Any) -> str | None:
+def saved_kind(name: str, config: PreTrainedConfig) -> str | None:
     """ "8bit" or "4bit" where a configuration says that its weights were saved so by bitsandbytes, else None.
 
     Raises CheckpointError for weights that another method has quantised.

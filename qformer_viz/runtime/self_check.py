@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -15,6 +15,9 @@ from qformer_viz.runtime.folder_checks import check_picture_size
 from qformer_viz.runtime.input_placement import Placement, Placer
 from qformer_viz.runtime.prompts import Prompter
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
 _SHAPES = {"square": (480, 480), "4:3": (640, 480), "3:1": (720, 240)}
 
 
@@ -26,7 +29,9 @@ class Finding(NamedTuple):
     detail: str
 
 
-def findings(checkpoint: Checkpoint, model: Any, processor: Any, dtype: torch.dtype) -> list[Finding]:
+def findings(
+    checkpoint: Checkpoint, model: PreTrainedModel, processor: ProcessorMixin, dtype: torch.dtype
+) -> list[Finding]:
     """The checks of one loaded checkpoint.
 
     Args:
@@ -60,7 +65,7 @@ def spoken_to_by(checkpoint: Checkpoint) -> str:
     return f"{source}: {checkpoint.question_prompt!r}"
 
 
-def _picture_size(checkpoint: Checkpoint, model: Any, processor: Any) -> Finding:
+def _picture_size(checkpoint: Checkpoint, model: PreTrainedModel, processor: ProcessorMixin) -> Finding:
     size = model.config.vision_config.image_size
     try:
         check_picture_size(checkpoint.id, processor.image_processor, model.config.vision_config)
@@ -69,7 +74,7 @@ def _picture_size(checkpoint: Checkpoint, model: Any, processor: Any) -> Finding
     return Finding("pictures have the size that the ViT takes", True, f"{size} pixels")
 
 
-def _grid(processor: Any) -> Finding:
+def _grid(processor: ProcessorMixin) -> Finding:
     """Where the patch grid lies on pictures of three shapes."""
     what, place = "the patch grid lies on the pixels it came from", Placer(processor.image_processor)
     try:
@@ -87,20 +92,20 @@ def _lies(name: str, placement: Placement) -> str:
     )
 
 
-def _finite(model: Any) -> Finding:
+def _finite(model: PreTrainedModel) -> Finding:
     bad = weight_checks.not_finite(model)
     detail = f"{len(bad)} with NaN or infinity: {', '.join(bad[:3])}" if bad else "no NaN, no infinity"
     return Finding("weights are finite", not bad, detail)
 
 
-def _precision(checkpoint: Checkpoint, model: Any, precision: str) -> Finding:
+def _precision(checkpoint: Checkpoint, model: PreTrainedModel, precision: str) -> Finding:
     kind = model.config.text_config.model_type
     safe = precision in checkpoint.precisions
     detail = f"{kind} in {precision}" + ("" if safe else f"; safe are {', '.join(checkpoint.precisions)}")
     return Finding("the precision is safe for the language model", safe, detail)
 
 
-def _ends(model: Any, tokenizer: Any) -> Finding:
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Finding:
     named = sources(model, tokenizer)
     ends = sorted(frozenset().union(*named.values()))
     ends_named = [
@@ -112,7 +117,7 @@ def _ends(model: Any, tokenizer: Any) -> Finding:
     return Finding("answers can end", bool(ends), detail)
 
 
-def _typed(checkpoint: Checkpoint, model: Any, processor: Any) -> Finding:
+def _typed(checkpoint: Checkpoint, model: PreTrainedModel, processor: ProcessorMixin) -> Finding:
     """A question that spells every special token must make no more of them than a plain one."""
     prompter = Prompter(checkpoint, processor, model.config)
     what = "a typed special token stays text"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
@@ -16,7 +19,7 @@ class Wording:
     over several byte-level tokens belongs to the last of them.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.pieces: list[str] = []
         self._said = ""
@@ -41,7 +44,7 @@ class Wording:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def text_of(tokenizer: Any, token: int) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """What a token writes; its name in the vocabulary where that cannot be shown, as of a line break or a part of a
     character; its number where it has none, as in an output layer larger than the vocabulary."""
     text = tokenizer.decode([token]).strip()

@@ -35,7 +35,7 @@ class VideoProcessor:
     image_token: str = "<video>"
 
     @classmethod
-    def from_pretrained(cls, location: str, **options: Any) -> VideoProcessor:
+    def from_pretrained(cls, location: str, **options: object) -> VideoProcessor:
         """As the library's `from_pretrained`: a folder or a hub id. ValueError where no file says how frames are
         prepared."""
         about = _read(location, "processor_config.json", options)
@@ -56,7 +56,7 @@ class VideoProcessor:
         )
 
 
-def _read(location: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _read(location: str, name: str, options: dict[str, object]) -> dict[str, Any]:
     """The content of a JSON file of a checkpoint; empty where there is none."""
     wanted = {key: value for key, value in options.items() if key in ("revision", "local_files_only")}
     path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **wanted)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from qformer_viz.media.images import decode
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.pipeline import ANSWERS, KEPT, Pipeline
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload
+
+if TYPE_CHECKING:
+    from qformer_viz.types import AnyImage
 
 IMAGES, TOGETHER = 16, 8
 """Images that are remembered, and at most how many are encoded in one trip."""
@@ -107,11 +110,13 @@ class RemotePipeline(RemoteObject):
         self._answers: LRUCache[Answer] = LRUCache(ANSWERS)
         self._remembered: LRUCache[Any] = LRUCache(KEPT)
 
-    def run(self, function: Callable[..., Built], *args: Any) -> Built:
+    def run(self, function: Callable[..., Built], *args: object) -> Built:
         """`Pipeline.run`, in one trip."""
         return self._call(function, *map(_bare, args))
 
-    def build(self, kind: Callable[..., Built], *args: Any, here: Mapping[str, Any] | None = None) -> Built:
+    def build(
+        self, kind: Callable[..., Built], *args: object, here: Mapping[str, Any] | None = None
+    ) -> Built:
         """`Pipeline.build`: made anew in every trip that one of its methods takes."""
         trip = partial(self._call, _method_of, kind, tuple(map(_bare, args)))
         return cast(Built, RemoteObject(trip, here or {}))
@@ -124,14 +129,14 @@ class RemotePipeline(RemoteObject):
             self._remembered.put(key, found)
         return found
 
-    def encode(self, image: Any, question: str | None = None) -> EncodedImage:
+    def encode(self, image: AnyImage, question: str | None = None) -> EncodedImage:
         """As `Pipeline.encode`, with every tensor on the CPU."""
         decoded = decode(upload(image))
         (encoded,) = self.encode_each([decoded], question)
         self._encoded.put((decoded.sha256, self._read(question)), encoded)
         return encoded
 
-    def encode_each(self, images: Iterable[Any], question: str | None = None) -> Iterator[EncodedImage]:
+    def encode_each(self, images: Iterable[AnyImage], question: str | None = None) -> Iterator[EncodedImage]:
         """`encode` of one image after the other, several of them a trip; not kept, as by `Pipeline.encode_each`."""
         read = self._read(question)
         ahead = (decode(upload(image)) for image in images)
@@ -147,25 +152,32 @@ class RemotePipeline(RemoteObject):
         """What the Q-Former reads meanwhile."""
         return question if self.reads_questions else None
 
-    def caption(self, image: Any, decoding: Decoding | None = None) -> Answer:
+    def caption(self, image: AnyImage, decoding: Decoding | None = None) -> Answer:
         """As `Pipeline.caption`."""
         return self._answer("caption", image, decoding)
 
     def ask(
-        self, image: Any, question: str, history: Sequence[Turn] = (), decoding: Decoding | None = None
+        self,
+        image: AnyImage,
+        question: str,
+        history: Sequence[Turn] = (),
+        decoding: Decoding | None = None,
     ) -> Answer:
         """As `Pipeline.ask`."""
         return self._answer("ask", image, question, tuple(history), decoding)
 
     def stream_caption(
-        self, image: Any, decoding: Decoding | None = None, stop: threading.Event | None = None
+        self,
+        image: AnyImage,
+        decoding: Decoding | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Answer]:
         """As `Pipeline.stream_caption`."""
         return self._streamed(stop, "stream_caption", image, decoding)
 
     def stream_ask(
         self,
-        image: Any,
+        image: AnyImage,
         question: str,
         history: Sequence[Turn] = (),
         decoding: Decoding | None = None,
@@ -179,7 +191,7 @@ class RemotePipeline(RemoteObject):
         for cache in (self._encoded, self._answers, self._remembered):
             cache.clear()
 
-    def _answer(self, name: str, image: Any, *args: Any) -> Answer:
+    def _answer(self, name: str, image: AnyImage, *args: Any) -> Answer:
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         decoding = args[-1] or Decoding()
         key = (encoded.fingerprint, name, *args[:-1], decoding)
@@ -190,7 +202,9 @@ class RemotePipeline(RemoteObject):
                 self._answers.put(key, known)
         return known
 
-    def _streamed(self, stop: threading.Event | None, name: str, image: Any, *args: Any) -> Iterator[Answer]:
+    def _streamed(
+        self, stop: threading.Event | None, name: str, image: AnyImage, *args: Any
+    ) -> Iterator[Answer]:
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         for answer in map(_raised, self._stream(name, encoded, *args)):
             if stop is not None and stop.is_set() and answer.finish is None:

@@ -7,8 +7,10 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from qformer_viz.atomic_files import atomic_write
+from qformer_viz.types import Decoding
 from qformer_viz.ui import conversation
 from qformer_viz.ui.app_context import AppContext, Limits
 from qformer_viz.ui.components import UploadedImage, uploaded
@@ -137,11 +139,19 @@ def _settings(limits: Limits) -> list[gr.Component]:
     return [mode, tokens, temperature, top_p, beams, penalty]
 
 
-def decoding(app: AppContext, mode, tokens, temperature, top_p, beams, penalty) -> Any:
+def decoding(
+    app: AppContext,
+    mode: str,
+    tokens: float,
+    temperature: float,
+    top_p: float,
+    beams: float,
+    penalty: float,
+) -> Decoding:
     """The settings as the pipeline's decoding options, inside this server's caps whatever was sent."""
     limits = app.limits
 
-    def clamp(value, low, high):
+    def clamp(value: float, low: float, high: float) -> float:
         return max(low, min(high, value))
 
     return app.decoding(
@@ -234,7 +244,7 @@ def clear(session: Session) -> tuple:
     return session, messages(session)
 
 
-def scene(app: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> Any:
+def scene(app: AppContext, session: Session, nouns: list[str], layout: str, style: str) -> Image.Image:
     """The scene maker's picture, for the image box."""
     assert app.scene_maker is not None, "without one there is no such button"
     return _drawn(app, app.scene_maker.render, session, nouns, layout, style)

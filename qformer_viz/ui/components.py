@@ -47,11 +47,11 @@ class Figure(gr.Plot):
     """A plotly figure that hears every click: two quick ones on different cells are no double click. Its own tools are
     off; `static/app.js` adds the buttons that save it."""
 
-    def postprocess(self, value: Any) -> PlotData | None:
+    def postprocess(self, value: object) -> PlotData | None:
         found = super().postprocess(value)
         if found is None:
             return None
-        drawn = json.loads(found.plot) | {"config": FIGURE}
+        drawn = {**json.loads(found.plot), "config": FIGURE}
         return PlotData(type=found.type, plot=json.dumps(drawn))
 
     def get_block_name(self) -> str:

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, Literal
 
-from qformer_viz.runtime.map_placement import of
+from PIL import Image
+
+from qformer_viz.attribution.explanation import captured
+from qformer_viz.errors import UserError
+from qformer_viz.media.images import Decoded
+from qformer_viz.runtime.map_placement import Placement, of
+from qformer_viz.types import Capture, Decoding, EncodedImage, ImageSource
 from qformer_viz.ui.app_context import AppContext, ChatModel, Limits
 
 EMPTY = (
@@ -89,21 +95,21 @@ class Session:
         return self.kept.get("frame", 0)
 
     @property
-    def picture(self) -> Any:
+    def picture(self) -> Image.Image:
         """What is on the canvas: the image, or the chosen frame of a film."""
         return self.encoded.frames[self.frame]
 
     @property
-    def placement(self) -> Any:
+    def placement(self) -> Placement | None:
         """Which part of it the model sees (`view.placement`)."""
         return of(self.encoded, self.frame)
 
     @property
-    def capture(self) -> Any:
-        """The Capture of what is on the canvas, or None."""
+    def capture(self) -> Capture:
+        """The Capture of what is on the canvas. UserError says what to do where there is no image."""
         if self.encoded is None:
-            return None
-        whole = self.encoded.capture
+            raise UserError(self.no_image)
+        whole = captured(self.encoded)
         return whole.image(self.frame) if len(self.encoded.frames) > 1 else whole
 
     def turns(self) -> tuple[tuple[str, str], ...]:
@@ -134,7 +140,7 @@ class Session:
         return bool(self.lines) and self.lines[-1].kind == "answer" and self.lines[-1].finish is None
 
 
-def look(services: AppContext, session: Session, source: Any, preview: str | None) -> Session:
+def look(services: AppContext, session: Session, source: "ImageSource", preview: str | None) -> Session:
     """Decode and encode a new image; the conversation starts afresh with what there is to say about it."""
     session.stop.clear()
     decoded = services.decode(source)
@@ -149,7 +155,7 @@ def without_image(session: Session) -> Session:
     return replace(session, encoded=None, preview=None, lines=(), answer=None)
 
 
-def seen(chat_model: ChatModel, session: Session, image: Any) -> Session:
+def seen(chat_model: ChatModel, session: Session, image: Decoded | EncodedImage) -> Session:
     """The session with the image encoded by this model, what there is to say of it, and a warning if it is
     out of distribution. image: decoded, or encoded by another model."""
     encoded = chat_model.pipe.encode(image)
@@ -170,7 +176,7 @@ def switch(services: AppContext, session: Session, name: str) -> Session:
     return found
 
 
-def pose(session: Session, question: str, limits: Any) -> Session:
+def pose(session: Session, question: str, limits: Limits) -> Session:
     """Add the visitor's question to the lines, or a notice saying why it cannot be asked."""
     session.stop.clear()
     text = (question or "").strip()
@@ -218,7 +224,7 @@ def cleared(session: Session) -> Session:
     return replace(session, lines=(), answer=None)
 
 
-def answer(services: AppContext, session: Session, decoding: Any) -> Iterator[Session]:
+def answer(services: AppContext, session: Session, decoding: Decoding) -> Iterator[Session]:
     """Stream the answer to the last line: to a question, or the caption if nothing was asked.
 
     Does nothing where the last line is a notice that `pose` added in place of a question.

@@ -28,7 +28,7 @@ class ReportingBlocks(gr.Blocks):
     user_errors: tuple[type[Exception], ...] = (UserError,)
 
     async def preprocess_data(
-        self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **options: Any
+        self, block_fn: BlockFunction, inputs: list[Any], *args: object, **options: object
     ) -> list[Any]:
         """As Gradio; values that do not fit the handler's inputs are the client's to mend. Gradio would fetch the web
         addresses among them here, before any component sees them: they are refused."""
@@ -44,7 +44,9 @@ class ReportingBlocks(gr.Blocks):
             log.warning("a request did not fit %s", named(block_fn), exc_info=error)
             raise client_error(block_fn, unfit(block_fn)) from None
 
-    async def call_function(self, block_fn: BlockFunction, *args: Any, **options: Any) -> dict[str, Any]:
+    async def call_function(
+        self, block_fn: BlockFunction, *args: object, **options: object
+    ) -> dict[str, Any]:
         """As Gradio, with the errors of the handler reported."""
         try:
             return await super().call_function(block_fn, *args, **options)
@@ -55,7 +57,7 @@ class ReportingBlocks(gr.Blocks):
         except Exception as error:
             raise client_error(block_fn, logged(error, named(block_fn))) from None
 
-    async def postprocess_data(self, block_fn: BlockFunction, *args: Any, **options: Any) -> list[Any]:
+    async def postprocess_data(self, block_fn: BlockFunction, *args: object, **options: object) -> list[Any]:
         """As Gradio; what a handler returned and a component cannot show is a defect."""
         try:
             return await super().postprocess_data(block_fn, *args, **options)
@@ -65,7 +67,7 @@ class ReportingBlocks(gr.Blocks):
             raise client_error(block_fn, logged(error, named(block_fn))) from None
 
 
-def addresses(values: Any) -> Iterator[str]:
+def addresses(values: object) -> Iterator[str]:
     """Web addresses that Gradio would fetch for the values of a request: the paths of files that are none."""
     waiting = [values]
     while waiting:

@@ -8,9 +8,10 @@ LIGHT  runs no model to speak of.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import gradio as gr
+from gradio.events import Dependency
 
 from qformer_viz.ui.conversation import Session
 
@@ -26,11 +27,12 @@ def stop_button(button: gr.Button, session: gr.State) -> None:
     button.click(lambda session: session.pause.set(), session, None, **LIGHT)
 
 
-def after_answer(trigger: Callable[..., Any], *event: Any, **options: Any) -> Any:
+def after_answer(trigger: Callable[..., Any], *event: object, **options: object) -> Dependency:
     """The event, once the answer that is perhaps being written is finished, with what that made of the session."""
     return trigger(lambda: None, None, None, show_progress="hidden", **CHAT).then(*event, **options)
 
 
+Shown = TypeVar("Shown")
 Step = tuple[Callable[..., Any], Any, Any]
 """(fn, inputs, outputs) of an event."""
 
@@ -58,22 +60,20 @@ def at_once(steps: Sequence[Step]) -> Step:
     return all_of_them, read, written
 
 
-def listed(components: Any) -> list[Any]:
+def listed(components: object) -> list[Any]:
     """The inputs or outputs of an event as a list: Gradio takes None and a single component as well."""
     if components is None:
         return []
     return list(components) if isinstance(components, list | tuple) else [components]
 
 
-def discard_if_stale(session: Session, work: Callable[[], Any]) -> Any:
+def discard_if_stale(session: Session, work: Callable[[], Shown]) -> Shown:
     """What work() returns; nothing changes on the page if its visitor has gone on to another image, model or answer
     meanwhile."""
     mark = session.mark()
     found = work()
     if session.holds(mark):
         return found
-    return (
-        [gr.skip() for _ in found]
-        if isinstance(found, Sequence) and not isinstance(found, str)
-        else gr.skip()
-    )
+    if isinstance(found, Sequence) and not isinstance(found, str):
+        return cast(Shown, [gr.skip() for _ in found])
+    return cast(Shown, gr.skip())

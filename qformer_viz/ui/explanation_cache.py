@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import gradio as gr
 
 from qformer_viz.attribution import METHODS, ExplanationContext
 from qformer_viz.attribution.explanation import attribute, prepare
 from qformer_viz.errors import UserError
-from qformer_viz.types import Attribution
+from qformer_viz.types import Answer, Attribution
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
 
@@ -21,11 +20,11 @@ STOPPED = "Stopped. What was computed before is kept; press the button to start 
 class ExplanationCache:
     """One answer's case, and the maps found so far by method; a method that works word by word has one for each."""
 
-    answer: Any
+    answer: Answer
     context: ExplanationContext
     found: dict[tuple[str, int | None], Attribution] = field(default_factory=dict)
 
-    def map(self, method: str, word: int, told: Callable[[int, int], Any] | None = None) -> Attribution:
+    def map(self, method: str, word: int, told: Callable[[int, int], object] | None = None) -> Attribution:
         """The attribution by a method that holds this word, computed now if need be."""
         single = METHODS[method].single
         key = (method, word if single else None)
@@ -83,7 +82,7 @@ def progress_callback(
     return told
 
 
-def chosen(data: Any, words: int) -> tuple[str, int]:
+def chosen(data: object, words: int) -> tuple[str, int]:
     """(method, word) as the view in the browser sent them; UserError for anything else."""
     method, word = (data.get("method"), data.get("word")) if isinstance(data, dict) else (None, None)
     if not isinstance(method, str) or method not in METHODS or type(word) is not int or not 0 <= word < words:

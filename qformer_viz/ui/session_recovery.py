@@ -59,7 +59,7 @@ def lines_of(messages: Sequence[Mapping[str, Any]], limits: Limits) -> tuple[Lin
     return tuple(lines)
 
 
-def text_of(content: Any) -> str:
+def text_of(content: object) -> str:
     """The text of a chat message: Gradio's content is a text, or blocks some of which hold one."""
     if isinstance(content, str):
         return content

@@ -206,7 +206,7 @@ class VisitorBlocks(ReportingBlocks):
         app.state_holder.set_blocks(self)
         self._app = app
 
-    def queue(self, *args: Any, **options: Any) -> "VisitorBlocks":
+    def queue(self, *args: object, **options: object) -> "VisitorBlocks":
         """As Gradio, with messages for as many sessions as wait for one."""
         super().queue(*args, **options)
         self._queue.pending_messages_per_session = MessageQueues(self._queue)
@@ -220,7 +220,7 @@ class VisitorBlocks(ReportingBlocks):
         return config
 
     async def process_api(
-        self, *args: Any, session_hash: str | None = None, **options: Any
+        self, *args: object, session_hash: str | None = None, **options: object
     ) -> dict[str, Any]:
         """As Gradio; afterwards the visitor's state is weighed."""
         if session_hash is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from qformer_viz.runtime.map_placement import of
+from qformer_viz.types import EncodedImage
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.event_groups import Step, listed
@@ -40,7 +41,7 @@ def own(services: AppContext, session: Session) -> str:
     return as_text(services, session)
 
 
-def answered(services: AppContext, session: Session) -> Any:
+def answered(services: AppContext, session: Session) -> str | dict[str, str]:
     """That payload, where an answer has brought new maps, or ends those of another model on the canvas."""
     new = services.of(session).reads_questions or session.kept.get(VISITING)
     return own(services, session) if new else gr.skip()
@@ -58,7 +59,7 @@ def if_question_is_read(services: AppContext, session: gr.State, step: Step) -> 
     return run, [session, *listed(inputs)], outputs
 
 
-def pictures(encoded: Any) -> dict:
+def pictures(encoded: EncodedImage) -> dict:
     """An image's one picture, or a film's frames with their moments, for the views below the canvas."""
     frames = [embed(frame, of(encoded, at)) for at, frame in enumerate(encoded.frames)]
     return {"frames": frames, "timestamps": list(encoded.timestamps)}

@@ -1,10 +1,12 @@
 """The canvas, and the words of an answer, for a notebook or a file: drawn in the browser, without a server."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -13,11 +15,15 @@ from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import BadSelection, BadShape
 from qformer_viz.hooks.recording import Recording
 from qformer_viz.runtime.input_placement import Placement
-from qformer_viz.types import Attribution, Capture
+from qformer_viz.types import Attribution, Capture, EncodedImage
 from qformer_viz.view.provenance import provenance_of
 from qformer_viz.view.stage_payload import canvas_payload
 from qformer_viz.view.standalone_page import standalone_page
 from qformer_viz.view.word_payload import of_several
+
+if TYPE_CHECKING:
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import EncodedImage
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,10 +53,10 @@ class View:
 
 
 def show(
-    seen: Any,
+    seen: EncodedImage | Capture | Recording,
     picture: Image.Image | None = None,
     *,
-    pipe: Any = None,
+    pipe: Pipeline | None = None,
     why: Attribution | Sequence[Attribution] = (),
     turns: Sequence[tuple[str, str]] = (),
     model: str = "",
@@ -67,8 +73,9 @@ def show(
     Raises BadSelection without a capture, its picture, or for a batch of images; BadShape where `why` belongs to
     another image or where its attributions are of different words.
     """
-    bare = isinstance(seen, (Capture, Recording))
-    if bare:
+    film: list[tuple[Image.Image, str]] = []
+    placements: tuple[Placement, ...] = ()
+    if isinstance(seen, (Capture, Recording)):
         capture = seen.result if isinstance(seen, Recording) else seen
         if not isinstance(picture, Image.Image) or capture.cross_attention.shape[1] != 1:
             raise BadSelection(
@@ -76,13 +83,11 @@ def show(
                 "a capture of one image, and that image (PIL)",
                 "show(capture.image(i), picture)",
             )
-        film: list[tuple[Image.Image, str]] = []
-        placements: tuple[Placement, ...] = ()
     else:
         capture, picture = captured(seen), seen.image
         placements = seen.placements
         film = list(zip(seen.frames, seen.timestamps, strict=False))  # a still picture has no moments
-    if pipe is not None and not bare:
+    if pipe is not None and not isinstance(seen, (Capture, Recording)):
         meta = provenance_of(pipe, seen, turns)
     else:
         # Queries whose attention to one another does not add up to one attend to text as well.

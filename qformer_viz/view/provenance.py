@@ -1,7 +1,13 @@
 """What every view of a capture says about itself: model, precision, scope of the maps, conversation."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import EncodedImage
 
 NOTES = {
     "image": "The Q-Former of this model never sees the question: these maps belong to the image.",
@@ -14,7 +20,7 @@ FILM = (
 )
 
 
-def provenance_of(pipe: Any, encoded: Any, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def provenance_of(pipe: Pipeline, encoded: EncodedImage, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The `meta` of a canvas payload; turns are (question, answer), a caption's question is empty."""
     described = pipe.describe()
     scope = "image and question" if encoded.question else "image"

@@ -28,7 +28,9 @@ def integrated(slopes, start: Tensor, end: Tensor, points: int = POINTS) -> tupl
 
 
 def compute(context: ExplanationContext) -> tuple[Tensor, str]:
-    end = context.scorer.encoded.vision.float()
+    vision = context.scorer.encoded.vision
+    assert vision is not None, "a scorer has run the ViT"
+    end = vision.float()
     start = context.features().float().expand_as(end)
     rows, errors, words = [], [], context.words
     for done, word in enumerate(words):

@@ -1,7 +1,9 @@
 """Patch occlusion: what a word loses when the Q-Former cannot attend to a patch. The ViT does not run again."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,8 +11,11 @@ from torch import Tensor
 from qformer_viz.attribution.context import ExplanationContext
 from qformer_viz.attribution.method import Method
 
+if TYPE_CHECKING:
+    from qformer_viz.attribution.scorer import Scorer
 
-def shown(scorer: Any, keep: Tensor, on_progress: Callable[[int, int], Any] | None = None) -> Tensor:
+
+def shown(scorer: Scorer, keep: Tensor, on_progress: Callable[[int, int], object] | None = None) -> Tensor:
     """[n, t]: log-probabilities with only the patches in `keep` [n, f, N] as keys; CLS stays."""
     return scorer.shown(
         torch.cat([torch.ones(*keep.shape[:2], 1, dtype=torch.bool), keep], 2), on_progress=on_progress

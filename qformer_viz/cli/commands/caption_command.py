@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qformer_viz.cli.arguments import image_arguments
 from qformer_viz.cli.command import Command, answer_facts
+
+if TYPE_CHECKING:
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import EncodedImage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     image_arguments(parser)
 
 
-def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+def run(pipe: Pipeline, encoded: EncodedImage, args: argparse.Namespace) -> dict[str, Any]:
     """The caption, as `answer_facts`."""
     return answer_facts(pipe, pipe.caption(encoded))
 

@@ -6,14 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qformer_viz.atomic_files import atomic_write, make_folder, write_json
 from qformer_viz.attribution import METHODS
-from qformer_viz.attribution.explanation import DEFAULT, attribute, prepare
+from qformer_viz.attribution.explanation import DEFAULT, attribute, captured, prepare
 from qformer_viz.cli.arguments import image_arguments
 from qformer_viz.cli.command import Command
 from qformer_viz.runtime.families import find_family
+
+if TYPE_CHECKING:
+    from qformer_viz.runtime.pipeline import Pipeline
+    from qformer_viz.types import Answer, Attribution, EncodedImage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
+def run(pipe: Pipeline, encoded: EncodedImage, args: argparse.Namespace) -> dict[str, Any]:
     """Write the five files, the explanation only where there is one; the text lists them."""
     from qformer_viz.runtime.map_placement import of
     from qformer_viz.view import archive, map_images
@@ -50,7 +54,7 @@ def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
         answer = pipe.ask(encoded, args.question, turns)
         turns.append((args.question, answer.text))
     why = _explanations(pipe, encoded, answer, args.methods) if answer.text else []
-    capture, about = encoded.capture, pipe.describe()
+    capture, about = captured(encoded), pipe.describe()
     manifest = archive.manifest(
         capture,
         about,
@@ -78,7 +82,9 @@ def run(pipe: Any, encoded: Any, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _explanations(pipe: Any, encoded: Any, answer: Any, methods: Sequence[str]) -> list[Any]:
+def _explanations(
+    pipe: Pipeline, encoded: EncodedImage, answer: Answer, methods: Sequence[str]
+) -> list[Attribution]:
     """The answer by every method, with the progress on stderr."""
     if not methods:
         return []

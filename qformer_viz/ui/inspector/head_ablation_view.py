@@ -99,7 +99,7 @@ def ablated(app: AppContext, session: Session, progress: gr.Progress) -> list:
     return [message, gr.update(choices=choices, value=first), *figures]
 
 
-def for_word(app: AppContext, session: Session, word: Any) -> list:
+def for_word(app: AppContext, session: Session, word: object) -> list:
     """(message, three figures) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures.figure_style import query_labels
     from qformer_viz.view.figures.head_losses import heads_figure

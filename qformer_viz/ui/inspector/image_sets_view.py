@@ -98,10 +98,10 @@ def read(app: AppContext, path: str) -> Decoded:
 
 def sample_images(seen: Sequence[Any], found: ImageSetStatistics) -> dict[str, Any]:
     """What the view draws: pictures with their maps, averaged over heads, and how far each query follows them."""
-    first = seen[0].capture
+    first = captured(seen[0])
     images = []
     for each in seen:
-        cross = each.capture.cross_attention[:, 0].mean(1, keepdim=True).numpy()
+        cross = captured(each).cross_attention[:, 0].mean(1, keepdim=True).numpy()
         small = each.image.copy()
         small.thumbnail((SIDE, SIDE))
         shape = [*cross.shape[:3], cross.shape[3] - 1]

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from qformer_viz.types import Match
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import Figure, alert, markup, note, table
 from qformer_viz.ui.conversation import Session, too_long
@@ -107,7 +108,7 @@ def ranking(matches: tuple) -> Markup:
     )
 
 
-def best(match: Any) -> int:
+def best(match: Match) -> int:
     """The query that is most similar to the text."""
     return max(range(len(match.similarities)), key=match.similarities.__getitem__)
 
@@ -122,7 +123,9 @@ def draw(matches: tuple, index: int | None):
     return votes_figure(match.similarities, match.probabilities)
 
 
-def maps(app: AppContext, session: Session, matches: tuple, index: int | None) -> Any:
+def maps(
+    app: AppContext, session: Session, matches: tuple[Match, ...], index: int | None
+) -> str | dict[str, str]:
     """The canvas payload of the matching pass: maps that depend on the text. They end with the next answer."""
     if session.encoded is None or index is None or not 0 <= index < len(matches):
         return gr.skip()
@@ -146,6 +149,7 @@ def maps(app: AppContext, session: Session, matches: tuple, index: int | None) -
         },
     }
     placements = () if match.placement is None else (match.placement,)
+    assert match.capture is not None, "the page's matcher records"
     return as_json(canvas_payload(match.capture, match.image, meta=meta, placements=placements))
 
 

@@ -3,7 +3,6 @@ small sufficient set, and the logit lens."""
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
@@ -81,7 +80,7 @@ def labels(context: ExplanationContext) -> list[str]:
     return query_labels(context.scorer.queries.shape[1], context.frames)
 
 
-def for_word(app: AppContext, session: Session, word: Any) -> list:
+def for_word(app: AppContext, session: Session, word: object) -> list:
     """(Shapley values, pairs) of one word; nothing where the answer has gone meanwhile."""
     from qformer_viz.view.figures.query_pairs import pairs_figure
     from qformer_viz.view.figures.shapley_bars import shapley_figure

@@ -1,6 +1,7 @@
 """The What if tab: remove queries, patches or an object of a known scene, ask again, and compare both answers."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from qformer_viz.attribution.methods.knockout import replaced
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.errors import UserError
+from qformer_viz.types import EncodedImage
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.components import alert, joined, live_view, markup, note, side_by_side, table
 from qformer_viz.ui.conversation import Session
@@ -112,7 +114,7 @@ def without_queries(app: AppContext, session: Session, numbers: str, how: str) -
     return consequence(app, session, changed, lead)
 
 
-def without_patches(app: AppContext, session: Session, data: Any) -> str:
+def without_patches(app: AppContext, session: Session, data: object) -> str:
     """Painted patches, numbered row by row and frame after frame, are hidden from the Q-Former or from the ViT."""
     get_or_create(app, session)
     rows, columns = session.capture.grid
@@ -156,7 +158,7 @@ def redrawn(app: AppContext, session: Session, name: str | None, act: str, place
 
 
 def consequence(
-    app: AppContext, session: Session, changed: Any, lead: str, scenes: tuple[Any, Any] | None = None
+    app: AppContext, session: Session, changed: EncodedImage, lead: str, scenes: tuple[Any, Any] | None = None
 ) -> str:
     """As HTML: the new answer beside the old one, and the change in log-probability of every word of the old one."""
     pipe, old = app.of(session).pipe, session.answer
@@ -207,7 +209,7 @@ def parsed(numbers: str, count: int, frames: int = 1) -> list[int]:
     return sorted(chosen)
 
 
-def run_change(change: Any, app: AppContext, session: Session, *chosen: Any) -> str:
+def run_change(change: Callable[..., str], app: AppContext, session: Session, *chosen: object) -> str:
     """What a change brings, or the trouble with its fix."""
 
     def work() -> str:

@@ -52,7 +52,7 @@ def build(app: AppContext) -> Parts:
 
 
 def message_and_view(
-    app: AppContext, session: Session, on_progress: Callable[[int, int], Any] | None = None
+    app: AppContext, session: Session, on_progress: Callable[[int, int], object] | None = None
 ) -> tuple[str, str]:
     """(message, view): every fast method for every word as JSON; an error becomes a message."""
     try:
@@ -65,7 +65,7 @@ def message_and_view(
         return alert(str(error)), ""
 
 
-def computed(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+def computed(app: AppContext, session: Session, data: object, progress: gr.Progress) -> tuple[str, Any]:
     """(message, view) with the chosen method for the chosen word added; after an error the view stays."""
     try:
         kept = get_or_create(app, session)
@@ -83,7 +83,7 @@ def words(app: AppContext, session: Session, kept: ExplanationCache) -> dict[str
     return shown | {"quick": app.of(session).quick}
 
 
-def judged(app: AppContext, session: Session, data: Any, progress: gr.Progress) -> tuple[str, Any]:
+def judged(app: AppContext, session: Session, data: object, progress: gr.Progress) -> tuple[str, Any]:
     """(sentence and figures, plot) on the map of the chosen word and method; an error becomes a message."""
     from qformer_viz.view.figures.deletion_curves import curves_figure
 
