@@ -1,6 +1,6 @@
 """Inside a running Q-Former: what its heads hand on and what its queries tell one another, read or replaced.
 
-The only hooks that change a pass. They are set for one pass in the lane and gone when its block ends. What they change
+The only hooks that change a pass. They are set for one pass in the device queue and gone when its block ends. What they change
 is the same whatever computes the attention (eager, SDPA, ...).
 """
 

@@ -100,12 +100,12 @@ def _next(future: Future[Any], work: Callable[[], Any], turn: threading.RLock) -
 
 
 def apart(work: Callable[[], Result]) -> Result:
-    """work() in a thread that is gone afterwards, and torch's workers of that thread with it; no lane waits for it."""
+    """work() in a thread that is gone afterwards, and torch's workers of that thread with it; no queue waits for it."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(contextvars.copy_context().run, work).result()
 
 
 @cache
 def queue_for(device: str) -> DeviceQueue:
-    """The lane of a device, such as "cpu" or "cuda:0"."""
+    """The queue of a device, such as "cpu" or "cuda:0"."""
     return DeviceQueue(device)

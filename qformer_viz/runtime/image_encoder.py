@@ -29,7 +29,7 @@ Observe = Callable[[Any], contextlib.AbstractContextManager[Recording]]
 
 
 class Encoder:
-    """Computes what `generate` computes before its language model, step by step, in the pipeline's lane.
+    """Computes what `generate` computes before its language model, step by step, in the pipeline's device queue.
 
     observe(model) is entered around exactly the pass, in the thread that runs it.
     """
@@ -144,7 +144,7 @@ class Encoder:
     ) -> ModelOutput:
         """The Q-Former's output on ViT outputs [b, p, d]; keep [b, p]: the image tokens that may be looked at, None for
         all. instruction: token ids [1, t] and their mask, or None. Where gradients are on, there is one for every
-        attention map too. To be called in the lane."""
+        attention map too. To be called in the device queue."""
         tokens = self.model.query_tokens.detach().expand(vision.shape[0], -1, -1)
         if torch.is_grad_enabled():
             tokens = tokens.clone().requires_grad_()

@@ -352,7 +352,7 @@ class Pipeline:
         return answer(result.ids, result.logprobs, result.finish)
 
     def turn(self, work: Callable[[], Built], stopped: Stopped = lambda: False) -> Built:
-        """work() in the lane of the device, or None if stopped while it waited; memory that runs out becomes an error
+        """work() in the queue of the device, or None if stopped while it waited; memory that runs out becomes an error
         with the fix."""
         try:
             # None only for who gives `stopped`, whose work may give None as well.

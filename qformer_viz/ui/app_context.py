@@ -77,7 +77,7 @@ class AppContext:
     data URL) -> object with .image, .sha256, .notices`; `decoding(**settings)` builds the pipeline's decoding options;
     `user_errors` carry a message meant for the user; without a `matcher` there is no Match tab;
     `compares_questions`: whether any model on offer reads the question in its Q-Former; `precisions`: further ones of
-    the speaker's model, by name, and what loads each, once; `examples` and `scene_maker` are those of the domain of
+    the chat model, by name, and what loads each, once; `examples` and `scene_maker` are those of the domain of
     `chat_model`."""
 
     chat_model: ChatModel

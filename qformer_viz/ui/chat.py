@@ -301,7 +301,7 @@ def wire(
     """Connect the column. `choice`: the picker of models; `after_look` and `after_answer` are (fn, inputs, outputs) for
     the other tabs; `switched`: events after which another model has looked at the image.
 
-    Everything that changes the session shares one queue lane.
+    Everything that changes the session shares one queue.
     """
     log, image, question = parts["log"], parts["image"], parts["question"]
     queue_for, light = CHAT | {"show_progress": "hidden"}, LIGHT

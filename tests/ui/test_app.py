@@ -91,6 +91,7 @@ def test_the_next_free_port_is_taken(taken, monkeypatch):
     assert taken < app_address.free_port("127.0.0.1") < taken + app_address.PORTS
 
 
+@pytest.mark.slow
 def test_unknown_checkpoint_is_refused_in_words():
     command = [sys.executable, "app.py", "--model", "no/such"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -112,6 +113,7 @@ def test_scene_maker_draws_what_was_chosen():
         maker.render([], maker.layouts[0], None)
 
 
+@pytest.mark.slow
 def test_privacy_and_limits_of_the_page():
     services = fake_services()
     options, page = launch_options(services), build(services)
@@ -121,6 +123,7 @@ def test_privacy_and_limits_of_the_page():
     assert page.delete_cache == (600, services.limits.cache_seconds)
 
 
+@pytest.mark.slow
 def test_what_changes_a_session_waits_its_turn_and_nobody_waits_for_long_work():
     page = build(fake_services(precisions={"8bit": FakePipeline}, matcher=FakeMatcher(), **fake_choice()))
     lanes = {}
@@ -153,10 +156,12 @@ def test_what_changes_a_session_waits_its_turn_and_nobody_waits_for_long_work():
     assert {"caption", "ask", "attention", "explain"} <= set(lanes["api"])
 
 
+@pytest.mark.slow
 def test_page_without_examples_or_scene_maker_builds():
     assert build(fake_services(scene_maker=None, ood_check=None))
 
 
+@pytest.mark.slow
 def test_text_from_elsewhere_is_escaped():
     evil = "<img src=x onerror=alert(1)>"
     assert evil not in facts([(evil, evil, evil)], warning=evil)
@@ -167,6 +172,7 @@ def test_text_from_elsewhere_is_escaped():
     assert not any(evil in str(value) for value in shown)
 
 
+@pytest.mark.slow
 def test_a_space_is_reached_from_outside_and_can_be_duplicated(monkeypatch):
     assert app_address.open_host({}) == "127.0.0.1"
     assert app_address.open_host({"SYSTEM": "spaces"}) == "0.0.0.0"
@@ -222,6 +228,7 @@ def test_other_models_are_loaded_when_chosen_and_only_once():
     assert len(loaded) == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_is_dropped_is_freed_though_its_images_live_on():
     """A visitor's image holds no weights of the model that encoded it."""
     from tests.support import fake_checkpoints as fakes
@@ -347,6 +354,7 @@ def test_several_steps_are_one_event():
     assert written == [told, plot, three, one] and fn("x", "y") == ["xy", "x", [1], "by"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"compares_questions": True} | fake_choice()])
 def test_a_new_picture_costs_few_requests(options):
     """Each is a queue, a request and an answer: a dozen took longer than the caption."""
@@ -367,6 +375,7 @@ def test_a_new_picture_costs_few_requests(options):
         assert len(written) == len({id(out) for out in written})
 
 
+@pytest.mark.slow
 def test_starts_behind_a_proxy_on_gradios_port(taken, monkeypatch):
     """Universities and firms set HTTP_PROXY without NO_PROXY; Gradio asks its own server through it."""
     with socket.socket() as probe:
@@ -418,6 +427,7 @@ def test_a_repository_that_is_not_complete_is_told_in_one_line(tmp_path, monkeyp
         EMOJI_SCENES.scene_maker()
 
 
+@pytest.mark.slow
 def test_missing_artwork_is_told_in_one_line(tmp_path):
     """In a process of its own, for the artwork is read when its module is."""
     code = (

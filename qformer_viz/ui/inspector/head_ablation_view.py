@@ -256,12 +256,12 @@ def wire(context: ViewContext) -> None:
     app, session, parts = context.app, context.session, context.parts
 
     # A closure, because Gradio reads no type hints off a partial.
-    def silence(session: Session, progress=gr.Progress()):  # noqa: B008
+    def ablate(session: Session, progress=gr.Progress()):  # noqa: B008
         return discard_if_stale(session, lambda: ablated(app, session, progress))
 
     after_answer(
         parts["run"].click,
-        silence,
+        ablate,
         session,
         _results(parts),
         show_progress_on=parts["message"],

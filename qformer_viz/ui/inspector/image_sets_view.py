@@ -24,7 +24,7 @@ from qformer_viz.view.palette import STOPS
 from qformer_viz.view.stage_payload import embed, pack
 
 SIDE = 256
-"""Pixels of the longer side of a picture in the album."""
+"""Pixels of the longer side of a picture in the overview."""
 
 
 def build(app: AppContext) -> Parts:
