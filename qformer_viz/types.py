@@ -211,7 +211,7 @@ class Capture:
     attn_implementation: str
     text_attention: Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, letters in self._axes.items():
             if getattr(self, name).dim() != len(letters):
                 raise BadShape(
@@ -322,7 +322,7 @@ class Attribution:
     note: str = ""
     frames: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         t, _, patches = self.scores.shape
         if len(self.words) != t or patches != self.grid[0] * self.grid[1]:
             raise BadShape(

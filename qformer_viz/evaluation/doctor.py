@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class Report:
         return all(holds for _, holds, _ in self.checks)
 
     @contextmanager
-    def timed(self, what: str):
+    def timed(self, what: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.times[what] = round(time.perf_counter() - start, 3)

@@ -7,7 +7,7 @@ key-value caches of the image prefix and earlier turns where that repeats the un
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -312,7 +312,7 @@ def _shared(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None, device: torch.device):
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Make sampling repeatable and leave other random numbers alone; `generate` takes no generator."""
     if seed is None:
         yield

@@ -6,6 +6,7 @@ numpy only beside this package's pure functions.
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -320,7 +321,7 @@ def _number(value: float) -> str:
     return f"{value:.1e}" if digits is None else f"{value:.{digits}f}"
 
 
-def _hex(rgb) -> str:
+def _hex(rgb: Sequence[int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in rgb[:3]))
 
 

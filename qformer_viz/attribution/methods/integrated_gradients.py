@@ -4,6 +4,9 @@ The shares of all image tokens, CLS among them, add up to what the image brought
 said in the note.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +17,9 @@ from qformer_viz.attribution.method import Method
 POINTS = 24
 
 
-def integrated(slopes, start: Tensor, end: Tensor, points: int = POINTS) -> tuple[Tensor, float]:
+def integrated(
+    slopes: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, end: Tensor, points: int = POINTS
+) -> tuple[Tensor, float]:
     """([f, p] share of every token, completeness error) along the straight line from start to end, both [f, p, d].
 
     slopes(vision [n, f, p, d]) -> (y [n], gradient [n, f, p, d]). Gauss-Legendre quadrature; error in the unit of y.
@@ -34,9 +39,7 @@ def compute(context: ExplanationContext) -> tuple[Tensor, str]:
     start = context.features().float().expand_as(end)
     rows, errors, words = [], [], context.words
     for done, word in enumerate(words):
-        shares, error = integrated(
-            lambda vision, word=word: context.scorer.feature_gradients(word, vision), start, end
-        )
+        shares, error = integrated(partial(context.scorer.feature_gradients, word), start, end)
         rows.append(shares)
         errors.append(abs(error))
         context.on_progress(done + 1, len(words))

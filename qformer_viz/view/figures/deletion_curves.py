@@ -5,10 +5,11 @@ import html
 import numpy as np
 import plotly.graph_objects as go
 
+from qformer_viz.evaluation.assessment import Assessment
 from qformer_viz.view.figures.figure_style import ACCENT, INK, dress
 
 
-def curves_figure(verdict) -> go.Figure:
+def curves_figure(verdict: Assessment) -> go.Figure:
     """Deletion and insertion of a `verdict.Assessment`, side by side: log-probability of the word against the share
     of the patches hidden, or shown."""
     figure = go.Figure()

@@ -26,7 +26,7 @@ def query_labels(count: int, frames: int = 1) -> list[str]:
 
 
 def signed_matrix(
-    values, columns: Sequence[str], rows: Sequence[str], unit: str, where: str, top: float = 0.0
+    values: np.ndarray, columns: Sequence[str], rows: Sequence[str], unit: str, where: str, top: float = 0.0
 ) -> go.Heatmap:
     """Signed values on one scale around white, up to `top` at least."""
     top = max(float(np.abs(values).max()), top, LEAST)

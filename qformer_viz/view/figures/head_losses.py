@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import LEAST, dress, signed_matrix
 
 
-def heads_figure(values, together, layers: Sequence[int], kind: str, top: float) -> go.Figure:
+def heads_figure(
+    values: ArrayLike, together: ArrayLike, layers: Sequence[int], kind: str, top: float
+) -> go.Figure:
     """Heat map of the effects [l, h] of every head, and of all heads [l] of a layer together in a last column, in nats;
     `top` ends the scale, so that two figures can share one."""
     values = np.concatenate([np.asarray(values, np.float32), np.asarray(together, np.float32)[:, None]], 1)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import SEQUENTIAL, dress, query_label
 
 
-def centre_figure(centres, sizes, colours, name: str, aspect: float = 1.0) -> go.Figure:
+def centre_figure(
+    centres: ArrayLike, sizes: ArrayLike, colours: ArrayLike, name: str, aspect: float = 1.0
+) -> go.Figure:
     """Where each query looks on average: centres [q, 2] as x, y in 0..1 from the top left corner.
 
     sizes [q] sets each dot's area, colours [q] its colour (`name` says what it is); aspect is height over

@@ -1,12 +1,14 @@
 """Votes of single queries on whether a text fits an image."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
 from qformer_viz.view.figures.figure_style import ACCENT, INK, dress, query_label
 
 
-def votes_figure(similarities, probabilities) -> go.Figure:
+def votes_figure(similarities: Sequence[float], probabilities: Sequence[float]) -> go.Figure:
     """Bars for each query [q]: cosine with the text (-1..1) above, vote of the matching head (0..1) below."""
     labels = [query_label(q) for q in range(len(similarities))]
     figure = go.Figure()

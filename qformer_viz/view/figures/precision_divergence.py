@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import SEQUENTIAL, dress
 
 
-def divergence_figure(values, layers: Sequence[int]) -> go.Figure:
+def divergence_figure(values: ArrayLike, layers: Sequence[int]) -> go.Figure:
     """Heat map of the divergence [l, h] of two precisions' maps, in bits, from 0."""
     values = np.asarray(values, np.float64)
     heat = go.Heatmap(

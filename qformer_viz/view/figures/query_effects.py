@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import dress, signed_matrix
 
 
-def effects_figure(values, words: Sequence[str], queries: Sequence[str], unit: str) -> go.Figure:
+def effects_figure(values: ArrayLike, words: Sequence[str], queries: Sequence[str], unit: str) -> go.Figure:
     """Heat map of signed effects [t, q] of every query on every word, white at none."""
     values, labels = np.asarray(values, np.float32), list(queries)
     figure = go.Figure(

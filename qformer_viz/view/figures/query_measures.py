@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import SEQUENTIAL, dress, query_label
 
 
-def measure_figure(values, rows: Sequence[str], name: str, unit: str = "") -> go.Figure:
+def measure_figure(values: ArrayLike, rows: Sequence[str], name: str, unit: str = "") -> go.Figure:
     """Heat map of one number per layer and query: values [rows, q], in its own unit from its own range."""
     values = np.asarray(values, np.float32)
     labels = [query_label(q) for q in range(values.shape[1])]

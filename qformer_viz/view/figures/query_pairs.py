@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import dress, signed_matrix
 
 
-def pairs_figure(values, queries: Sequence[str], word: str) -> go.Figure:
+def pairs_figure(values: ArrayLike, queries: Sequence[str], word: str) -> go.Figure:
     """Heat map of the interactions [k, k] of the named queries for a word, in nats."""
     labels = list(queries)
     figure = go.Figure(

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import SEQUENTIAL, dress, queries_and_text, query_label
 
 
-def self_attention_figure(own, text, order: Sequence[int], pieces: Sequence[str]) -> go.Figure:
+def self_attention_figure(
+    own: ArrayLike, text: ArrayLike | None, order: Sequence[int], pieces: Sequence[str]
+) -> go.Figure:
     """Heat map of self-attention [q, q], rows and columns in `order`, and that to the text [q, s], if any, after it."""
     order = list(order)
     rows = [query_label(q) for q in order]

@@ -5,11 +5,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import ACCENT, INK, LEAST, dress
 
 
-def shapley_figure(values, errors, alone, queries: Sequence[str], word: str, most: int = 12) -> go.Figure:
+def shapley_figure(
+    values: ArrayLike,
+    errors: ArrayLike,
+    alone: ArrayLike,
+    queries: Sequence[str],
+    word: str,
+    most: int = 12,
+) -> go.Figure:
     """Bars of the `most` greatest Shapley values [q] with two standard errors, beside each query's knock-out alone."""
     values, errors, alone = (np.asarray(each, np.float32) for each in (values, errors, alone))
     order = np.argsort(-np.maximum(np.abs(values), np.abs(alone)), kind="stable")[:most]

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from qformer_viz.view.figures.figure_style import DIVERGING, SEQUENTIAL, SIGNED, dress, query_label
 
 
-def similarity_figure(matrix, order: Sequence[int], name: str, *, signed: bool) -> go.Figure:
+def similarity_figure(matrix: ArrayLike, order: Sequence[int], name: str, *, signed: bool) -> go.Figure:
     """Heat map of a [q, q] similarity, rows and columns in `order`.
 
     signed: colours run from -1 to 1 around white (cosine); otherwise from 0 to 1.
