@@ -43,8 +43,8 @@ def measure(
 
     head      without the head that costs a word most, whichever that is
     cross     without all heads of a layer of cross-attention, for each of `cross_layers`; own: of self-attention
-    apart     when every query hears of the others only what they tell of other images
-    unheard   when the others hear only that of one query, the one that costs the word most
+    apart     when every query gets the mean messages of all others over other images
+    unheard   when the others get the mean message of one query, the one that costs the word most
     unread    when the language model reads one query as of other images, the one that costs the word most
     needs     a share in their place: of the words that lose a nat or more by `apart`
     loudest   [query, share of the words that lose most, and a nat or more, when it is unheard], the first three
@@ -54,7 +54,7 @@ def measure(
     Geiger et al. 2021, arXiv 2106.02997): `follows_talk`, what the queries tell one another; `follows_cross`, what all
     heads of a layer of cross-attention hand on, for each of `cross_layers`.
 
-    told(done): after every image.
+    on_progress(done): after every image.
     """
     lost: dict[str, list[dict[str, Tensor]]] = {question: [] for question in ("", *questions)}
     followed: dict[str, list[Tensor]] = {question: [] for question in lost}

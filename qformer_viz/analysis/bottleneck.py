@@ -35,7 +35,8 @@ def measure(
     `model`, its name.
 
     examples: (image, {label: integer or booleans}), as `usable_information` takes them, in random order.
-    questions: of interest for a Q-Former that reads them. told(what, done): after every image and every label read.
+    questions: of interest for a Q-Former that reads them. on_progress(what, done): after every image and every
+    label.
     """
     patches: list[Tensor] = []
     queries: dict[str | None, list[Tensor]] = {question: [] for question in (None, *questions)}

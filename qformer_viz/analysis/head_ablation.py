@@ -1,5 +1,4 @@
-"""Inside the Q-Former: what each head is worth to a word, and what queries tell one another. Over a
-`ExplanationContext`."""
+"""Ablation inside the Q-Former: attention heads, and the messages between queries in self-attention."""
 
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from qformer_viz.attribution.context import ExplanationContext
 
 @dataclass(frozen=True, eq=False)
 class HeadAblation:
-    """Nats that every word loses when heads hand on what they do for other images, signed.
+    """Loss of every word's log-probability when heads are replaced by their mean over other images, in nats, signed.
 
     cross [t, l, h], own [t, L, h]              each head of cross- and self-attention alone
     cross_layers [t, l], own_layers [t, L]      all heads of a layer together
@@ -24,9 +23,19 @@ class HeadAblation:
 
 
 def ablate_heads(context: ExplanationContext) -> HeadAblation:
-    """Mean ablation (Wang et al. 2022, arXiv 2211.00593) of every head, and of every layer's heads together: what they
-    hand to the output projection is replaced, for every query, by its mean over other images. Heads that do the same
-    hide one another. Computed once.
+    """Mean ablation of every head of the Q-Former, and of all heads of each layer together.
+
+    The output of a head, before the output projection, is replaced for every query by its mean over other images (Wang
+    et al. 2022, arXiv 2211.00593). If two heads do the same, ablating one changes little.
+
+    Args:
+        context: of the answer; `context.on_progress` is called after every batch.
+
+    Returns:
+        The losses, computed once for the context.
+
+    Raises:
+        IncompleteContext: the context has no `reference`.
     """
 
     def compute() -> HeadAblation:
@@ -46,11 +55,12 @@ def ablate_heads(context: ExplanationContext) -> HeadAblation:
 
 @dataclass(frozen=True, eq=False)
 class MessageAblation:
-    """Nats that every word loses, signed, when inside the Q-Former, in every layer,
+    """Loss of every word's log-probability in nats, signed, when in all self-attention layers of the Q-Former
 
-    queries [t, q]   a query tells the others what it tells of any image; the language model still reads it as it is
-    apart   [t]      every query hears that of all others
-    text    [t, s]   a token of the text that the Q-Former reads goes unread there; s is 0 where it reads none
+    queries [t, q]   keys and values of one query are replaced by their mean over other images. The language model
+                     still gets the query itself
+    apart   [t]      every query gets the replaced keys and values of all others
+    text    [t, s]   one token of the text that the Q-Former reads is masked; s is 0 where it reads none
     """
 
     queries: Tensor
@@ -59,11 +69,20 @@ class MessageAblation:
 
 
 def ablate_query_messages(context: ExplanationContext) -> MessageAblation:
-    """What queries tell one another, and what the text tells them.
+    """Mean ablation of the messages of each query to the others, and of the text's to the queries.
 
     Keys and values of a query are replaced by their means over other images. They are not masked, as in attention
-    knock-out (Geva et al. 2023, arXiv 2304.14767): where one query takes most of the attention, a mask sends that
-    elsewhere, and the damage says nothing of what was told. A token of text is masked as padding is. Computed once.
+    knock-out (Geva et al. 2023, arXiv 2304.14767): where one query gets most of the attention, a mask sends it
+    elsewhere, and the loss no longer measures the message. A token of text is masked as padding is.
+
+    Args:
+        context: of the answer; `context.on_progress` is called after every batch.
+
+    Returns:
+        The losses, computed once for the context.
+
+    Raises:
+        IncompleteContext: the context has no `reference`.
     """
 
     def compute() -> MessageAblation:

@@ -53,7 +53,7 @@ def compare_precisions(
     """Two pipelines (`qformer_viz.load(..., observe=qformer_viz.capture)`) on the same images; the first is the
     reference.
 
-    question: asked of every image besides the caption; "" for none. told(done): after every image.
+    question: asked of every image besides the caption; "" for none. on_progress(done): after every image.
     """
     from qformer_viz.attribution.scorer import make_scorer
 

@@ -13,7 +13,15 @@ PERMUTATIONS, SEED = 16, 0
 
 
 def ablation_loss(context: ExplanationContext, away: Tensor) -> Tensor:
-    """[n, t]: nats that every word loses when each set of queries (bool [n, q]) says what it says of any image."""
+    """Loss of every word's log-probability when sets of queries are replaced by their mean over other images.
+
+    Args:
+        context: of the answer.
+        away: bool [n, q], the queries of each set.
+
+    Returns:
+        [n, t] in nats.
+    """
     queries = context.scorer.queries
     whole = torch.zeros(1, away.shape[1], dtype=torch.bool)
     scores = context.scorer.score(replaced(queries, context.baseline, torch.cat([whole, away])))
@@ -21,10 +29,17 @@ def ablation_loss(context: ExplanationContext, away: Tensor) -> Tensor:
 
 
 def pairwise_interactions(context: ExplanationContext, queries: Sequence[int]) -> Tensor:
-    """[t, k, k] interaction I_ij = D_ij − D_i − D_j in nats, for k chosen queries; 0 on the diagonal.
+    """Interactions of pairs of queries: I_ij = D_ij − D_i − D_j, where D is the `ablation_loss` of a set.
 
-    Positive: the two stand in for each other, so that losing both costs more than each loss told. Negative: each loss
-    counts the same thing again.
+    Positive: either query can replace the other, so that losing both costs more than the two single losses. Negative:
+    both single losses count the same information.
+
+    Args:
+        context: of the answer.
+        queries: the k queries to pair, by number.
+
+    Returns:
+        [t, k, k] in nats; 0 on the diagonal.
     """
     count = context.scorer.queries.shape[1]
     single = effects(context)[:, list(queries)]
@@ -51,7 +66,8 @@ def shapley_values(
     context: ExplanationContext, permutations: int = PERMUTATIONS, seed: int = SEED
 ) -> ShapleyValues:
     """Sampled Shapley values of the queries (Castro et al. 2009): what a query adds when it joins those before it in a
-    random order, every order beside its reverse. `context.on_progress` hears of every order."""
+    random order, every order beside its reverse. `context.on_progress` is called after
+    every order."""
     queries = context.scorer.queries
     count, rng = queries.shape[1], torch.Generator().manual_seed(seed)
     samples = []

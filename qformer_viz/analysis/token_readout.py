@@ -6,10 +6,18 @@ from qformer_viz.attribution.context import ExplanationContext
 def logit_lens(
     context: ExplanationContext, count: int = 5, baseline_corrected: bool = True
 ) -> list[list[tuple[str, float]]]:
-    """For every query the tokens that the language model's own output layer reads off it, with their share.
+    """The tokens that the language model's output layer reads off every query: the logit lens (nostalgebraist 2020).
 
-    The logit lens (nostalgebraist 2020) on the projected queries, by default less what they are for any image. It is
-    known to mislead: a query is an input and never had to lie near a word; what it spells is not what the model reads.
+    It is known to mislead: a projected query is an input and need not lie near the vector of any word, so these tokens
+    are not what the model reads.
+
+    Args:
+        context: of the answer.
+        count: tokens for each query.
+        baseline_corrected: whether the mean query over other images is subtracted first.
+
+    Returns:
+        For each query, (token, share of the softmax), the likeliest first.
     """
     queries = context.scorer.queries
     return context.scorer.likeliest_tokens(

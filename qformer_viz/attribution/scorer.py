@@ -167,7 +167,7 @@ class Scorer:
 
     @torch.no_grad()
     def isolate_queries(self, reference: QFormerActivations) -> Tensor:
-        """As `score` `[1, t]`, when every query hears of all others only what they tell on average for other images."""
+        """As `score` `[1, t]`, when every query gets the mean keys and values of all others over other images."""
         count, frames = self.model.query_tokens.shape[1], len(self._vision)
         others = ~torch.eye(count, dtype=torch.bool).repeat_interleave(frames, 0)
 

@@ -78,7 +78,7 @@ def assess(
 ) -> Assessment:
     """The verdict on one word (its index in the answer) of an attribution of this case.
 
-    mask: bool [gh, gw], where the word's object is, if that is known. told(done, of): raise from it to stop.
+    mask: bool [gh, gw], where the word's object is, if that is known. on_progress(done, total): raise from it to stop.
     """
     spoken = context.scorer.words[word]
     if spoken not in found.words:

@@ -1,7 +1,7 @@
-"""Inside a running Q-Former: what its heads hand on and what its queries tell one another, read or replaced.
+"""Activations inside a running Q-Former, recorded or replaced: outputs of heads, keys and values of queries.
 
-The only hooks that change a pass. They are set for one pass in the device queue and gone when its block ends. What they change
-is the same whatever computes the attention (eager, SDPA, ...).
+These are the only hooks that change a pass. They are set for one pass in the device queue and removed when its block
+ends. They work whatever computes the attention (eager, SDPA, ...).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class QFormerActivations(NamedTuple):
-    """What is said inside the Q-Former on average over other images; heads side by side in D.
+    """Activations inside the Q-Former, heads side by side in D.
 
     own [L, s, D], cross [l, q, D]     what the heads of self- and cross-attention hand to their layer's projection
-    keys [L, s, D], values [L, s, D]   of self-attention: by what each is found by the others, and what it tells them;
+    keys [L, s, D], values [L, s, D]   of self-attention;
                                        s is the queries, then the tokens of text that an InstructBLIP's Q-Former reads
     """
 
@@ -52,7 +52,7 @@ def record_activations(qformer: Blip2QFormerModel) -> Iterator[dict[str, list[Te
 def replace_heads(
     qformer: Blip2QFormerModel, own: Tensor, cross: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
-    """In row n of a batch the heads chosen by own [n, L, h] and cross [n, l, h] (bool) hand on what is usual."""
+    """In row n of a batch, replace the outputs of the heads in own [n, L, h] and cross [n, l, h] (bool)."""
 
     def replace(chosen: Tensor, instead: Tensor, layer: int, said: Tensor) -> Tensor:
         heads = chosen.shape[-1]
@@ -69,7 +69,7 @@ def replace_heads(
 def replace_query_messages(
     qformer: Blip2QFormerModel, chosen: Tensor, reference: QFormerActivations
 ) -> contextlib.AbstractContextManager[None]:
-    """In row n of a batch the queries of chosen [n, q] (bool) tell the others, and themselves, what is usual."""
+    """In row n of a batch, replace keys and values of the queries in chosen [n, q] (bool) in self-attention."""
 
     def replace(instead: Tensor, layer: int, said: Tensor) -> Tensor:
         rows = F.pad(chosen, (0, said.shape[1] - chosen.shape[1]))

@@ -54,7 +54,7 @@ class Generated:
 
 
 class Generator:
-    """Generation over one language model. Not safe under threads by itself: the pipeline runs it in its device queue."""
+    """Generation over one language model. Not safe under threads: the pipeline runs it in its device queue."""
 
     def __init__(
         self,

@@ -24,13 +24,15 @@ class ExplanationCache:
     context: ExplanationContext
     found: dict[tuple[str, int | None], Attribution] = field(default_factory=dict)
 
-    def map(self, method: str, word: int, told: Callable[[int, int], object] | None = None) -> Attribution:
+    def map(
+        self, method: str, word: int, on_progress: Callable[[int, int], object] | None = None
+    ) -> Attribution:
         """The attribution by a method that holds this word, computed now if need be."""
         single = METHODS[method].single
         key = (method, word if single else None)
         if key not in self.found:
             self.found[key] = attribute(
-                self.context, method, words=[word] if single else None, on_progress=told
+                self.context, method, words=[word] if single else None, on_progress=on_progress
             )
         return self.found[key]
 
@@ -69,17 +71,17 @@ def get_current(session: Session) -> ExplanationCache | None:
 def progress_callback(
     session: Session, progress: gr.Progress, what: str, outdates: bool = True
 ) -> Callable[[int, int], None]:
-    """told(done, of) for long work: moves the bar, and raises UserError when the visitor has pressed Stop or, where
+    """on_progress(done, of) for long work: moves the bar, and raises UserError when the visitor has pressed Stop or, where
     that outdates it, gone on to another image, model or answer."""
     session.pause.clear()
     mark = session.mark()
 
-    def told(done: int, of: int) -> None:
+    def on_progress(done: int, of: int) -> None:
         if session.pause.is_set() or (outdates and not session.holds(mark)):
             raise UserError(STOPPED)
         progress((done, of), desc=what, unit="steps")
 
-    return told
+    return on_progress
 
 
 def chosen(data: object, words: int) -> tuple[str, int]:
