@@ -77,8 +77,8 @@ def usable_information(
     """What a probe reads of each label off features [n, k, d], k vectors for each of n examples.
 
     kind: "linear" reads off the mean of the vectors, "attention" off `ATTENTIONS` weighted means, see `Probe`.
-    labels: integers [n], classes from 0; or booleans [n, c], c binary parts. on_progress(done, total) is called after each
-    label.
+    labels: integers [n], classes from 0; or booleans [n, c], c binary parts. on_progress(done, total) is called
+    after each label.
     Every label has a probe of its own. The examples are taken as they come: the first learn, the last measure.
     Raises BadShape or BadValues where features and labels do not fit.
     """

@@ -86,7 +86,8 @@ def attribute(
     words: Sequence[int] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Attribution:
-    """`explain` for a context that is kept. on_progress(done, total): called during long work; raise from it to stop."""
+    """`explain` for a context that is kept. on_progress(done, total): called during long work; raise from it to
+    stop."""
     chosen = METHODS.get(deprecated.method(method or DEFAULT))
     if chosen is None:
         raise BadSelection(f"method {method!r}", ", ".join(METHODS), "choose one of them, or None")

@@ -71,8 +71,8 @@ def get_current(session: Session) -> ExplanationCache | None:
 def progress_callback(
     session: Session, progress: gr.Progress, what: str, outdates: bool = True
 ) -> Callable[[int, int], None]:
-    """on_progress(done, of) for long work: moves the bar, and raises UserError when the visitor has pressed Stop or, where
-    that outdates it, gone on to another image, model or answer."""
+    """on_progress(done, of) for long work: moves the bar, and raises UserError when the visitor has pressed Stop or,
+    where that outdates it, gone on to another image, model or answer."""
     session.pause.clear()
     mark = session.mark()
 
