@@ -17,12 +17,12 @@ from qformer_viz import deprecated
 from qformer_viz.analysis import head_ablation, information, query_sets
 from qformer_viz.analysis.attention_statistics import QueryStatistics, query_statistics
 from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statistics
+from qformer_viz.analysis.kernel_alignment import cka
 from qformer_viz.analysis.model_comparison import ModelComparison, compare_models
 from qformer_viz.analysis.query_similarity import (
     Collapse,
     attention_similarity,
     between_image_share,
-    cka,
     collapse,
     complementarity,
     content_dependence,
@@ -63,7 +63,7 @@ from qformer_viz.errors import (
 )
 from qformer_viz.evaluation import assessment
 from qformer_viz.hooks.recording import Recording, capture
-from qformer_viz.media.images import Decoded, decode
+from qformer_viz.media.image_decoder import Decoded, decode
 from qformer_viz.runtime.checkpoints import CHECKPOINTS, Checkpoint
 from qformer_viz.types import Answer, Attribution, Capture, Decoding, EncodedImage, Match, Turn
 from qformer_viz.version import __version__ as __version__

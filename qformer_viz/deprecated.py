@@ -48,7 +48,7 @@ MODULES = {
     "qformer_viz.verdict": "qformer_viz.evaluation.assessment",
     "model.checkpoints": "qformer_viz.runtime.checkpoints",
     "model.errors": "qformer_viz.errors",
-    "model.images": "qformer_viz.media.images",
+    "model.images": "qformer_viz.media.image_decoder",
     "model.loading": "qformer_viz.runtime.loading",
     "model.matching": "qformer_viz.runtime.matcher",
     "model.memory": "qformer_viz.runtime.device_memory",

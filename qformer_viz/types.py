@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from qformer_viz.media.images import Decoded
+    from qformer_viz.media.image_decoder import Decoded
     from qformer_viz.runtime.input_placement import Placement
 
 OneSource: TypeAlias = "str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray"

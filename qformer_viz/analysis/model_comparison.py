@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qformer_viz.analysis import query_similarity
+from qformer_viz.analysis import kernel_alignment
 from qformer_viz.errors import BadShape
 from qformer_viz.types import Capture
 
@@ -71,7 +71,7 @@ def compare_models(first: Sequence[Capture], second: Sequence[Capture]) -> Model
         attention_shift=between[:, own].float(),
         shift_between_unrelated=between[:, ~own].mean(-1).float(),
         matched_query=torch.from_numpy(matched_query),
-        state_cka=query_similarity.cka(*states) if images >= 4 else None,
+        state_cka=kernel_alignment.cka(*states) if images >= 4 else None,
     )
 
 

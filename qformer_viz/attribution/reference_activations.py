@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.hooks.interventions import QFormerActivations, record_activations
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from qformer_viz.runtime.pipeline import Pipeline
 from qformer_viz.types import EncodedImage
 

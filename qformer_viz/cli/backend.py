@@ -13,7 +13,7 @@ from qformer_viz.domains.domain import GroundTruth, Labels
 from qformer_viz.domains.domain_registry import EMOJI_SCENES
 
 if TYPE_CHECKING:
-    from qformer_viz.media.images import Decoded
+    from qformer_viz.media.image_decoder import Decoded
     from qformer_viz.runtime.pipeline import Pipeline
     from qformer_viz.types import ImageSource
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from qformer_viz.domains.domain import GroundTruth, Labels
-    from qformer_viz.media.images import Decoded
+    from qformer_viz.media.image_decoder import Decoded
     from qformer_viz.runtime.pipeline import Pipeline
     from qformer_viz.types import Answer, EncodedImage, ImageSource
 

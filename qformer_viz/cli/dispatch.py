@@ -17,7 +17,7 @@ from qformer_viz.errors import UserError
 from qformer_viz.version import __version__
 
 if TYPE_CHECKING:
-    from qformer_viz.media.images import Decoded
+    from qformer_viz.media.image_decoder import Decoded
     from qformer_viz.runtime.pipeline import Pipeline
 
 

@@ -3,7 +3,7 @@
     from qformer_viz.media.decode_pool import decode
     decode("upload.png").image
 
-A child has limits of its own on processor time and memory (`qformer_viz.media.decode_worker`) and is watched from
+A child has limits of its own on processor time and memory (`qformer_viz.media.decoder_process`) and is watched from
 here as well, which is all there is where the system sets no limits. A child that breaks one is ended and replaced.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from qformer_viz.errors import ImageError
-from qformer_viz.media import decode_worker, images, video
-from qformer_viz.media.decode_child import NOT_STARTED, Broken, Child
+from qformer_viz.media import decoder_process, image_decoder, video
+from qformer_viz.media.decoder_handle import NOT_STARTED, Broken, Child
+from qformer_viz.media.image_decoder import Decoded
 from qformer_viz.media.image_files import MAX_BYTES, file_bytes
-from qformer_viz.media.images import Decoded
 
 if TYPE_CHECKING:
     from qformer_viz.types import ImageSource, OneSource
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 def decode(
-    source: ImageSource, *, max_pixels: int = images.MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, *, max_pixels: int = image_decoder.MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> Decoded:
     """As `qformer_viz.decode`, but files are decoded in a child process with limits. Pictures and arrays that are
     already in memory are converted here.
@@ -60,9 +60,9 @@ def decode(
         film: list[OneSource] = []
         for index, each in enumerate(source):
             film.append(decode(each, **options).image if index in seen else each)
-        return images.decode(film, **options)
+        return image_decoder.decode(film, **options)
     if isinstance(source, (Decoded, Image.Image, np.ndarray)):
-        return images.decode(source, **options)
+        return image_decoder.decode(source, **options)
     return pool().decode(file_bytes(source, max_bytes), options)
 
 
@@ -76,7 +76,7 @@ def unset_limits() -> tuple[str, ...]:
     outside."""
     return tuple(
         f"No limit can be set on the {what} of a process here: the server looks {1 / _pause():.0f} times a second."
-        for what, known in decode_worker.system_limits().items()
+        for what, known in decoder_process.system_limits().items()
         if not known
     )
 
@@ -224,4 +224,4 @@ class Pool:
 
 def _pause() -> float:
     """Seconds between looks at the children; shorter where the system limits nothing by itself."""
-    return 0.1 if all(decode_worker.system_limits().values()) else 0.02
+    return 0.1 if all(decoder_process.system_limits().values()) else 0.02

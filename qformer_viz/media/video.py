@@ -1,5 +1,4 @@
-"""Which frames of a moving picture a model sees, and reading them. `qformer_viz.media.images` decides what is read
-at all.
+"""Which frames of a video a model sees, and reading them. `qformer_viz.media.image_decoder` decides what is read.
 
 Loads neither torch nor, before a video arrives, PyAV.
 """

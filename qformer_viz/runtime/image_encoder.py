@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from qformer_viz.hooks.recording import Recording
-from qformer_viz.media.images import Decoded
+from qformer_viz.media.image_decoder import Decoded
 from qformer_viz.runtime.input_placement import Placer
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.types import EncodedImage

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from qformer_viz.errors import QuestionError
-from qformer_viz.media.images import Decoded, decode
+from qformer_viz.media.image_decoder import Decoded, decode
 from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.device_queue import queue_for
 from qformer_viz.runtime.image_encoder import Observe

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from qformer_viz.errors import OutOfDeviceMemory
-from qformer_viz.media.images import Decoded, decode
+from qformer_viz.media.image_decoder import Decoded, decode
 from qformer_viz.runtime.checkpoints import Checkpoint
 from qformer_viz.runtime.device_queue import queue_for
 from qformer_viz.runtime.generation import Generator

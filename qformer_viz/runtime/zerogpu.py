@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from qformer_viz.errors import UserError
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.pipeline import ANSWERS, KEPT, Pipeline
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload

@@ -19,7 +19,7 @@ from qformer_viz.runtime.families import find_family
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qformer_viz.media.images import Decoded
+    from qformer_viz.media.image_decoder import Decoded
     from qformer_viz.runtime.matcher import Matcher
     from qformer_viz.runtime.pipeline import Pipeline
     from qformer_viz.types import Decoding, ImageSource

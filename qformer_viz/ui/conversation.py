@@ -10,7 +10,7 @@ from PIL import Image
 
 from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import UserError
-from qformer_viz.media.images import Decoded
+from qformer_viz.media.image_decoder import Decoded
 from qformer_viz.runtime.map_placement import Placement, of
 from qformer_viz.types import Capture, Decoding, EncodedImage, ImageSource
 from qformer_viz.ui.app_context import AppContext, ChatModel, Limits

@@ -7,7 +7,7 @@ numpy only beside this package's pure functions.
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from qformer_viz import attention_maps
 from qformer_viz.errors import BadSelection
-from qformer_viz.runtime.map_placement import Box, Placement, aspect, box, note
+from qformer_viz.runtime.map_placement import Box, Placement, box, note
 from qformer_viz.types import Capture
 from qformer_viz.view import palette as colours
 
@@ -73,11 +73,11 @@ def overlay_png(
     placement: which part of the image the patches cover, None for all of it; what the model did not see is hatched.
     """
     selection = selection or Selection()
-    scene, where = _scene(capture, selection, placement), box(placement)
+    scene, where = map_scene(capture, selection, placement), box(placement)
     size = (WIDTH, max(1, round(WIDTH * image.height / image.width)))
-    lines = _wrap(scene.caption, 20) + _wrap(source, 20)
+    lines = wrap_text(scene.caption, 20) + wrap_text(source, 20)
     page = Image.new("RGB", (WIDTH + 2 * PAD, size[1] + PAD + 150 + 28 * len(lines)), "white")
-    cells = Image.fromarray(np.dstack(_paint(scene.values, scene.top, selection)), "RGBA")
+    cells = Image.fromarray(np.dstack(paint_map(scene.values, scene.top, selection)), "RGBA")
     page.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (PAD, PAD))
     if where is None:
         cells = cells.resize(size, Image.Resampling.NEAREST)
@@ -87,11 +87,11 @@ def overlay_png(
         cells = _laid(cells, size, where)
     page.paste(cells, (PAD, PAD), cells)
     draw, y = ImageDraw.Draw(page), PAD + size[1] + 22
-    _text(draw, (PAD, y), scene.title, 26, INK)
-    ticks = [_number(v) for v in (0, scene.top / 2, scene.top)]
-    _legend(page, (PAD, y + 46), ticks, selection)
+    draw_text(draw, (PAD, y), scene.title, 26, INK)
+    ticks = [format_number(v) for v in (0, scene.top / 2, scene.top)]
+    draw_legend(page, (PAD, y + 46), ticks, selection)
     for i, line in enumerate(lines):
-        _text(draw, (PAD, y + 98 + 28 * i), line, 20, SOFT)
+        draw_text(draw, (PAD, y + 98 + 28 * i), line, 20, SOFT)
     return page
 
 
@@ -105,10 +105,10 @@ def overlay_svg(
 ) -> str:
     """The same view as vectors: one rectangle per patch over the embedded image. Text is escaped."""
     selection = selection or Selection()
-    scene, where = _scene(capture, selection, placement), box(placement)
+    scene, where = map_scene(capture, selection, placement), box(placement)
     high = WIDTH * image.height / image.width
     rows, columns = scene.values.shape
-    rgb, alpha = _paint(scene.values, scene.top, selection)
+    rgb, alpha = paint_map(scene.values, scene.top, selection)
     left, top, right, bottom = where or (0, 0, 1, 1)
     sx, sy = WIDTH * (right - left) / columns, high * (bottom - top) / rows
     x0, y0 = PAD + WIDTH * left, PAD + high * top
@@ -120,14 +120,14 @@ def overlay_svg(
     )
     stops = "".join(
         f'<stop offset="{i / 32}" stop-color="{_hex(c)}" stop-opacity="{a / 255:.3f}"/>'
-        for i, (c, a) in enumerate(zip(*_paint(np.arange(33.0), 32, selection), strict=True))
+        for i, (c, a) in enumerate(zip(*paint_map(np.arange(33.0), 32, selection), strict=True))
     )
-    y, lines = PAD + high + 48, _wrap(scene.caption, 20) + _wrap(source, 20)
+    y, lines = PAD + high + 48, wrap_text(scene.caption, 20) + wrap_text(source, 20)
     ends = zip((0, scene.top / 2, scene.top), ("start", "middle", "end"), strict=True)
     text = [f'<text x="{PAD}" y="{y:.1f}" font-size="26" font-weight="600">{escape(scene.title)}</text>']
     text += [
         f'<text x="{PAD + i * WIDTH / 2}" y="{y + 60:.1f}" font-size="20" text-anchor="{anchor}">'
-        f"{_number(v)}</text>"
+        f"{format_number(v)}</text>"
         for i, (v, anchor) in enumerate(ends)
     ]
     text += [
@@ -146,64 +146,6 @@ def overlay_svg(
         f'<rect x="{PAD}" y="{y + 20:.1f}" width="{WIDTH}" height="14" fill="url(#scale)"/>'
         f"{''.join(text)}</svg>\n"
     )
-
-
-def contact_sheet(
-    capture: Capture,
-    image: Image.Image,
-    selection: Selection | None = None,
-    *,
-    source: str = "",
-    placement: Placement | None = None,
-) -> Image.Image:
-    """All queries' maps for the chosen layer and head, eight in a row, each with its entropy and CLS share.
-
-    Each map lies over what the model saw of the image, dimmed, at full opacity, in an aspect ratio between 0.6 and 1.8.
-    The queries and the opacity of `selection` change nothing.
-    """
-    selection = selection or Selection()
-    full = replace(selection, opacity=1.0)
-    scene = _scene(capture, selection, placement)
-    where = box(placement)
-    gap, head = 14, 60
-    cell = (WIDTH - gap * (COLUMNS - 1)) / COLUMNS
-    thumb = round(cell / min(max(aspect(image.size, where), 0.6), 1.8))
-    rows = -(-len(scene.maps) // COLUMNS)
-    scale = SCALES[selection.scale].format(queries=len(scene.maps)).replace("this map's", "each map's")
-    text = f"Attention weight; {scale}. H: entropy in nats over patches; CLS: share of attention on CLS."
-    text = " ".join(filter(None, (text, placement.notice if placement and where else "")))
-    lines = _wrap(text, 18) + _wrap(source, 18)
-    page = Image.new(
-        "RGB", (WIDTH + 2 * PAD, PAD + head + rows * (thumb + 46) + 86 + 26 * len(lines)), "white"
-    )
-    below = image.convert("RGB")
-    if where:
-        (left, top, right, bottom), (width, height) = where, image.size
-        edges = round(left * width), round(top * height), round(right * width), round(bottom * height)
-        below = below.crop(edges)
-    below = below.resize((round(cell), thumb), Image.Resampling.LANCZOS)
-    below = Image.blend(below, Image.new("RGB", below.size, DIM), DIMMED)
-    draw = ImageDraw.Draw(page)
-    _text(draw, (PAD, PAD), f"All {len(scene.maps)} queries, {scene.where}", 26, INK)
-    for q, values in enumerate(scene.maps):
-        x = round(PAD + (q % COLUMNS) * (cell + gap))
-        y = PAD + head + q // COLUMNS * (thumb + 46)
-        top = values.max() if selection.scale == "map" else scene.top
-        tile = Image.fromarray(np.dstack(_paint(values, float(top), full)), "RGBA")
-        tile = tile.resize((round(cell), thumb), Image.Resampling.NEAREST)
-        page.paste(below, (x, y))
-        page.paste(tile, (x, y), tile)
-        _text(draw, (x, y + thumb + 5), f"{q:02d}", 18, INK)
-        small = f"H {scene.entropy[q]:.2f}  CLS {100 * scene.cls[q]:.0f} %"
-        _text(draw, (x + cell, y + thumb + 7), small, 14, SOFT, "ra")
-    ends = ["0", "half of each map's maximum", "each map's maximum"]
-    if selection.scale != "map":
-        ends = [_number(v) for v in (0, scene.top / 2, scene.top)]
-    y = PAD + head + rows * (thumb + 46) + 8
-    _legend(page, (PAD, y), ends, full)
-    for i, line in enumerate(lines):
-        _text(draw, (PAD, y + 50 + 26 * i), line, 18, SOFT)
-    return page
 
 
 def _laid(cells: Image.Image, size: tuple[int, int], where: Box) -> Image.Image:
@@ -246,7 +188,7 @@ def _unseen_svg(high: float, where: Box | None) -> str:
     )
 
 
-def _scene(capture: Capture, selection: Selection, placement: Placement | None) -> _Scene:
+def map_scene(capture: Capture, selection: Selection, placement: Placement | None) -> _Scene:
     cross, layers = capture.cross_attention, capture.cross_layers
     if cross.shape[1] != 1:
         raise BadSelection(
@@ -282,28 +224,28 @@ def _scene(capture: Capture, selection: Selection, placement: Placement | None) 
     return _Scene(maps, cls, entropy, values, top, where, f"{who}, {where}", caption)
 
 
-def _paint(values: np.ndarray, top: float, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+def paint_map(values: np.ndarray, top: float, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Colours uint8 `[gh, gw, 3]` and alpha uint8 `[gh, gw]`: zero is clear, and the top covers by the opacity."""
     alpha = np.floor(255 * colours.cover(values, top, selection.opacity) + 0.5).astype(np.uint8)
     return colours.colour(values, top, selection.palette), alpha
 
 
-def _legend(page: Image.Image, at: tuple[int, int], ticks: list[str], selection: Selection) -> None:
+def draw_legend(page: Image.Image, at: tuple[int, int], ticks: list[str], selection: Selection) -> None:
     """The colour bar, as clear as the map."""
-    ramp = Image.fromarray(np.dstack(_paint(np.arange(256.0)[None], 255, selection)), "RGBA")
+    ramp = Image.fromarray(np.dstack(paint_map(np.arange(256.0)[None], 255, selection)), "RGBA")
     ramp = ramp.resize((WIDTH, 14), Image.Resampling.BILINEAR)
     page.paste(ramp, at, ramp)
     for i, (text, anchor) in enumerate(zip(ticks, ("la", "ma", "ra"), strict=True)):
-        _text(ImageDraw.Draw(page), (at[0] + i * WIDTH / 2, at[1] + 20), text, 18, INK, anchor)
+        draw_text(ImageDraw.Draw(page), (at[0] + i * WIDTH / 2, at[1] + 20), text, 18, INK, anchor)
 
 
-def _text(
+def draw_text(
     draw: ImageDraw.ImageDraw, at: tuple, text: str, size: int, fill: tuple, anchor: str = "la"
 ) -> None:
     draw.text(at, text, fill, ImageFont.load_default(size), anchor)
 
 
-def _wrap(text: str, size: int) -> list[str]:
+def wrap_text(text: str, size: int) -> list[str]:
     font, lines = ImageFont.load_default(size), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -314,7 +256,7 @@ def _wrap(text: str, size: int) -> list[str]:
     return [line for line in lines if line]
 
 
-def _number(value: float) -> str:
+def format_number(value: float) -> str:
     if value == 0:
         return "0"
     digits = next((d for d, least in ((3, 0.1), (4, 0.001), (5, 0.0001)) if value >= least), None)

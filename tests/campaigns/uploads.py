@@ -22,8 +22,8 @@ import psutil
 from PIL import Image
 
 from qformer_viz.errors import ImageError
-from qformer_viz.media import decode_pool, images, video
-from qformer_viz.media.images import Decoded
+from qformer_viz.media import decode_pool, image_decoder, video
+from qformer_viz.media.image_decoder import Decoded
 from tests.campaigns import seeds
 from tests.campaigns.bombs import BOMBS
 
@@ -116,7 +116,7 @@ def _try(
 def _judge(name: str, data: bytes, decoded: Decoded, findings: Findings, compare: bool) -> None:
     """What is wrong with a file that was accepted."""
     if compare:
-        same = images.decode(data)
+        same = image_decoder.decode(data)
         if (same.sha256, same.size, same.notices) != (decoded.sha256, decoded.size, decoded.notices):
             findings.unlike.append(name)
     if video.container(data):
@@ -146,9 +146,9 @@ def reread(data: bytes, decoded: Decoded) -> tuple[tuple[int, int], bool]:
 
     A still picture is read twice, onto black and onto white: pixels that nobody wrote differ.
     """
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as picture:
+    with Image.open(io.BytesIO(data), formats=image_decoder.FORMATS) as picture:
         size = picture.size
-    if size[0] * size[1] > images.EXACT:
+    if size[0] * size[1] > image_decoder.EXACT:
         return size, True
     try:
         if decoded.video is not None:

@@ -10,7 +10,7 @@ from qformer_viz.domains.domain_registry import EMOJI_SCENES
 from qformer_viz.domains.emoji import scene_registry
 from qformer_viz.domains.emoji.ground_truth import masks
 from qformer_viz.domains.emoji.scenes import layout_scene, render
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from qformer_viz.ui import conversation
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.inspector import what_if_view, word_evidence_view

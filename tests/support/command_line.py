@@ -3,7 +3,7 @@
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.command import Backend
 from qformer_viz.errors import CheckpointError, UserError
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from tests.support.fakes_ui import FakeError, FakePipeline
 
 

@@ -22,7 +22,7 @@ from qformer_viz.attribution.reference_activations import (
 )
 from qformer_viz.attribution.scorer import Scorer
 from qformer_viz.domains.domain import Domain, KnownScene, SceneMaker
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from qformer_viz.types import Answer, Capture, Decoding
 from qformer_viz.ui.app_context import AppContext, ChatModel, Geometry, Limits
 

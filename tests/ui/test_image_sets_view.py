@@ -14,13 +14,7 @@ from qformer_viz.ui.explanation_cache import STOPPED
 from qformer_viz.ui.inspector import image_sets_view
 from qformer_viz.view.stage_payload import unpack
 from tests.support.conversing import ask, looked, pictures, still
-from tests.support.fakes_ui import (
-    QUERIES,
-    FakeDomain,
-    FakePipeline,
-    fake_capture,
-    fake_services,
-)
+from tests.support.fakes_ui import QUERIES, FakeDomain, FakePipeline, fake_capture, fake_services
 from tests.support.planted import looking_at
 
 

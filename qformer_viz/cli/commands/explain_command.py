@@ -14,6 +14,7 @@ from qformer_viz.attribution.explanation import DEFAULT, attribute, captured, pr
 from qformer_viz.cli.arguments import image_arguments
 from qformer_viz.cli.command import Command
 from qformer_viz.runtime.families import find_family
+from qformer_viz.view import contact_sheets
 
 if TYPE_CHECKING:
     from qformer_viz.runtime.pipeline import Pipeline
@@ -44,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(pipe: Pipeline, encoded: EncodedImage, args: argparse.Namespace) -> dict[str, Any]:
     """Write the five files, the explanation only where there is one; the text lists them."""
     from qformer_viz.runtime.map_placement import of
-    from qformer_viz.view import archive, map_images
+    from qformer_viz.view import archive
     from qformer_viz.view.notebook import show
 
     answer = pipe.caption(encoded)
@@ -72,7 +73,7 @@ def run(pipe: Pipeline, encoded: EncodedImage, args: argparse.Namespace) -> dict
     archive.save_npz(capture, files["capture.npz"], manifest)
     write_json(files["manifest.json"], manifest, indent=2)
     with atomic_write(files["contact_sheet.png"]) as temporary:
-        map_images.contact_sheet(capture, encoded.image, placement=of(encoded)).save(temporary)
+        contact_sheets.contact_sheet(capture, encoded.image, placement=of(encoded)).save(temporary)
     if why:
         archive.save_attributions(why, files["attributions.json"], manifest)
     else:

@@ -13,6 +13,7 @@ from qformer_viz.atomic_files import write_text
 from qformer_viz.attribution import METHODS
 from qformer_viz.cli.arguments import model_arguments, several
 from qformer_viz.cli.command import Backend, Command, load
+from qformer_viz.evaluation import weight_randomization
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def run(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         print(file=sys.stderr)
 
     if args.sanity:
-        rows = benchmark.sanity(pipe, list(scenes()))
+        rows = weight_randomization.sanity(pipe, list(scenes()))
         lines = ["| re-initialised | Spearman to the original map |", "|---|---|"]
         lines += [
             "| {} | {:.3f} ({:.2f} to {:.2f}) |".format(t, *benchmark.interval(v)) for t, v in rows.items()

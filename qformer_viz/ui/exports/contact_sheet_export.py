@@ -8,14 +8,14 @@ from qformer_viz.atomic_files import atomic_write
 from qformer_viz.ui.app_context import AppContext
 from qformer_viz.ui.conversation import Session
 from qformer_viz.ui.export import Export
-from qformer_viz.view import map_images
+from qformer_viz.view import contact_sheets
 
 
 def write(app: AppContext, session: Session, folder: Path) -> Path:
     """Write it to a folder. Returns its path."""
     path = folder / "contact_sheet.png"
     with atomic_write(path) as temporary:
-        map_images.contact_sheet(session.capture, session.picture, placement=session.placement).save(
+        contact_sheets.contact_sheet(session.capture, session.picture, placement=session.placement).save(
             temporary
         )
     return path

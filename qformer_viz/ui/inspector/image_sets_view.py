@@ -10,7 +10,7 @@ import gradio as gr
 from qformer_viz.analysis.image_sets import ImageSetStatistics, image_set_statistics
 from qformer_viz.attribution.explanation import captured
 from qformer_viz.errors import UserError
-from qformer_viz.media.images import Decoded
+from qformer_viz.media.image_decoder import Decoded
 from qformer_viz.runtime.map_placement import of
 from qformer_viz.types import EncodedImage, ImageSource
 from qformer_viz.ui.app_context import AppContext, ChatModel

@@ -9,7 +9,7 @@ from PIL import Image
 from qformer_viz.analysis import ablation_study
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.command import Backend
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from tests.support.fakes_ui import CROSS, FakeError, FakePipeline
 
 IMAGES = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "white")]

@@ -8,13 +8,7 @@ import torch
 
 import qformer_viz
 from qformer_viz import BadShape, content_dependence, patches, redundancy_reference, select
-from tests.support.fakes_ui import (
-    CROSS,
-    GRID,
-    QUERIES,
-    fake_capture,
-    joined,
-)
+from tests.support.fakes_ui import CROSS, GRID, QUERIES, fake_capture, joined
 from tests.support.planted import looking_at
 
 N = GRID[0] * GRID[1]

@@ -12,7 +12,7 @@ from qformer_viz import BadShape, cka
 from qformer_viz.analysis.model_comparison import table
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.command import Backend
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from tests.support.command_line import run
 from tests.support.fakes_ui import CROSS, GRID, QUERIES, WIDTH, FakePipeline, fake_capture, joined
 from tests.support.planted import looking_at

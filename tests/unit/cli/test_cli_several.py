@@ -21,7 +21,7 @@ from qformer_viz.cli.dispatch import parser
 from qformer_viz.cli.inputs import listed
 from qformer_viz.errors import NoImage
 from qformer_viz.evaluation import doctor
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from qformer_viz.view import map_images
 from tests.support.command_line import run
 from tests.support.fakes_ui import FakeError, FakePipeline

@@ -7,7 +7,7 @@ import pytest
 
 from qformer_viz.domains.domain_registry import DOMAINS, EMOJI_SCENES, find_domain
 from qformer_viz.domains.photographs import Photographs
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from qformer_viz.runtime.checkpoints import CHECKPOINTS
 
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.backend import backend
 from qformer_viz.errors import UserError
 from qformer_viz.evaluation import doctor
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from tests.support import fake_checkpoints as fakes
 from tests.support.fake_checkpoints import FAMILIES, picture
 

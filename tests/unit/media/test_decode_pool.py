@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from qformer_viz.errors import ImageError
-from qformer_viz.media import decode_child, decode_pool, decode_worker, images
+from qformer_viz.media import decode_pool, decoder_handle, decoder_process, image_decoder
 from qformer_viz.media.decode_pool import Pool
 from tests.campaigns import bombs, seeds, uploads
 
@@ -56,7 +56,7 @@ def busy(pool, data, refusals):
 
 @pytest.mark.parametrize("name", SOUND)
 def test_a_child_gives_what_this_process_gives(pool, name):
-    there, here = pool.decode(SOUND[name]), images.decode(SOUND[name])
+    there, here = pool.decode(SOUND[name]), image_decoder.decode(SOUND[name])
     assert (there.sha256, there.size, there.notices) == (here.sha256, here.size, here.notices)
     assert [frame.tobytes() for frame in there.frames] == [frame.tobytes() for frame in here.frames]
     assert (there.video is None) == (here.video is None)
@@ -69,8 +69,12 @@ def test_a_large_picture_is_the_same_too(pool):
     image = seeds.scene(3, (7, 6)).resize((470, 530)).resize(size, Image.Resampling.BILINEAR)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=70)
-    there, here = pool.decode(file.getvalue()), images.decode(file.getvalue())
-    assert there.sha256 == here.sha256 and there.size == size and max(there.image.size) == images.WORKING_SIDE
+    there, here = pool.decode(file.getvalue()), image_decoder.decode(file.getvalue())
+    assert (
+        there.sha256 == here.sha256
+        and there.size == size
+        and max(there.image.size) == image_decoder.WORKING_SIDE
+    )
     near = np.asarray(image.resize(there.image.size, Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(np.asarray(there.image) - near).mean() < 2
 
@@ -94,7 +98,7 @@ def test_every_way_in_ends_alike(pool, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(small())
     shas = {decode_pool.decode(source).sha256 for source in (path, str(path), small(), Image.open(path))}
-    assert shas == {images.decode(path).sha256}
+    assert shas == {image_decoder.decode(path).sha256}
     frames = [
         path,
         small(),
@@ -103,7 +107,7 @@ def test_every_way_in_ends_alike(pool, tmp_path):
         seeds.scene(8),
         tmp_path / "none.png",
     ]
-    assert decode_pool.decode(frames).sha256 == images.decode(frames).sha256
+    assert decode_pool.decode(frames).sha256 == image_decoder.decode(frames).sha256
     with pytest.raises(ImageError, match="no file"):
         decode_pool.decode(tmp_path / "none.png")
     with pytest.raises(ImageError, match="no pictures"):
@@ -129,7 +133,9 @@ def test_an_ordinary_picture_costs_little_more(pool):
         return sum(b.user + b.system - a.user - a.system for a, b in zip(before, after, strict=True)) / 10
 
     pool.decode(data)
-    assert min(cost(pool.decode) for _ in range(3)) - min(cost(images.decode) for _ in range(3)) < 0.030
+    assert (
+        min(cost(pool.decode) for _ in range(3)) - min(cost(image_decoder.decode) for _ in range(3)) < 0.030
+    )
 
 
 def test_nobody_waits_for_anothers_bomb(pool):
@@ -179,7 +185,7 @@ def test_a_child_of_low_priority_is_not_used_again():
 
 
 def test_few_idle_children_are_kept(monkeypatch):
-    monkeypatch.setattr(decode_child, "SLOW", 60)
+    monkeypatch.setattr(decoder_handle, "SLOW", 60)
     with contextlib.closing(Pool(seconds=20)) as pool:
         threads = [busy(pool, SLOW, []) for _ in range(decode_pool.IDLE + 2)]
         for thread in threads:
@@ -198,7 +204,7 @@ def test_no_more_children_than_there_may_be(pool):
 
 @linux
 def test_processor_time_is_limited(monkeypatch):
-    monkeypatch.setattr(decode_child.Child, "look", lambda self: None)  # by the system alone
+    monkeypatch.setattr(decoder_handle.Child, "look", lambda self: None)  # by the system alone
     with contextlib.closing(Pool(children=1, seconds=0.2)) as pool:
         pool.decode(small())
         (child,) = pool.processes()
@@ -257,7 +263,7 @@ def test_a_child_that_died_before_is_no_fault_of_the_next_file(monkeypatch):
         (child,) = pool._idle
         child.process.kill()
         child.process.wait()
-        monkeypatch.setattr(decode_child.Child, "alive", alive)
+        monkeypatch.setattr(decoder_handle.Child, "alive", alive)
         assert pool.decode(small()).size == seeds.scene().size
 
 
@@ -265,7 +271,7 @@ def answering(reply):
     """The code of a child that answers every file so."""
     return (
         "import sys, time\n"
-        f"sys.stdout.buffer.write({decode_worker.READY!r}); sys.stdout.buffer.flush()\n"
+        f"sys.stdout.buffer.write({decoder_process.READY!r}); sys.stdout.buffer.flush()\n"
         "sys.stdin.buffer.read(1)\n"
         f"sys.stdout.buffer.write({reply!r}); sys.stdout.buffer.flush()\n"
         "sys.stdin.buffer.read()\n"
@@ -274,7 +280,7 @@ def answering(reply):
 
 def replied(pixels=b"", **content):
     text = json.dumps({"size": [2, 2], "notices": [], "frames": [[2, 2]], "film": None} | content).encode()
-    return decode_worker.REPLY.pack(len(text)) + text + pixels
+    return decoder_process.REPLY.pack(len(text)) + text + pixels
 
 
 @pytest.mark.parametrize(
@@ -294,12 +300,12 @@ def replied(pixels=b"", **content):
         replied(bytes(12), notices=[{}]),
         replied(bytes(12), notices=7),
         b"\0\0\xff\xff" + b"[" * 65535,
-        decode_worker.REPLY.pack(13) + b'{"error": [1]',
+        decoder_process.REPLY.pack(13) + b'{"error": [1]',
     ],
     ids=lambda reply: repr(reply[:60]),
 )
 def test_nonsense_is_refused(reply, monkeypatch):
-    monkeypatch.setattr(decode_child, "_code", lambda *limits: answering(reply))
+    monkeypatch.setattr(decoder_handle, "_code", lambda *limits: answering(reply))
     with contextlib.closing(Pool(children=1, wall=5)) as pool:
         pool.warm()
         (child,) = pool.processes()
@@ -309,13 +315,13 @@ def test_nonsense_is_refused(reply, monkeypatch):
 
 
 def test_what_is_no_nonsense_is_taken(monkeypatch):
-    monkeypatch.setattr(decode_child, "_code", lambda *limits: answering(replied(bytes(range(12)))))
+    monkeypatch.setattr(decoder_handle, "_code", lambda *limits: answering(replied(bytes(range(12)))))
     with contextlib.closing(Pool(children=1, wall=5)) as pool:
         assert pool.decode(small()).image.tobytes() == bytes(range(12))
 
 
 def test_a_child_that_cannot_start_is_said_to_be_the_servers_trouble(monkeypatch):
-    monkeypatch.setattr(decode_child, "_code", lambda *limits: "raise SystemExit(3)")
+    monkeypatch.setattr(decoder_handle, "_code", lambda *limits: "raise SystemExit(3)")
     with contextlib.closing(Pool(children=1)) as pool, pytest.raises(ImageError, match="does not start"):
         pool.decode(small())
 
@@ -329,18 +335,18 @@ def test_a_child_that_cannot_start_is_said_to_be_the_servers_trouble(monkeypatch
 )
 def test_without_limits_of_the_system_children_are_watched(limits, make, words, monkeypatch):
     """As where the system sets none: what a child spends and holds is looked at from here."""
-    none = dict.fromkeys(decode_worker.system_limits(), False)
-    code = decode_child._code
-    patch = f"decode_worker.system_limits = lambda: {none}; main("
-    monkeypatch.setattr(decode_worker, "system_limits", lambda: none)
+    none = dict.fromkeys(decoder_process.system_limits(), False)
+    code = decoder_handle._code
+    patch = f"decoder_process.system_limits = lambda: {none}; main("
+    monkeypatch.setattr(decoder_process, "system_limits", lambda: none)
     monkeypatch.setattr(
-        decode_child,
+        decoder_handle,
         "_code",
         lambda *given: code(*given).replace(
-            " main(", f" from qformer_viz.media import decode_worker; {patch}"
+            " main(", f" from qformer_viz.media import decoder_process; {patch}"
         ),
     )
-    assert patch in decode_child._code(1, 1, 1)
+    assert patch in decoder_handle._code(1, 1, 1)
     with contextlib.closing(Pool(children=1, **limits)) as pool:
         pool.decode(small())
         with pytest.raises(ImageError, match=words):
@@ -350,7 +356,7 @@ def test_without_limits_of_the_system_children_are_watched(limits, make, words, 
 
 def test_what_cannot_be_limited_is_said_once(monkeypatch, caplog):
     assert sys.platform != "linux" or decode_pool.unset_limits() == ()
-    monkeypatch.setattr(decode_worker, "system_limits", lambda: {"processor time": True, "memory": False})
+    monkeypatch.setattr(decoder_process, "system_limits", lambda: {"processor time": True, "memory": False})
     monkeypatch.setattr(decode_pool, "_pool", None)
     with caplog.at_level(logging.WARNING):
         first, second = decode_pool.pool(), decode_pool.pool()
@@ -412,9 +418,9 @@ def test_a_folder_with_modules_of_the_same_names_is_no_place_to_import_from(tmp_
 
 
 def test_a_child_loads_no_model_library():
-    start = decode_child._code(1.0, 30.0, 2**28).partition("from qformer_viz.media.decode_worker")[0]
+    start = decoder_handle._code(1.0, 30.0, 2**28).partition("from qformer_viz.media.decoder_process")[0]
     code = (
-        start + "import qformer_viz.media.decode_worker as worker; from qformer_viz.media import images\n"
+        start + "import qformer_viz.media.decoder_process as worker; from qformer_viz.media import images\n"
         "worker._warm(images); print({'torch', 'transformers', 'gradio'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import qformer_viz
 from qformer_viz.errors import ImageError
 from qformer_viz.evaluation.library_maps import library_attention
 from qformer_viz.media import video
-from qformer_viz.media.images import decode
+from qformer_viz.media.image_decoder import decode
 from tests.support import checkpoint_factory as factory
 from tests.support.films import FILM, FILM_KINDS, SHORT, noise
 

@@ -16,7 +16,8 @@ from qformer_viz.runtime.input_placement import Placement, Placer, measure
 from qformer_viz.runtime.loading import load
 from qformer_viz.runtime.map_placement import in_padding
 from qformer_viz.view import archive
-from qformer_viz.view.map_images import PAD, WIDTH, Selection, contact_sheet, overlay_png, overlay_svg
+from qformer_viz.view.contact_sheets import contact_sheet
+from qformer_viz.view.map_images import PAD, WIDTH, Selection, overlay_png, overlay_svg
 from qformer_viz.view.palette import table
 from qformer_viz.view.stage_payload import canvas_payload
 from tests.support import checkpoint_factory as factory

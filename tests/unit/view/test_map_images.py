@@ -6,7 +6,8 @@ import pytest
 
 from qformer_viz import attention_maps
 from qformer_viz.errors import BadSelection
-from qformer_viz.view.map_images import PAD, WIDTH, Selection, contact_sheet, overlay_png, overlay_svg
+from qformer_viz.view.contact_sheets import contact_sheet
+from qformer_viz.view.map_images import PAD, WIDTH, Selection, overlay_png, overlay_svg
 from qformer_viz.view.palette import table
 from tests.support.planted import blobs, home, picture
 

@@ -77,9 +77,9 @@ def main(seconds: float, wall: float, memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source = sys.stdin.buffer
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    from qformer_viz.media import images
+    from qformer_viz.media import image_decoder
 
-    _warm(images)
+    _warm(image_decoder)
     sink.write(READY)
     sink.flush()
     # From here on codecs may print what they like.
@@ -110,14 +110,14 @@ def _wait(parent: int) -> bool:
 
 def _serve(data: bytes, options: dict, sink: BinaryIO, limits: Limits) -> None:
     from qformer_viz.errors import ImageError
-    from qformer_viz.media import images, video
+    from qformer_viz.media import image_decoder, video
 
     if video.container(data) and video.can_read_videos():
         import av  # noqa: F401  its code is no cost of this file's
 
         limits.set_memory()
     try:
-        decoded = images.decode(data, **options)
+        decoded = image_decoder.decode(data, **options)
     except ImageError as error:
         text = json.dumps({"error": str(error)}).encode()
         sink.write(REPLY.pack(len(text)) + text)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qformer_viz.errors import ImageError
-from qformer_viz.media import image_headers, images, pixels
-from qformer_viz.media.images import decode
+from qformer_viz.media import image_decoder, image_headers, pixels
+from qformer_viz.media.image_decoder import decode
 from tests.campaigns import bombs, seeds
 
 RED, BLUE = (220, 40, 40), (20, 60, 200)
@@ -207,7 +207,7 @@ def test_a_compressed_text_bomb_is_an_image_error():
 def test_tiny_and_extreme_shapes_are_accepted_with_a_notice(size, words):
     decoded = decode(encoded(two_tone(size)))
     assert decoded.size == size and any(words in notice for notice in decoded.notices)
-    assert max(decoded.image.size) <= images.WORKING_SIDE and min(decoded.image.size) >= 1
+    assert max(decoded.image.size) <= image_decoder.WORKING_SIDE and min(decoded.image.size) >= 1
 
 
 def test_large_images_are_reduced_and_keep_their_shape():
@@ -341,7 +341,7 @@ def test_decoding_leaves_the_warning_filters_as_they_were():
 
 
 def test_the_decoder_loads_no_model_library():
-    code = "import sys, qformer_viz.media.images; print({'transformers', 'gradio'} & set(sys.modules))"
+    code = "import sys, qformer_viz.media.image_decoder; print({'transformers', 'gradio'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 
@@ -394,7 +394,7 @@ def test_a_webp_is_refused_where_its_reader_holds_it_too_often():
 
 @pytest.mark.parametrize("dispose", [0, 2])
 def test_a_gif_whose_frame_outgrows_its_screen_is_its_first_frame(dispose):
-    assert image_headers.read(bombs.gif_growing_frame(30000, 30000, dispose), images.MAX_PIXELS).grows
+    assert image_headers.read(bombs.gif_growing_frame(30000, 30000, dispose), image_decoder.MAX_PIXELS).grows
     decoded = decode(bombs.gif_growing_frame(30000, 30000, dispose))
     assert decoded.size == decoded.image.size == (10, 10) and decoded.video is None
     assert "only the first frame of 4" in decoded.notices[0]
@@ -418,8 +418,8 @@ def test_a_tiff_whose_pages_go_round_in_a_circle_ends():
 @pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP"])
 def test_frames_are_reduced_one_by_one(format, monkeypatch):
     """When a frame is decoded, those before it have their working size."""
-    monkeypatch.setattr(images, "WORKING_SIDE", 20)
-    alive, working = [], images._working
+    monkeypatch.setattr(image_decoder, "WORKING_SIDE", 20)
+    alive, working = [], image_decoder._working
 
     def counted(frame, size=None):
         alive[:] = [ref for ref in alive if ref() is not None]
@@ -427,7 +427,7 @@ def test_frames_are_reduced_one_by_one(format, monkeypatch):
         alive.append(weakref.ref(frame))
         return working(frame, size)
 
-    monkeypatch.setattr(images, "_working", counted)
+    monkeypatch.setattr(image_decoder, "_working", counted)
     decoded = decode(flat((60, 40), RED, format, 6))
     assert [frame.size for frame in decoded.frames] == [(20, 13)] * 4 and decoded.size == (60, 40)
 
@@ -569,9 +569,9 @@ def test_a_picture_over_the_exact_size_is_halved_on_its_way(format, orientation,
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(seeds.scene(2, (301, 201)), format, exif=exif)
-    monkeypatch.setattr(images, "WORKING_SIDE", 100)
+    monkeypatch.setattr(image_decoder, "WORKING_SIDE", 100)
     exact = decode(data)
-    monkeypatch.setattr(images, "EXACT", 60_000)
+    monkeypatch.setattr(image_decoder, "EXACT", 60_000)
     halved = decode(data)
     assert halved.size == exact.size == ((201, 301) if orientation == 6 else (301, 201))
     assert halved.image.size == exact.image.size
@@ -580,7 +580,7 @@ def test_a_picture_over_the_exact_size_is_halved_on_its_way(format, orientation,
 
 
 def test_the_callers_large_picture_is_not_drafted(monkeypatch):
-    monkeypatch.setattr(images, "EXACT", 100)
+    monkeypatch.setattr(image_decoder, "EXACT", 100)
     picture = Image.open(io.BytesIO(encoded(two_tone((400, 300)), "JPEG")))
     decode(picture)
     assert picture.size == (400, 300)

@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from qformer_viz.errors import ImageError
-from qformer_viz.media import heap_fill, images
-from qformer_viz.media.decode_worker import READY, REPLY, REQUEST
-from qformer_viz.media.images import Decoded
+from qformer_viz.media import heap_fill, image_decoder
+from qformer_viz.media.decoder_process import READY, REPLY, REQUEST
+from qformer_viz.media.image_decoder import Decoded
 from qformer_viz.media.video import FRAMES, Video
 
 SLACK = 0.1
@@ -151,7 +151,7 @@ class Child:
         reply = json.loads(self._read(length))
         if "error" in reply:
             raise ImageError(_text(reply["error"]))
-        sizes = [_size(size, images.WORKING_SIDE) for size in reply["frames"]]
+        sizes = [_size(size, image_decoder.WORKING_SIDE) for size in reply["frames"]]
         film = reply["film"]
         if len(sizes) != (1 if film is None else FRAMES):
             raise ValueError(f"{len(sizes)} frames")
@@ -182,7 +182,7 @@ def _code(seconds: float, wall: float, memory: int) -> str:
     return (
         "import sys, types; package = types.ModuleType('qformer_viz'); "
         f"package.__path__ = [{folder!r}]; sys.modules['qformer_viz'] = package; "
-        "from qformer_viz.media.decode_worker import main; "
+        "from qformer_viz.media.decoder_process import main; "
         f"main({seconds!r}, {wall!r}, {memory!r})"
     )
 
