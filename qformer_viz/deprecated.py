@@ -138,7 +138,9 @@ class _Finder(MetaPathFinder, Loader):
         return _OldModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        warn(module.__name__, MODULES[module.__name__])
+        home = MODULES[module.__name__]
+        module.__doc__ = importlib.import_module(home).__doc__
+        warn(module.__name__, home)
 
 
 def install() -> None:

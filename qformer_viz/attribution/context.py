@@ -26,9 +26,9 @@ _MEANS = {
 def _missing(name: str) -> Callable[[], Any]:
     def ask() -> Any:
         raise IncompleteContext(
-            f"a Case without `{name}`",
+            f"a context without `{name}`",
             _MEANS[name],
-            "make the case with qformer_viz.prepare(pipe, encoded, answer), or pass "
+            "make the context with qformer_viz.prepare(pipe, encoded, answer), or pass "
             f"{name}=lambda: ... as qformer_viz.ExplanationContext tells",
         )
 

@@ -19,13 +19,17 @@ def test_old_names_of_the_package(old):
 
 @pytest.mark.parametrize("old", deprecated.MODULES)
 def test_old_modules(old):
+    new = importlib.import_module(deprecated.MODULES[old])
     sys.modules.pop(old, None)
+    package, _, leaf = old.rpartition(".")
+    before = vars(sys.modules[package]).get(leaf)
     with pytest.warns(DeprecationWarning, match=deprecated.MODULES[old]):
         module = importlib.import_module(old)
-    new = importlib.import_module(deprecated.MODULES[old])
     for name, now in deprecated.MEMBERS.get(new.__name__, {}).items():
         assert getattr(module, name) is getattr(new, now)
     sys.modules.pop(old)
+    # An import leaves its module in the package: put back what was there.
+    setattr(sys.modules[package], leaf, before) if before else delattr(sys.modules[package], leaf)
 
 
 def test_the_loader_where_it_was():

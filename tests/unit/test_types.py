@@ -154,10 +154,10 @@ def test_a_capture_that_was_tampered_with_is_refused():
 
 def test_a_case_without_means_tells_what_is_missing():
     case = qformer_viz.ExplanationContext(Mock(), tiny_capture(), None)
-    with pytest.raises(qformer_viz.IncompleteContext, match=r"`usual`.*qformer_viz\.prepare"):
+    with pytest.raises(qformer_viz.IncompleteContext, match=r"`reference`.*qformer_viz\.prepare"):
         qformer_viz.analysis.head_ablation.ablate_heads(case)
     with pytest.raises(qformer_viz.IncompleteContext, match=r"`features`.*qformer_viz\.prepare"):
         case.features()
-    with pytest.raises(qformer_viz.IncompleteContext, match="`usual`"):
-        qformer_viz.analysis.head_ablation.ablate_query_messages(replace(case, reference=None))
+    with pytest.raises(qformer_viz.IncompleteContext, match="`reference`"):
+        qformer_viz.analysis.head_ablation.ablate_query_messages(case)
     assert replace(case, reference=lambda: 7).reference() == 7

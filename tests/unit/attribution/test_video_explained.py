@@ -114,7 +114,9 @@ def test_rise_hides_every_frame_by_masks_of_its_own(pipes, monkeypatch):
     pipe = pipes["instructblip-vicuna"]
     case = prepare(pipe, pipe.encode(FILM), pipe.caption(FILM, SHORT))
     shown, asked = case.scorer.shown, []
-    monkeypatch.setattr(case.scorer, "shown", lambda keep, told: asked.append(keep) or shown(keep, told))
+    monkeypatch.setattr(
+        case.scorer, "shown", lambda keep, on_progress: asked.append(keep) or shown(keep, on_progress)
+    )
     attribute(case, "rise")
     keep = asked[0][..., 1:].float()
     alike = torch.corrcoef(keep.transpose(0, 1).flatten(1)) - torch.eye(4)

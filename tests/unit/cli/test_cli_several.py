@@ -22,7 +22,7 @@ from qformer_viz.cli.inputs import listed
 from qformer_viz.errors import NoImage
 from qformer_viz.evaluation import doctor
 from qformer_viz.media.image_decoder import decode
-from qformer_viz.view import map_images
+from qformer_viz.view import contact_sheets
 from tests.support.command_line import run
 from tests.support.fakes_ui import FakeError, FakePipeline
 
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(folder, capsys, monkeypatch):
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(map_images, "contact_sheet", lambda *_, **__: Sheet())
+    monkeypatch.setattr(contact_sheets, "contact_sheet", lambda *_, **__: Sheet())
     code, _ = run("explain", "in/red.png", "--out", "out", "--methods")
     err = capsys.readouterr().err
     assert code == 2 and err.splitlines()[-1].startswith(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import qformer_viz
-from qformer_viz.attribution import explanation
+from qformer_viz.attribution import reference_activations as references
 from qformer_viz.attribution.reference_activations import reference_activations
 from qformer_viz.cli import dispatch as cli
 from qformer_viz.cli.backend import backend
@@ -65,7 +65,7 @@ def test_words_that_score_otherwise_are_found(pipe, monkeypatch):
 
 def test_an_image_that_says_nothing_and_an_empty_caption_are_found(pipe, monkeypatch):
     nothing = reference_activations(pipe)._replace(queries=pipe.encode(picture(5)).queries)
-    monkeypatch.setattr(explanation, "reference_activations", lambda *_: nothing)
+    monkeypatch.setattr(references, "reference_activations", lambda *_: nothing)
     assert "the image matters" in failed(examine(pipe))
     caption = pipe.caption
     monkeypatch.setattr(

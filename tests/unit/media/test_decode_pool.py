@@ -420,7 +420,8 @@ def test_a_folder_with_modules_of_the_same_names_is_no_place_to_import_from(tmp_
 def test_a_child_loads_no_model_library():
     start = decoder_handle._code(1.0, 30.0, 2**28).partition("from qformer_viz.media.decoder_process")[0]
     code = (
-        start + "import qformer_viz.media.decoder_process as worker; from qformer_viz.media import image_decoder\n"
+        start
+        + "import qformer_viz.media.decoder_process as worker; from qformer_viz.media import image_decoder\n"
         "worker._warm(image_decoder); print({'torch', 'transformers', 'gradio'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
