@@ -65,6 +65,7 @@ RECORDS = {
     "qformer_viz/cli/commands": ("COMMAND", "Command"),
     "qformer_viz/evaluation/metrics": ("METRIC", "Metric"),
     "qformer_viz/runtime/families": ("FAMILY", "Family"),
+    "qformer_viz/ui/exports": ("EXPORT", "Export"),
     "qformer_viz/ui/inspector": ("VIEW", "InspectorView"),
 }
 """What a registry finds in the files of a folder: the name of the record, and its class."""
