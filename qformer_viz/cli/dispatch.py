@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None, backend: Backend) -> int:
     """Run one command. 0: done; 1: the doctor found a fault; 2: the input or the options are at fault, said on
     stderr; 130: stopped by Ctrl-C."""
     args = parser().parse_args(argv)
-    output, told = sys.stdout, _told(backend)
+    output, user_errors = sys.stdout, _user_errors(backend)
     try:
         # What the loader tells belongs to the terminal, not to the result.
         with redirect_stdout(sys.stderr):
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None, backend: Backend) -> int:
                 result = command.run(backend, args)
             else:
                 result = _on_images(backend, args, output)
-    except told as error:
+    except user_errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def stopped() -> int:
 
 
 def _on_images(backend: Backend, args: argparse.Namespace, output: TextIO) -> dict[str, Any]:
-    """What a command says of one image, or of several one by one, each told as soon as it is known: one that cannot be
+    """What a command says of one image, or of several one by one, each printed once it is known: one that cannot be
     opened does not keep the others waiting."""
     found, several = inputs.listed(args.image), inputs.several(args.image)
     if args.command == "explain":
@@ -81,14 +81,14 @@ def _on_images(backend: Backend, args: argparse.Namespace, output: TextIO) -> di
     if first is not None:
         return _on_image(pipe, first, args)
     results: list[dict[str, Any]] = []
-    told = _told(backend)
+    user_errors = _user_errors(backend)
     for source in found:
         own = argparse.Namespace(**vars(args))
         if args.command == "explain":
             own.out = args.out / source.folder
         try:
             result = _on_image(pipe, backend.decode(source.read()), own, f"{source.name}: ")
-        except told as error:
+        except user_errors as error:
             print(f"error: {source.name}: {error}", file=sys.stderr)
             result = {"error": str(error)}
         else:
@@ -99,8 +99,8 @@ def _on_images(backend: Backend, args: argparse.Namespace, output: TextIO) -> di
     return {"images": results, "failed": sum("error" in result for result in results)}
 
 
-def _told(backend: Backend) -> tuple[type[Exception], ...]:
-    """Errors that are told in a line."""
+def _user_errors(backend: Backend) -> tuple[type[Exception], ...]:
+    """Errors whose message is for the user."""
     return (UserError, *backend.errors, OSError)
 
 

@@ -1,4 +1,4 @@
-"""Give new memory a known content for a while, so that pixels which a decoder never wrote can be told.
+"""Give new memory a known content for a while, so that pixels which a decoder never wrote are recognised.
 
 Some of libtiff's decoders leave out what is damaged and report nothing; such pixels are whatever the memory held. Only
 glibc can fill its memory; elsewhere this does nothing.

@@ -226,7 +226,7 @@ def is_t5(text_type: str | None) -> bool:
     return "t5" in str(text_type) or text_type == "switch_transformers"
 
 
-def spoken_to(model_type: str | None, text_type: str | None) -> dict[str, Any]:
+def family_settings(model_type: str | None, text_type: str | None) -> dict[str, Any]:
     """family, prompts and safe precisions of a checkpoint that is on no list, by the types that its configuration and
     its language model's give."""
     t5 = is_t5(text_type)
@@ -276,7 +276,7 @@ def _local(folder: Path, allow: Collection[str] = ()) -> Checkpoint:
         world="unknown",
         folder=folder,
         adapter=adapter,
-        **_spoken_to(folder),
+        **_folder_settings(folder),
     )
     card = folder / CARD
     if not card.is_file():
@@ -295,10 +295,10 @@ def _local(folder: Path, allow: Collection[str] = ()) -> Checkpoint:
     return replace(entry, **texts, own_prompts=tuple(name for name in PROMPTS if name in texts))
 
 
-def _spoken_to(folder: Path) -> dict[str, Any]:
-    """`spoken_to` for a folder; nothing where its configuration cannot be read, which is for the loader to say."""
+def _folder_settings(folder: Path) -> dict[str, Any]:
+    """`family_settings` of a folder; nothing where its configuration cannot be read, as the loader will say."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return spoken_to(config.get("model_type"), (config.get("text_config") or {}).get("model_type"))
+        return family_settings(config.get("model_type"), (config.get("text_config") or {}).get("model_type"))
     except (OSError, ValueError, AttributeError):
         return {}

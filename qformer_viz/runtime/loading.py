@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from qformer_viz.errors import CheckpointError, OutOfDeviceMemory
 from qformer_viz.runtime import device_memory, folder_checks, weight_checks
 from qformer_viz.runtime.adapters import check_installed, put_on, without_adapter
-from qformer_viz.runtime.checkpoints import WHOLE, Checkpoint, resolve, spoken_to
+from qformer_viz.runtime.checkpoints import WHOLE, Checkpoint, family_settings, resolve
 from qformer_viz.runtime.device_memory import Plan, plan, weight_bytes
 from qformer_viz.runtime.device_queue import apart
 from qformer_viz.runtime.families import all_families, family_of_type
@@ -67,7 +67,7 @@ def load(
     family = family_of_type(config.model_type)
     classes = family.model_classes[config.model_type]
     if not checkpoint.family:
-        checkpoint = replace(checkpoint, **spoken_to(config.model_type, config.text_config.model_type))
+        checkpoint = replace(checkpoint, **family_settings(config.model_type, config.text_config.model_type))
     checkpoint = replace(checkpoint, family=family.name)
     module, _, processor_class = classes.processor.partition(":")
     processor = _attempt(checkpoint, getattr(import_module(module), processor_class).from_pretrained)

@@ -21,7 +21,7 @@ from qformer_viz.runtime.generation import Generator
 from qformer_viz.runtime.image_encoder import Encoder, Observe
 from qformer_viz.runtime.lru_cache import LRUCache
 from qformer_viz.runtime.prompts import Prompt, Prompter
-from qformer_viz.runtime.self_check import Finding, findings, spoken_to_by
+from qformer_viz.runtime.self_check import Finding, findings, prompt_description
 from qformer_viz.runtime.streaming import Emit, Stopped, stream
 from qformer_viz.runtime.token_text import Wording, text_of
 from qformer_viz.types import Answer, Decoding, EncodedImage, Turn, upload
@@ -232,7 +232,7 @@ class Pipeline:
             "adapter": self.checkpoint.adapter and str(self.checkpoint.adapter),
             "device": str(self.device),
             "reason": self.reason,
-            "prompt": spoken_to_by(self.checkpoint),
+            "prompt": prompt_description(self.checkpoint),
             "attn_implementation": {
                 part: getattr(self.model, name).config._attn_implementation for part, name in parts.items()
             },

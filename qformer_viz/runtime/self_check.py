@@ -57,7 +57,7 @@ def _uploads() -> Finding:
     return Finding("uploads are decoded within limits", True, detail)
 
 
-def spoken_to_by(checkpoint: Checkpoint) -> str:
+def prompt_description(checkpoint: Checkpoint) -> str:
     """Where the prompt of a question comes from, and the prompt where it is a text of ours."""
     if checkpoint.chat:
         return "the tokenizer's chat template"

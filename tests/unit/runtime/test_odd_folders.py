@@ -10,7 +10,7 @@ from PIL import Image
 
 import qformer_viz
 from qformer_viz.errors import CheckpointError
-from qformer_viz.runtime.checkpoints import is_t5, resolve, spoken_to
+from qformer_viz.runtime.checkpoints import family_settings, is_t5, resolve
 from qformer_viz.runtime.end_tokens import end_tokens
 from qformer_viz.types import Decoding
 from tests.support import checkpoint_factory as factory
@@ -250,12 +250,12 @@ def test_a_folder_with_nothing_inside_says_what_to_give(tmp_path):
 
 @pytest.mark.parametrize("kind", ["t5", "mt5", "umt5", "longt5", "switch_transformers", "t5gemma"])
 def test_no_kind_of_t5_is_safe_in_float16(kind):
-    assert is_t5(kind) and "float16" not in spoken_to("blip-2", kind)["precisions"]
+    assert is_t5(kind) and "float16" not in family_settings("blip-2", kind)["precisions"]
 
 
 @pytest.mark.parametrize("kind", ["opt", "llama", "qwen3", "bart", None])
 def test_other_kinds_are(kind):
-    assert not is_t5(kind) and "float16" in spoken_to("blip-2", kind)["precisions"]
+    assert not is_t5(kind) and "float16" in family_settings("blip-2", kind)["precisions"]
 
 
 def test_an_mt5_is_refused_in_float16_before_its_weights_are_read(copied, unread):
